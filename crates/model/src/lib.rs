@@ -1,0 +1,1 @@
+//! What configuration means: Istio YAML in, Envoy v3 resources, an immutable snapshot out. No IO, nothing async.

@@ -1,0 +1,317 @@
+//! A message's header section: names and values in one arena, in wire order.
+//!
+//! A request passes through with ten headers or so, most of them untouched. A hash map per message would hash and
+//! allocate for each; here a message is one growing buffer and one list of spans, both reused from one request to
+//! the next, and a look-up is a scan over a byte (`HeaderId`) per header. Names are kept in lower case, as HTTP/2
+//! requires (RFC 9113, section 8.2.1) and as Envoy writes them on HTTP/1.1 too.
+
+use smallvec::SmallVec;
+
+/// The header names that the proxy itself reads or writes. Comparing one byte replaces comparing a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum HeaderId {
+    Other,
+    AcceptEncoding,
+    Age,
+    Authorization,
+    CacheControl,
+    Connection,
+    ContentLength,
+    ContentType,
+    Cookie,
+    Date,
+    Etag,
+    Expect,
+    Expires,
+    GrpcStatus,
+    Host,
+    IfMatch,
+    IfModifiedSince,
+    IfNoneMatch,
+    IfRange,
+    IfUnmodifiedSince,
+    KeepAlive,
+    LastModified,
+    Location,
+    Origin,
+    Pragma,
+    ProxyConnection,
+    Range,
+    Server,
+    ServerTiming,
+    SetCookie,
+    Te,
+    Trailer,
+    TransferEncoding,
+    Upgrade,
+    UserAgent,
+    Vary,
+    Via,
+    XForwardedClientCert,
+    XForwardedFor,
+    XForwardedHost,
+    XForwardedProto,
+    XRequestId,
+}
+
+impl HeaderId {
+    /// The id of a lower-case name.
+    pub fn of(name: &[u8]) -> Self {
+        match name {
+            b"accept-encoding" => Self::AcceptEncoding,
+            b"age" => Self::Age,
+            b"authorization" => Self::Authorization,
+            b"cache-control" => Self::CacheControl,
+            b"connection" => Self::Connection,
+            b"content-length" => Self::ContentLength,
+            b"content-type" => Self::ContentType,
+            b"cookie" => Self::Cookie,
+            b"date" => Self::Date,
+            b"etag" => Self::Etag,
+            b"expect" => Self::Expect,
+            b"expires" => Self::Expires,
+            b"grpc-status" => Self::GrpcStatus,
+            b"host" => Self::Host,
+            b"if-match" => Self::IfMatch,
+            b"if-modified-since" => Self::IfModifiedSince,
+            b"if-none-match" => Self::IfNoneMatch,
+            b"if-range" => Self::IfRange,
+            b"if-unmodified-since" => Self::IfUnmodifiedSince,
+            b"keep-alive" => Self::KeepAlive,
+            b"last-modified" => Self::LastModified,
+            b"location" => Self::Location,
+            b"origin" => Self::Origin,
+            b"pragma" => Self::Pragma,
+            b"proxy-connection" => Self::ProxyConnection,
+            b"range" => Self::Range,
+            b"server" => Self::Server,
+            b"server-timing" => Self::ServerTiming,
+            b"set-cookie" => Self::SetCookie,
+            b"te" => Self::Te,
+            b"trailer" => Self::Trailer,
+            b"transfer-encoding" => Self::TransferEncoding,
+            b"upgrade" => Self::Upgrade,
+            b"user-agent" => Self::UserAgent,
+            b"vary" => Self::Vary,
+            b"via" => Self::Via,
+            b"x-forwarded-client-cert" => Self::XForwardedClientCert,
+            b"x-forwarded-for" => Self::XForwardedFor,
+            b"x-forwarded-host" => Self::XForwardedHost,
+            b"x-forwarded-proto" => Self::XForwardedProto,
+            b"x-request-id" => Self::XRequestId,
+            _ => Self::Other,
+        }
+    }
+
+    /// Fields that speak of one connection only and are never forwarded (RFC 9110, section 7.6.1).
+    /// `te: trailers` is the one value that may be put back.
+    pub fn is_hop_by_hop(self) -> bool {
+        matches!(
+            self,
+            Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyConnection
+                | Self::Te
+                | Self::TransferEncoding
+                | Self::Upgrade
+        )
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    name_at: u32,
+    value_at: u32,
+    value_len: u32,
+    name_len: u16,
+    id: HeaderId,
+    live: bool,
+}
+
+/// The headers that fit without a second allocation: more than most requests carry.
+const INLINE: usize = 24;
+
+#[derive(Clone, Default, Debug)]
+pub struct Headers {
+    arena: Vec<u8>,
+    entries: SmallVec<[Entry; INLINE]>,
+}
+
+/// One header, borrowed from its section.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a> {
+    pub id: HeaderId,
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+}
+
+impl Headers {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Empties the section and keeps its memory for the next message.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.entries.clear();
+    }
+
+    /// Adds a header after those that are there. The name is lowered on the way in.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        let name_at = self.arena.len();
+        self.arena.extend(name.iter().map(u8::to_ascii_lowercase));
+        let id = HeaderId::of(&self.arena[name_at..]);
+        self.push_value(name_at, id, value);
+    }
+
+    fn push_value(&mut self, name_at: usize, id: HeaderId, value: &[u8]) {
+        let value_at = self.arena.len();
+        self.arena.extend_from_slice(value);
+        self.entries.push(Entry {
+            name_at: name_at as u32,
+            value_at: value_at as u32,
+            value_len: value.len() as u32,
+            name_len: (value_at - name_at) as u16,
+            id,
+            live: true,
+        });
+    }
+
+    /// Removes every header of that name, then adds this one.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        self.remove(name);
+        self.push(name, value);
+    }
+
+    /// Adds to the first header of that name, with a comma between (RFC 9110, section 5.3), or adds a new one.
+    pub fn append_to_list(&mut self, name: &[u8], value: &[u8]) {
+        match self.position(name) {
+            None => self.push(name, value),
+            Some(at) => {
+                let entry = self.entries[at];
+                let joined = self.arena.len();
+                self.arena.extend_from_within(span(entry.value_at, entry.value_len));
+                self.arena.extend_from_slice(b",");
+                self.arena.extend_from_slice(value);
+                let entry = &mut self.entries[at];
+                entry.value_at = joined as u32;
+                entry.value_len = (self.arena.len() - joined) as u32;
+            }
+        }
+    }
+
+    /// Removes every header of that name (any case) and says whether there was one.
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        let mut found = false;
+        while let Some(at) = self.position(name) {
+            self.entries[at].live = false;
+            found = true;
+        }
+        found
+    }
+
+    /// Removes every header with that id and says whether there was one.
+    pub fn remove_id(&mut self, id: HeaderId) -> bool {
+        self.retain(|header| header.id != id)
+    }
+
+    /// Keeps the headers for which `keep` is true; says whether any went.
+    pub fn retain(&mut self, mut keep: impl FnMut(Header<'_>) -> bool) -> bool {
+        let mut removed = false;
+        for entry in self.entries.iter_mut().filter(|entry| entry.live) {
+            if !keep(view(&self.arena, entry)) {
+                entry.live = false;
+                removed = true;
+            }
+        }
+        removed
+    }
+
+    /// The first value of a name (any case).
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.position(name).map(|at| view(&self.arena, &self.entries[at]).value)
+    }
+
+    /// The first value of a well-known name.
+    pub fn get_id(&self, id: HeaderId) -> Option<&[u8]> {
+        self.iter().find(|header| header.id == id).map(|header| header.value)
+    }
+
+    /// Every value of a well-known name, in order.
+    pub fn all_id(&self, id: HeaderId) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter(move |header| header.id == id).map(|header| header.value)
+    }
+
+    /// Every value of a name (any case), in order.
+    pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    }
+
+    pub fn contains_id(&self, id: HeaderId) -> bool {
+        self.entries.iter().any(|entry| entry.live && entry.id == id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Header<'_>> {
+        self.entries.iter().filter(|entry| entry.live).map(|entry| view(&self.arena, entry))
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.live).count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The section's size as HTTP/2 counts it: names, values and 32 octets each (RFC 9113, section 6.5.2).
+    pub fn list_size(&self) -> usize {
+        self.iter().map(|header| header.name.len() + header.value.len() + 32).sum()
+    }
+
+    fn position(&self, name: &[u8]) -> Option<usize> {
+        self.entries.iter().position(|entry| {
+            entry.live
+                && usize::from(entry.name_len) == name.len()
+                && self.arena[span(entry.name_at, u32::from(entry.name_len))].eq_ignore_ascii_case(name)
+        })
+    }
+}
+
+fn span(at: u32, len: u32) -> std::ops::Range<usize> {
+    at as usize..at as usize + len as usize
+}
+
+fn view<'a>(arena: &'a [u8], entry: &Entry) -> Header<'a> {
+    Header {
+        id: entry.id,
+        name: &arena[span(entry.name_at, u32::from(entry.name_len))],
+        value: &arena[span(entry.value_at, entry.value_len)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lowered_and_found_in_any_case() {
+        let mut headers = Headers::new();
+        headers.push(b"X-User-Id", b"7");
+        assert_eq!(headers.get(b"x-user-ID"), Some(&b"7"[..]));
+        assert_eq!(headers.iter().next().map(|header| header.name.to_vec()), Some(b"x-user-id".to_vec()));
+    }
+
+    #[test]
+    fn set_replaces_every_value_and_append_joins() {
+        let mut headers = Headers::new();
+        headers.push(b"a", b"1");
+        headers.push(b"A", b"2");
+        headers.set(b"a", b"3");
+        assert_eq!(headers.all(b"a").collect::<Vec<_>>(), [b"3"]);
+        headers.append_to_list(b"a", b"4");
+        assert_eq!(headers.get(b"a"), Some(&b"3,4"[..]));
+        assert!(headers.remove(b"a"));
+        assert!(headers.is_empty());
+    }
+}

@@ -1,0 +1,2 @@
+//! The data plane: one request from accept to finish.
+pub mod http;

@@ -1,0 +1,1 @@
+//! The latency ledger, histograms, metric series, access log and trace context.

@@ -1,0 +1,1 @@
+//! For tests only: scripted peers, sample services, fault-injecting upstreams.
