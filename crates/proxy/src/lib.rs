@@ -1,2 +1,4 @@
 //! The data plane: one request from accept to finish.
+pub mod h1;
 pub mod http;
+pub mod net;

@@ -1,0 +1,146 @@
+//! The client's role on one connection: requests out, responses in, one at a time.
+
+use super::body::{BodyLength, BodyReadError, BodyReader, BodyWriteError};
+use super::parse::{self, HeadError};
+use super::wire::{BodyWriter, READ_BYTES_MAX, Wire};
+use super::write;
+use crate::http::{Headers, Method, RequestHead, ResponseHead};
+use std::io;
+use std::task::{Context, Poll, ready};
+
+/// A response's head; the same as Envoy's default for responses (60 KiB).
+const HEAD_BYTES_MAX: usize = 60 * 1024;
+
+/// Why no response's head came.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseError {
+    #[error("the upstream's response is malformed: {0}")]
+    Head(#[from] HeadError),
+    #[error("the upstream closed the connection before it answered")]
+    Closed,
+    #[error("the upstream broke the connection before it answered: {0}")]
+    Io(#[from] io::Error),
+}
+
+#[derive(Debug)]
+pub struct ClientConn {
+    pub wire: Wire,
+    reader: BodyReader,
+    writer: BodyWriter,
+    trailer: Headers,
+    to_head: bool,
+    keep_alive: bool,
+    request_sent: bool,
+    /// Requests sent on this connection, the present one counted.
+    pub requests: u64,
+}
+
+impl ClientConn {
+    pub fn new(wire: Wire) -> Self {
+        Self {
+            wire,
+            reader: BodyReader::new(BodyLength::Empty),
+            writer: BodyWriter::new(BodyLength::Empty),
+            trailer: Headers::new(),
+            to_head: false,
+            keep_alive: true,
+            request_sent: true,
+            requests: 0,
+        }
+    }
+
+    /// Puts the request's head in the buffer.
+    pub fn start(&mut self, head: &RequestHead, length: BodyLength) {
+        self.requests += 1;
+        self.to_head = head.method == Method::Head;
+        self.request_sent = length == BodyLength::Empty;
+        self.keep_alive = true;
+        self.trailer.clear();
+        self.writer = BodyWriter::new(length);
+        // Until a head says otherwise the response is not over, so a connection given up here is not reused.
+        self.reader = BodyReader::new(BodyLength::UntilClose);
+        write::request(head, length, self.wire.out());
+    }
+
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, BodyWriteError>> {
+        self.writer.poll_send(cx, &mut self.wire, data)
+    }
+
+    pub fn finish(&mut self, trailers: Option<&Headers>) -> Result<(), BodyWriteError> {
+        self.request_sent = true;
+        self.writer.finish(&mut self.wire, trailers)
+    }
+
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_flush(cx)
+    }
+
+    /// The next head: interim responses come first, each on its own.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut ResponseHead,
+    ) -> Poll<Result<BodyLength, ResponseError>> {
+        loop {
+            let unread = self.wire.unread();
+            if memchr::memchr(b'\n', unread).is_some()
+                && let Some((taken, meta)) = parse::response(unread, head, self.to_head)?
+            {
+                self.wire.consume(taken);
+                self.keep_alive &= meta.keep_alive;
+                if !head.is_interim() {
+                    self.reader = BodyReader::new(meta.body);
+                }
+                return Poll::Ready(Ok(meta.body));
+            }
+            if unread.len() >= HEAD_BYTES_MAX {
+                return Poll::Ready(Err(HeadError::TooLarge.into()));
+            }
+            let was_empty = unread.is_empty();
+            if ready!(self.wire.poll_fill(cx, READ_BYTES_MAX))? == 0 {
+                let error = if was_empty { ResponseError::Closed } else { HeadError::Malformed.into() };
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+
+    /// Whether any byte of a response has been seen since the request was started.
+    pub fn saw_response(&self) -> bool {
+        !self.wire.unread().is_empty()
+    }
+
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, BodyReadError>> {
+        self.wire.poll_body(cx, &mut self.reader, &mut self.trailer)
+    }
+
+    pub fn body(&self, count: usize) -> &[u8] {
+        &self.wire.unread()[..count]
+    }
+
+    pub fn consume_body(&mut self, count: usize) {
+        self.wire.consume(count);
+        self.reader.took(count);
+    }
+
+    pub fn body_is_read(&self) -> bool {
+        self.reader.is_done()
+    }
+
+    pub fn trailers(&self) -> Option<&Headers> {
+        (!self.trailer.is_empty()).then_some(&self.trailer)
+    }
+
+    /// Whether the connection is between requests, with nothing left over from the last one.
+    pub fn is_reusable(&self) -> bool {
+        self.keep_alive
+            && self.request_sent
+            && self.reader.is_done()
+            && self.wire.unread().is_empty()
+            && !self.wire.has_unwritten()
+    }
+
+    /// For an idle connection: ready when the upstream has closed it, or has sent what nobody asked for.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wire.poll_fill(cx, READ_BYTES_MAX).map(|_| ())
+    }
+}

@@ -1,0 +1,283 @@
+//! A byte stream with a bounded buffer on each side, polled by whoever relays over it.
+
+use super::body::{BodyLength, BodyReader, BodyWriteError, Step};
+use super::write;
+use crate::http::Headers;
+use crate::net::Io;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What an idle connection holds. Most requests and many responses fit.
+const READ_BYTES_IDLE: usize = 4 * 1024;
+
+/// What one read may bring while a large body passes: fewer, larger reads and writes.
+pub const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Pieces up to this size are copied behind the head and written with it: one system call instead of two is worth
+/// more than the copy. Larger ones go out from where they lie.
+const COPY_BYTES_MAX: usize = 8 * 1024;
+
+/// What may wait to be written before whoever writes has to wait.
+const OUT_BYTES_MAX: usize = 32 * 1024;
+
+#[derive(Debug)]
+pub struct Wire {
+    io: Io,
+    read: Vec<u8>,
+    start: usize,
+    end: usize,
+    out: Vec<u8>,
+    out_start: usize,
+    needs_flush: bool,
+    /// Bytes handed to the stream since it was opened.
+    pub written_bytes: u64,
+    /// Bytes taken from the stream since it was opened.
+    pub read_bytes: u64,
+}
+
+impl Wire {
+    pub fn new(io: Io) -> Self {
+        Self {
+            io,
+            read: Vec::new(),
+            start: 0,
+            end: 0,
+            out: Vec::new(),
+            out_start: 0,
+            needs_flush: false,
+            written_bytes: 0,
+            read_bytes: 0,
+        }
+    }
+
+    /// With bytes that were read before the protocol was known.
+    pub fn with_bytes(io: Io, bytes: &[u8]) -> Self {
+        let mut wire = Self::new(io);
+        wire.read.resize(READ_BYTES_IDLE.max(bytes.len()), 0);
+        wire.read[..bytes.len()].copy_from_slice(bytes);
+        wire.end = bytes.len();
+        wire
+    }
+
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// The stream and what was read of it and not used.
+    pub fn into_parts(self) -> (Io, Vec<u8>) {
+        let unread = self.read[self.start..self.end].to_vec();
+        (self.io, unread)
+    }
+
+    pub fn unread(&self) -> &[u8] {
+        &self.read[self.start..self.end]
+    }
+
+    pub fn consume(&mut self, bytes: usize) {
+        self.start = (self.start + bytes).min(self.end);
+    }
+
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    pub fn has_unwritten(&self) -> bool {
+        self.out_start < self.out.len() || self.needs_flush
+    }
+
+    /// Gives the large buffers back when the connection goes idle.
+    pub fn shrink(&mut self) {
+        if self.start == self.end && self.read.len() > READ_BYTES_IDLE {
+            self.read = Vec::new();
+            (self.start, self.end) = (0, 0);
+        }
+        if self.out.is_empty() && self.out.capacity() > READ_BYTES_IDLE {
+            self.out = Vec::new();
+        }
+    }
+
+    /// Reads more behind what is there. `Ready(Ok(0))`: the peer closed its side, or the buffer is at `limit`.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.end == self.read.len() {
+            if self.start > 0 {
+                self.read.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            } else {
+                let larger = (self.read.len() * 4).clamp(READ_BYTES_IDLE, limit.max(READ_BYTES_IDLE));
+                if larger <= self.read.len() {
+                    return Poll::Ready(Ok(0));
+                }
+                self.read.resize(larger, 0);
+            }
+        }
+        let mut buf = ReadBuf::new(&mut self.read[self.end..]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+        let count = buf.filled().len();
+        self.end += count;
+        self.read_bytes += count as u64;
+        // A read that fills the buffer says that more is waiting: let the next one take more.
+        if self.end == self.read.len() && self.start == 0 && self.read.len() < limit {
+            let larger = (self.read.len() * 4).min(limit);
+            self.read.resize(larger, 0);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether the peer has closed or broken the connection, or sent what nobody asked for. Reads at most one buffer.
+    pub fn poll_peer_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.end - self.start >= READ_BYTES_IDLE {
+            return Poll::Pending;
+        }
+        match self.poll_fill(cx, READ_BYTES_IDLE * 2) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            // A pipelined request: it waits its turn. Ask again, so that the waker is registered.
+            Poll::Ready(Ok(_)) => self.poll_peer_gone(cx),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Writes what waits. Ready when nothing does.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.out_start < self.out.len() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.out_start..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wrote(count);
+        }
+        if self.needs_flush {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.written_bytes += count as u64;
+        self.out_start += count;
+        // TLS may hold a record back until it is flushed; TCP never does.
+        self.needs_flush = self.io.is_tls();
+        if self.out_start >= self.out.len() {
+            self.out.clear();
+            self.out_start = 0;
+        }
+    }
+
+    /// Writes what waits and then `data`, in one call; says how much of `data` went.
+    fn poll_write_behind(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let waiting = self.out.len() - self.out_start;
+            let count = if waiting == 0 {
+                ready!(Pin::new(&mut self.io).poll_write(cx, data))?
+            } else {
+                let slices = [io::IoSlice::new(&self.out[self.out_start..]), io::IoSlice::new(data)];
+                ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?
+            };
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wrote(count.min(waiting));
+            if count > waiting {
+                self.written_bytes += (count - waiting) as u64;
+                self.needs_flush = self.io.is_tls();
+                return Poll::Ready(Ok(count - waiting));
+            }
+        }
+    }
+
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// The next piece of a body that `reader` frames: how many bytes of `unread` are body, or `None` at its end.
+    pub fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut BodyReader,
+        trailer: &mut Headers,
+    ) -> Poll<Result<Option<usize>, super::body::BodyReadError>> {
+        loop {
+            match reader.step(&self.read[self.start..self.end], trailer)? {
+                Step::Data(count) => return Poll::Ready(Ok(Some(count))),
+                Step::Done => return Poll::Ready(Ok(None)),
+                Step::Skip(count) => self.consume(count),
+                Step::More => {
+                    if ready!(self.poll_fill(cx, READ_BYTES_MAX))? == 0 {
+                        reader.end_of_stream()?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The framing of a body on its way out.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyWriter {
+    length: BodyLength,
+    /// Bytes that the body (`Exact`) or the open chunk (`Chunked`) still owes.
+    left: u64,
+}
+
+impl BodyWriter {
+    pub fn new(length: BodyLength) -> Self {
+        Self { length, left: if let BodyLength::Exact(length) = length { length } else { 0 } }
+    }
+
+    /// Takes some of `data`, copying what is small and writing what is large. Ready with how much was taken.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut Wire,
+        data: &[u8],
+    ) -> Poll<Result<usize, BodyWriteError>> {
+        let chunked = self.length == BodyLength::Chunked;
+        if !chunked && self.length != BodyLength::UntilClose && data.len() as u64 > self.left {
+            return Poll::Ready(Err(BodyWriteError::TooLong));
+        }
+        let fits = data.len() <= COPY_BYTES_MAX && wire.out.len() + data.len() <= OUT_BYTES_MAX;
+        if fits && !(chunked && self.left > 0) {
+            if chunked {
+                write::chunk_head(data.len(), &mut wire.out);
+                wire.out.extend_from_slice(data);
+                wire.out.extend_from_slice(b"\r\n");
+            } else {
+                wire.out.extend_from_slice(data);
+                self.left = self.left.saturating_sub(data.len() as u64);
+            }
+            return Poll::Ready(Ok(data.len()));
+        }
+        if chunked && self.left == 0 {
+            write::chunk_head(data.len(), &mut wire.out);
+            self.left = data.len() as u64;
+        }
+        let piece = if chunked { &data[..data.len().min(self.left as usize)] } else { data };
+        let count = ready!(wire.poll_write_behind(cx, piece))?;
+        self.left = self.left.saturating_sub(count as u64);
+        if chunked && self.left == 0 {
+            wire.out.extend_from_slice(b"\r\n");
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Ends the body. An `Exact` body that owes bytes is an error: the peer would wait for them.
+    pub fn finish(&mut self, wire: &mut Wire, trailers: Option<&Headers>) -> Result<(), BodyWriteError> {
+        match self.length {
+            BodyLength::Chunked => write::chunk_end(trailers, &mut wire.out),
+            BodyLength::Exact(_) if self.left > 0 => return Err(BodyWriteError::TooShort),
+            _ => {}
+        }
+        Ok(())
+    }
+}

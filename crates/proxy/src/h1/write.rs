@@ -1,0 +1,160 @@
+//! Heads and chunk frames as HTTP/1.1 bytes. Pure.
+
+use super::body::BodyLength;
+use crate::http::{HeaderId, Headers, RequestHead, ResponseHead};
+
+/// Appends a request's head. The body's framing comes from `body`, never from a header that passed through.
+pub fn request(head: &RequestHead, body: BodyLength, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(if head.path.is_empty() { b"/" } else { &head.path });
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    out.extend_from_slice(&head.authority);
+    out.extend_from_slice(b"\r\n");
+    fields(&head.headers, out);
+    match body {
+        BodyLength::Exact(length) => content_length(length, out),
+        BodyLength::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // A method that usually has a body says that it has none (RFC 9110, section 8.6).
+        BodyLength::Empty if head.headers.contains_id(HeaderId::ContentLength) => content_length(0, out),
+        BodyLength::Empty | BodyLength::UntilClose => {}
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How a response's body is framed on its way to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseFraming {
+    Body(BodyLength),
+    /// To HEAD, or 304: the length that a body would have is told, the body is not sent.
+    NoBody {
+        length: Option<u64>,
+    },
+}
+
+pub fn response(head: &ResponseHead, framing: ResponseFraming, close: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    let mut digits = itoa::Buffer::new();
+    out.extend_from_slice(digits.format(head.status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason(head.status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    fields(&head.headers, out);
+    match framing {
+        ResponseFraming::Body(BodyLength::Exact(length)) => content_length(length, out),
+        ResponseFraming::Body(BodyLength::Chunked) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // 1xx and 204 must not have a length (RFC 9110, section 8.6).
+        ResponseFraming::Body(BodyLength::Empty) if head.status >= 200 && head.status != 204 => content_length(0, out),
+        ResponseFraming::NoBody { length: Some(length) } => content_length(length, out),
+        ResponseFraming::Body(_) | ResponseFraming::NoBody { length: None } => {}
+    }
+    if close {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The size line of a chunk.
+pub fn chunk_head(length: usize, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|at| HEX[length >> (4 * at) & 15]));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The last chunk, with its trailers.
+pub fn chunk_end(trailers: Option<&Headers>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    if let Some(trailers) = trailers {
+        fields(trailers, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn fields(headers: &Headers, out: &mut Vec<u8>) {
+    for header in headers.iter() {
+        // The framing is written from the body's own length; the rest of these speak of the other connection.
+        if matches!(header.id, HeaderId::ContentLength) || header.id.is_hop_by_hop() && header.id != HeaderId::Te {
+            continue;
+        }
+        out.extend_from_slice(header.name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(header.value);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn content_length(length: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"content-length: ");
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The reason phrases of RFC 9110, section 15.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal() {
+        for (length, text) in [(1, "1\r\n"), (15, "f\r\n"), (16, "10\r\n"), (65_536, "10000\r\n")] {
+            let mut out = Vec::new();
+            chunk_head(length, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), text);
+        }
+    }
+
+    #[test]
+    fn framing_is_written_once_and_from_the_body() {
+        let mut head = ResponseHead::new(200);
+        head.headers.push(b"content-length", b"7");
+        head.headers.push(b"connection", b"keep-alive");
+        head.headers.push(b"x-a", b"1");
+        let mut out = Vec::new();
+        response(&head, ResponseFraming::Body(BodyLength::Chunked), true, &mut out);
+        let text = String::from_utf8_lossy(&out).into_owned();
+        assert_eq!(text, "HTTP/1.1 200 OK\r\nx-a: 1\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n");
+    }
+}

@@ -1,0 +1,5 @@
+//! Byte streams under HTTP.
+
+pub mod io;
+
+pub use io::Io;
