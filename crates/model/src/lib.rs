@@ -1,1 +1,3 @@
 //! What configuration means: Istio YAML in, Envoy v3 resources, an immutable snapshot out. No IO, nothing async.
+pub mod patch;
+pub mod translate;

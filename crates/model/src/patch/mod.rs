@@ -1,0 +1,228 @@
+//! EnvoyFilter: patches on the resources that translation made.
+//!
+//! Values are JSON, read through protobuf's JSON mapping into the exact message types, so that a field which does not exist is
+//! an error and never a silent loss. Order: priority, then the mesh's root namespace before the workload's own, then as read
+//! (Istio, EnvoyFilter reference, `priority`).
+//!
+//! Differences from Istio, each because the author's meaning is plain:
+//! - REMOVE and MERGE of a filter without `subFilter` (or `filter`) but with `value.name` act on the filter of that name.
+//!   Istio lets such a patch match every filter, the router included. Without either name it is refused.
+//! - The outbound side has one listener and one route configuration; a port in `routeConfiguration` selects virtual hosts.
+//! - Values of the wrapper types replace each other in a MERGE, so that `false` can beat `true`.
+//!
+//! As in Istio, INSERT_BEFORE without a named filter inserts at the front, and INSERT_AFTER at the end.
+
+mod apply;
+mod check;
+mod merge;
+mod place;
+pub mod pool;
+mod spec;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::route::v3::VirtualHost;
+use serde_json::Value;
+
+use crate::translate::Resources;
+use apply::Compiled;
+use place::Trace;
+pub use spec::{
+    ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Outcome, PLACES_MAX, Patch, PatchError,
+    PatchReport, PatchWarning, RouteAction, RouteMatch, Target, VhostMatch, WarningKind,
+};
+
+/// Patches that have been checked, in the order in which they apply.
+#[derive(Debug, Clone, Default)]
+pub struct PatchSet {
+    patches: Vec<(Compiled, Vec<PatchWarning>)>,
+}
+
+impl PatchSet {
+    /// Checks patches, given in the order in which they apply. All errors are told at once; a set with an error is not made.
+    pub fn new(patches: impl IntoIterator<Item = Patch>) -> Result<Self, Vec<PatchError>> {
+        let mut set = Self::default();
+        let mut errors = Vec::new();
+        for patch in patches {
+            match compile(patch) {
+                Ok(compiled) => set.patches.push(compiled),
+                Err(mut more) => errors.append(&mut more),
+            }
+        }
+        if errors.is_empty() { Ok(set) } else { Err(errors) }
+    }
+
+    /// Whether there is no patch at all.
+    pub fn is_empty(&self) -> bool {
+        self.patches.is_empty()
+    }
+
+    /// Applies every patch to the whole of a proxy's resources and says what became of each.
+    pub fn apply(&self, resources: &mut Resources) -> Vec<PatchReport> {
+        let mut reports = Vec::with_capacity(self.patches.len());
+        for (compiled, warnings) in &self.patches {
+            let mut trace = Trace::default();
+            match compiled.patch.apply_to {
+                ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::NetworkFilter | ApplyTo::HttpFilter => {
+                    apply::listeners(&mut resources.listeners, compiled, &mut trace);
+                }
+                ApplyTo::RouteConfiguration | ApplyTo::VirtualHost | ApplyTo::HttpRoute => {
+                    apply::routes(&mut resources.routes, compiled, &mut trace);
+                }
+                ApplyTo::Cluster => apply::clusters(&mut resources.clusters, compiled, &mut trace),
+            }
+            if compiled.patch.context == Context::Gateway {
+                trace.near(u8::MAX, || "the proxy is a sidecar, the context is GATEWAY".to_owned());
+            }
+            reports.push(PatchReport {
+                origin: compiled.patch.origin.clone(),
+                apply_to: compiled.patch.apply_to,
+                operation: compiled.patch.operation,
+                outcome: trace.outcome(),
+                warnings: warnings.clone(),
+            });
+        }
+        reports
+    }
+
+    /// Applies to one service what concerns clusters, virtual hosts and routes that are already there; what adds a cluster or
+    /// a virtual host to the whole proxy is left to [`PatchSet::apply`], or each service would get its own copy.
+    pub fn apply_to_service(&self, clusters: &mut Vec<Cluster>, virtual_hosts: &mut Vec<VirtualHost>) {
+        for (compiled, _) in &self.patches {
+            let patch = &compiled.patch;
+            let adds = patch.operation == Operation::Add;
+            let mut trace = Trace::default();
+            match patch.apply_to {
+                ApplyTo::Cluster if !adds => apply::clusters(clusters, compiled, &mut trace),
+                ApplyTo::VirtualHost if adds => {}
+                ApplyTo::VirtualHost | ApplyTo::HttpRoute if matches!(patch.context, Context::Any | Context::SidecarOutbound) => {
+                    let meant = match &patch.target {
+                        Target::Route(route) => {
+                            let outbound = route.name.as_deref().is_none_or(|name| name == "outbound" || name.parse::<u16>().is_ok());
+                            outbound && route.gateway.is_none() && route.port_name.is_none()
+                        }
+                        _ => true,
+                    };
+                    if meant {
+                        apply::virtual_hosts(virtual_hosts, compiled, "route configuration outbound", &mut trace);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The message type of a patch's value.
+fn value_type(apply_to: ApplyTo) -> &'static str {
+    match apply_to {
+        ApplyTo::Listener => "envoy.config.listener.v3.Listener",
+        ApplyTo::FilterChain => "envoy.config.listener.v3.FilterChain",
+        ApplyTo::NetworkFilter => "envoy.config.listener.v3.Filter",
+        ApplyTo::HttpFilter => "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
+        ApplyTo::RouteConfiguration => "envoy.config.route.v3.RouteConfiguration",
+        ApplyTo::VirtualHost => "envoy.config.route.v3.VirtualHost",
+        ApplyTo::HttpRoute => "envoy.config.route.v3.Route",
+        ApplyTo::Cluster => "envoy.config.cluster.v3.Cluster",
+    }
+}
+
+/// The operations that Istio's reference allows for each kind.
+fn operations(apply_to: ApplyTo) -> &'static [Operation] {
+    use Operation::{Add, InsertAfter, InsertBefore, InsertFirst, Merge, Remove, Replace};
+    match apply_to {
+        ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::Cluster => &[Merge, Add, Remove],
+        ApplyTo::VirtualHost => &[Merge, Add, Remove, Replace],
+        ApplyTo::NetworkFilter | ApplyTo::HttpFilter => &[Merge, Add, Remove, InsertBefore, InsertAfter, InsertFirst, Replace],
+        ApplyTo::HttpRoute => &[Merge, Add, Remove, InsertBefore, InsertAfter, InsertFirst],
+        ApplyTo::RouteConfiguration => &[Merge],
+    }
+}
+
+fn compile(patch: Patch) -> Result<(Compiled, Vec<PatchWarning>), Vec<PatchError>> {
+    let error = |field: &str, message: String| PatchError { origin: patch.origin.clone(), field: field.to_owned(), message };
+    let (apply_to, operation) = (patch.apply_to.as_str(), patch.operation.as_str());
+    let allowed = operations(patch.apply_to);
+    if !allowed.contains(&patch.operation) {
+        let allowed = allowed.iter().map(|operation| operation.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(vec![error("patch.operation", format!("{operation} does not apply to {apply_to}; {allowed} do"))]);
+    }
+    if let Some(message) = wrong_match(&patch) {
+        return Err(vec![error("match", message)]);
+    }
+    let mut warnings = Vec::new();
+    let value = match &patch.value {
+        Value::Null if patch.operation == Operation::Remove => None,
+        Value::Null => return Err(vec![error("patch.value", format!("{operation} needs a value"))]),
+        value => match check::read(value_type(patch.apply_to), value, &mut warnings) {
+            Ok(message) => Some(message),
+            Err(mistakes) => {
+                return Err(mistakes.into_iter().map(|mistake| error(&format!("patch.value{}", mistake.path), mistake.message)).collect());
+            }
+        },
+    };
+    let filter_name = match named_filter(&patch, &mut warnings) {
+        Ok(name) => name,
+        Err(message) => return Err(vec![error("match", message)]),
+    };
+    Ok((Compiled { patch, value, filter_name }, warnings))
+}
+
+fn wrong_match(patch: &Patch) -> Option<String> {
+    let (wanted, is) = match (patch.apply_to, &patch.target) {
+        (_, Target::All) => return None,
+        (ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::NetworkFilter | ApplyTo::HttpFilter, target) => {
+            ("listener", matches!(target, Target::Listener(_)))
+        }
+        (ApplyTo::RouteConfiguration | ApplyTo::VirtualHost | ApplyTo::HttpRoute, target) => {
+            ("routeConfiguration", matches!(target, Target::Route(_)))
+        }
+        (ApplyTo::Cluster, target) => ("cluster", matches!(target, Target::Cluster(_))),
+    };
+    (!is).then(|| format!("{} is matched by {wanted}", patch.apply_to.as_str()))
+}
+
+/// The name of the filter that a filter patch is about.
+fn named_filter(patch: &Patch, warnings: &mut Vec<PatchWarning>) -> Result<Option<String>, String> {
+    let chain = match &patch.target {
+        Target::Listener(listener) => listener.filter_chain.as_ref(),
+        _ => None,
+    };
+    let (key, named) = match patch.apply_to {
+        ApplyTo::HttpFilter => ("subFilter", chain.and_then(|chain| chain.sub_filter.clone())),
+        ApplyTo::NetworkFilter => ("filter", chain.and_then(|chain| chain.filter.clone())),
+        _ => return Ok(None),
+    };
+    if let Some(name) = &named {
+        let present = place::present_name(name);
+        if present != name {
+            warnings.push(PatchWarning {
+                kind: WarningKind::DeprecatedName,
+                message: format!("{name} is a former name of {present}"),
+                mend: format!("{key}: {{name: {present}}}"),
+            });
+        }
+        return Ok(named);
+    }
+    let operation = patch.operation.as_str();
+    match patch.operation {
+        Operation::Remove | Operation::Merge | Operation::Replace => match patch.value.get("name").and_then(Value::as_str) {
+            Some(name) => {
+                warnings.push(PatchWarning {
+                    kind: WarningKind::FilterNamedByValue,
+                    message: format!(
+                        "{operation} names the filter {name} in its value only; on Istio this matches every filter, here the named one"
+                    ),
+                    mend: match patch.apply_to {
+                        ApplyTo::HttpFilter => format!(
+                            "match.listener.filterChain.filter: {{name: envoy.filters.network.http_connection_manager, subFilter: {{name: {name}}}}}"
+                        ),
+                        _ => format!("match.listener.filterChain.filter: {{name: {name}}}"),
+                    },
+                });
+                Ok(Some(name.to_owned()))
+            }
+            None => Err(format!("{operation} names no filter and would change every one; give {key}.name")),
+        },
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,182 @@
+//! Where a patch applies: the conditions of its `match`, and the nearest miss when nothing matches.
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address::PortSpecifier};
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost, route::Action};
+
+use super::spec::{ApplyTo, ClusterMatch, Context, HttpRouteMatch, ListenerMatch, Outcome, PLACES_MAX, RouteAction, RouteMatch, VhostMatch};
+
+/// What a patch hit, and, while it hit nothing, the deepest place where it failed to.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    count: usize,
+    places: Vec<String>,
+    near: Option<(u8, String)>,
+}
+
+impl Trace {
+    pub(crate) fn hit(&mut self, place: String) {
+        self.count += 1;
+        if self.places.len() < PLACES_MAX {
+            self.places.push(place);
+        }
+    }
+
+    pub(crate) fn hits(&self) -> usize {
+        self.count
+    }
+
+    /// Notes that matching failed, or may yet fail, at this depth. The first note of the greatest depth stands.
+    pub(crate) fn near(&mut self, depth: u8, reason: impl FnOnce() -> String) {
+        if self.count == 0 && self.near.as_ref().is_none_or(|(old, _)| *old < depth) {
+            self.near = Some((depth, reason()));
+        }
+    }
+
+    pub(crate) fn outcome(self) -> Outcome {
+        match self.near {
+            _ if self.count > 0 => Outcome::Matched { count: self.count, places: self.places },
+            Some((_, reason)) => Outcome::Unmatched(reason),
+            None => Outcome::Unmatched("nothing of that kind exists in this proxy".to_owned()),
+        }
+    }
+}
+
+pub(crate) fn none_of(kind: &str, names: Vec<String>) -> String {
+    if names.is_empty() {
+        return format!("there is no {kind}");
+    }
+    let more = if names.len() > PLACES_MAX { ", ..." } else { "" };
+    let shown = names.into_iter().take(PLACES_MAX).collect::<Vec<_>>().join(", ");
+    format!("no {kind} matches; there is {shown}{more}")
+}
+
+pub(crate) fn in_context(wanted: Context, is: Context) -> bool {
+    wanted == Context::Any || wanted == is
+}
+
+/// Names that Envoy had before 2020. EnvoyFilters copied from old pages still use them; Istio maps them too.
+const OLD_NAMES: &[(&str, &str)] = &[
+    ("envoy.http_connection_manager", "envoy.filters.network.http_connection_manager"),
+    ("envoy.tcp_proxy", "envoy.filters.network.tcp_proxy"),
+    ("envoy.buffer", "envoy.filters.http.buffer"),
+    ("envoy.cors", "envoy.filters.http.cors"),
+    ("envoy.fault", "envoy.filters.http.fault"),
+    ("envoy.router", "envoy.filters.http.router"),
+];
+
+/// The present name of a filter.
+pub(crate) fn present_name(name: &str) -> &str {
+    OLD_NAMES.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new)
+}
+
+pub(crate) fn same_filter(has: &str, wanted: &str) -> bool {
+    has == wanted || has == present_name(wanted)
+}
+
+pub(crate) fn listener_matches(listener: &Listener, condition: Option<&ListenerMatch>) -> bool {
+    let Some(condition) = condition else { return true };
+    let name = condition.name.as_deref().map(|name| match name {
+        "virtualOutbound" => "outbound",
+        "virtualInbound" => "inbound",
+        other => other,
+    });
+    name.is_none_or(|name| name == listener.name) && condition.port.is_none_or(|port| port_of_listener(listener) == Some(port))
+}
+
+fn port_of_listener(listener: &Listener) -> Option<u32> {
+    match listener.address.as_ref()?.address.as_ref()? {
+        Address::SocketAddress(socket) => match socket.port_specifier.as_ref()? {
+            PortSpecifier::PortValue(port) => Some(*port),
+            PortSpecifier::NamedPort(_) => None,
+        },
+        _ => None,
+    }
+}
+
+pub(crate) fn chain_matches(chain: &FilterChain, condition: Option<&ListenerMatch>) -> bool {
+    let Some(wanted) = condition.and_then(|listener| listener.filter_chain.as_ref()) else { return true };
+    let matches = chain.filter_chain_match.as_ref();
+    wanted.name.as_ref().is_none_or(|name| *name == chain.name)
+        && wanted.sni.as_ref().is_none_or(|sni| matches.is_some_and(|m| m.server_names.contains(sni)))
+        && wanted.transport_protocol.as_ref().is_none_or(|protocol| matches.is_some_and(|m| m.transport_protocol == *protocol))
+        && wanted.application_protocols.as_ref().is_none_or(|protocols| {
+            matches.is_some_and(|m| protocols.split(',').all(|one| m.application_protocols.iter().any(|has| has == one.trim())))
+        })
+        && wanted.destination_port.is_none_or(|port| matches.is_some_and(|m| m.destination_port.as_ref().is_some_and(|p| p.value == port)))
+}
+
+/// Whose traffic a route configuration is: `inbound|8080||` or `outbound`.
+pub(crate) fn route_direction(name: &str) -> Context {
+    if name.starts_with("inbound") { Context::SidecarInbound } else { Context::SidecarOutbound }
+}
+
+/// Whose traffic a cluster is: its name begins with the direction.
+pub(crate) fn cluster_direction(name: &str) -> Context {
+    if name.starts_with("inbound") || name == "InboundPassthroughCluster" { Context::SidecarInbound } else { Context::SidecarOutbound }
+}
+
+/// The port that a condition asks for, as `portNumber` or as the name of one of Istio's per-port route configurations.
+pub(crate) fn port_of(condition: &RouteMatch) -> Option<u32> {
+    condition.port.or_else(|| condition.name.as_deref()?.parse().ok())
+}
+
+/// Whether a route configuration is meant. `Err` says why not, if there is more to say than that the name differs.
+pub(crate) fn route_matches(config: &RouteConfiguration, condition: &RouteMatch, apply_to: ApplyTo) -> Result<(), Option<String>> {
+    if let Some(gateway) = &condition.gateway {
+        return Err(Some(format!("routeConfiguration.gateway {gateway}: a sidecar has no gateway routes")));
+    }
+    if let Some(name) = &condition.port_name {
+        return Err(Some(format!("routeConfiguration.portName {name}: only routes of gateways have port names")));
+    }
+    let inbound = route_direction(&config.name) == Context::SidecarInbound;
+    if let Some(port) = port_of(condition) {
+        if inbound {
+            return if config.name.split('|').nth(1) == Some(port.to_string().as_str()) { Ok(()) } else { Err(None) };
+        }
+        if apply_to == ApplyTo::RouteConfiguration {
+            return Err(Some(format!(
+                "one route configuration, outbound, serves every port, so none is for port {port} alone; leave out the port"
+            )));
+        }
+    } else if condition.name.as_ref().is_some_and(|name| *name != config.name) {
+        return Err(None);
+    }
+    Ok(())
+}
+
+pub(crate) fn vhost_matches(host: &VirtualHost, condition: Option<&VhostMatch>, port: Option<u32>) -> bool {
+    // Inbound virtual hosts (`inbound|http|8080`) were chosen by their route configuration.
+    let port_right = |port: u32| host.name.starts_with("inbound") || host.name.rsplit(':').next() == Some(port.to_string().as_str());
+    port.is_none_or(port_right)
+        && condition.is_none_or(|condition| {
+            condition.name.as_ref().is_none_or(|name| *name == host.name)
+                && condition.domain_name.as_ref().is_none_or(|domain| host.domains.contains(domain))
+        })
+}
+
+pub(crate) fn http_route_matches(route: &Route, condition: Option<&HttpRouteMatch>) -> bool {
+    let Some(condition) = condition else { return true };
+    let action = condition.action.unwrap_or(RouteAction::Any);
+    condition.name.as_ref().is_none_or(|name| *name == route.name)
+        && match action {
+            RouteAction::Any => true,
+            RouteAction::Route => matches!(route.action, Some(Action::Route(_))),
+            RouteAction::Redirect => matches!(route.action, Some(Action::Redirect(_))),
+            RouteAction::DirectResponse => matches!(route.action, Some(Action::DirectResponse(_))),
+        }
+}
+
+pub(crate) fn cluster_matches(cluster: &Cluster, condition: Option<&ClusterMatch>) -> bool {
+    let Some(condition) = condition else { return true };
+    if let Some(name) = &condition.name {
+        return *name == cluster.name;
+    }
+    // `direction|port|subset|host`; the names of the fixed clusters have no parts and match no condition.
+    let mut parts = cluster.name.split('|').skip(1);
+    let (port, subset, host) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    condition.port.is_none_or(|wanted| port == Some(wanted.to_string().as_str()))
+        && condition.subset.as_ref().is_none_or(|wanted| wanted == subset)
+        && condition.service.as_ref().is_none_or(|wanted| wanted == host)
+}
