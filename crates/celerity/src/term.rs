@@ -1,0 +1,38 @@
+//! What the binary writes for people: standard output, standard error and colour.
+//!
+//! A closed pipe (`celerity analyze | head`) is not an error of ours, so writes that fail are dropped.
+
+use std::io::{IsTerminal, Write};
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Writes text to standard output as it is, and flushes it.
+pub(crate) fn raw(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// Writes a line to standard error: notes that must not mix with a result on standard output.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Writes an error with all that caused it, in one line.
+pub(crate) fn error(error: &anyhow::Error) {
+    let prefix = if colour(std::io::stderr().is_terminal()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    note(format_args!("{prefix} {error:#}"));
+}
+
+/// Whether standard output is a terminal that may be redrawn.
+pub(crate) fn live() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Whether to colour: only on a terminal, and never when `NO_COLOR` is set to something (https://no-color.org).
+pub(crate) fn colour(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
