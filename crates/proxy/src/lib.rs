@@ -2,3 +2,4 @@
 pub mod h1;
 pub mod http;
 pub mod net;
+pub mod tls;
