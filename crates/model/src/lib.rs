@@ -1,3 +1,4 @@
 //! What configuration means: Istio YAML in, Envoy v3 resources, an immutable snapshot out. No IO, nothing async.
 pub mod patch;
+pub mod snapshot;
 pub mod translate;
