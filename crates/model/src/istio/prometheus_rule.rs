@@ -1,0 +1,47 @@
+//! PrometheusRule of the Prometheus operator: alerts and recorded series.
+
+use std::collections::BTreeMap;
+
+use super::record::record;
+use super::scalar::PromDuration;
+
+record! {
+    /// Groups of rules (monitoring.coreos.com PrometheusRule).
+    pub struct PrometheusRule checked check_prometheus_rule {
+        groups: Vec<RuleGroup> = "groups";
+    }
+}
+
+record! {
+    /// Rules that are evaluated together, in order.
+    pub struct RuleGroup {
+        name: String = "name" [not_empty];
+        /// Unset: as Prometheus is configured (1 min).
+        interval: Option<PromDuration> = "interval";
+        /// Largest number of alerts or series of a rule; 0 or unset: no limit.
+        limit: Option<u32> = "limit";
+        /// Looks back from this much before now.
+        query_offset: Option<PromDuration> = "query_offset";
+        labels: BTreeMap<String, String> = "labels" [labels];
+        rules: Vec<Rule> = "rules";
+    }
+    refused {
+        "partial_response_strategy": "Thanos partial responses",
+    }
+}
+
+record! {
+    /// An alert or a recorded series, never both.
+    pub struct Rule checked check_rule_body {
+        alert: Option<String> = "alert" [not_empty];
+        record: Option<String> = "record" [metric_name];
+        /// PromQL.
+        expr: String = "expr" [not_empty];
+        /// How long the expression must hold before the alert fires.
+        for_: Option<PromDuration> = "for";
+        /// How long it fires on after the expression no longer holds.
+        keep_firing_for: Option<PromDuration> = "keep_firing_for";
+        labels: BTreeMap<String, String> = "labels" [prometheus_labels];
+        annotations: BTreeMap<String, String> = "annotations" [prometheus_labels];
+    }
+}
