@@ -1,1 +1,12 @@
 //! The latency ledger, histograms, metric series, access log and trace context.
+//!
+//! One worker writes, another thread reads: a worker's numbers are plain atomic cells that only it writes, with a
+//! relaxed load and store. There is no lock, no allocation and no read-modify-write on the request path.
+
+pub mod clock;
+pub mod hop;
+pub mod ledger;
+
+pub use clock::{Clock, Tick};
+pub use hop::{HOP_HEADER, HopReport};
+pub use ledger::{Breakdown, Category, Direction, LEDGER_REQUEST_HEADER, Ledger, State};
