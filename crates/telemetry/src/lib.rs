@@ -4,9 +4,17 @@
 //! relaxed load and store. There is no lock, no allocation and no read-modify-write on the request path.
 
 pub mod clock;
+pub mod cohort;
+pub mod flags;
+pub mod histogram;
 pub mod hop;
 pub mod ledger;
+pub mod metrics;
+pub mod report;
+pub mod rng;
 
 pub use clock::{Clock, Tick};
+pub use flags::ResponseFlags;
 pub use hop::{HOP_HEADER, HopReport};
 pub use ledger::{Breakdown, Category, Direction, LEDGER_REQUEST_HEADER, Ledger, State};
+pub use rng::Rng;
