@@ -5,8 +5,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod cmd;
+mod config;
 mod duration;
+mod log;
+mod report;
+mod rng;
+mod sample;
+mod session;
+mod stats;
 mod term;
+mod timer;
+mod traffic;
+mod view;
 
 // Measured against the system's allocator, jemalloc keeps memory flat under many small, short-lived buffers, and it
 // is the one that can sample the heap for /debug/pprof/heap.
@@ -39,7 +49,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Up(cmd::up::Args),
-    Proxy(cmd::proxy::Args),
+    Proxy(Box<cmd::proxy::Args>),
     Analyze(cmd::analyze::Args),
     Translate(cmd::translate::Args),
 }

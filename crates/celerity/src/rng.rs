@@ -27,7 +27,7 @@ impl Rng {
 
     /// A whole number below `bound`; 0 where `bound` is 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next_u64()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
     /// The time to the next arrival of a Poisson process with that many arrivals a second.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use celerity_telemetry::{CATEGORIES, Category};
+use celerity_telemetry::Category;
+use celerity_telemetry::ledger::CATEGORIES;
 
 /// The last so many requests are kept one by one for the report's cohorts: 3 MB, and at 50 requests a second the
 /// last 22 minutes.

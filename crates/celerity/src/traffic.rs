@@ -113,7 +113,9 @@ mod tests {
     impl Handler for Slow {
         async fn handle(&self, _: Request) -> Response {
             self.0.sleep_until(Instant::now() + Duration::from_millis(150)).await;
-            Response::json(200, &serde_json::json!({})).with("server-timing", "service;dur=150").with("x-served-by", "me")
+            Response::json(200, &serde_json::json!({}))
+                .with("server-timing", "service;dur=150")
+                .with("x-served-by", "me")
         }
     }
 

@@ -15,7 +15,9 @@ fn documents(text: &str) -> Vec<Value> {
 }
 
 fn documents_of_folder(folder: &Path) -> Vec<Value> {
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("entry").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("entry").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ext| ext == "yaml"));
     files.sort();
     files.iter().flat_map(|file| documents(&std::fs::read_to_string(file).expect("readable"))).collect()
 }

@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::log::Level;
+
 /// Run the data plane as the sidecar of a service of your own, from files
 ///
 /// A change on disk is taken up within a second, whole or not at all. SIGTERM drains: no request is lost.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  celerity proxy --config istio/\n  celerity proxy --config istio/ --workload orders --identity certs/orders --labels app=orders,version=v1 \\\n      --locality us-central1/us-central1-a --workers 2\n\nThen, from the service:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123")]
+#[command(
+    after_help = "Examples:\n  celerity proxy --config istio/\n  celerity proxy --config istio/ --workload orders --identity certs/orders --labels app=orders,version=v1 \\\n      --locality us-central1/us-central1-a --workers 2\n\nThen, from the service:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
+)]
 pub(crate) struct Args {
     /// Files and folders with Istio and Kubernetes YAML; folders are read whole and watched
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
@@ -63,8 +67,8 @@ pub(crate) struct Args {
     pub(crate) locality: Option<String>,
 
     /// How much to log on standard error
-    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
-    pub(crate) log_level: LogLevel,
+    #[arg(long, value_enum, default_value_t = Level::Info)]
+    pub(crate) log_level: Level,
 
     /// Access log as JSON lines: a file, `-` for standard output, or `off`
     #[arg(long, value_name = "PATH|-|off", default_value = "off")]
@@ -77,14 +81,6 @@ pub(crate) type Listen = Maybe;
 /// A listener that may be switched off. Not an `Option`: clap would read that as an argument that may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Maybe(pub(crate) Option<SocketAddr>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub(crate) enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
 
 fn listen(text: &str) -> Result<Listen, String> {
     if text == "off" {

@@ -11,7 +11,9 @@ use crate::duration;
 /// It loads examples/tutorial (or the folder given), sends gentle traffic through it and shows rate, success,
 /// latency and where the time goes. After --for, or on Ctrl-C, it drains and prints a report.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  celerity up\n  celerity up --for 30s --rate 100\n  celerity up --config my-rules/ --port-base 25000\n\nWhile it runs:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123")]
+#[command(
+    after_help = "Examples:\n  celerity up\n  celerity up --for 30s --rate 100\n  celerity up --config my-rules/ --port-base 25000\n\nWhile it runs:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
+)]
 pub(crate) struct Args {
     /// Folder with the Istio YAML to load instead of the tutorial's documents
     #[arg(long, value_name = "DIR")]

@@ -426,7 +426,8 @@ mod tests {
 
     #[tokio::test]
     async fn chunked_bodies_are_joined_and_trailers_dropped() {
-        let answer = say(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nx: y\r\n\r\n").await;
+        let answer =
+            say(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nx: y\r\n\r\n").await;
         assert!(answer.ends_with("content-length: 3\r\n\r\nabc"), "{answer}");
     }
 

@@ -2,7 +2,9 @@
 //! distribution, and which can be made slow, failing or flapping while they run.
 
 pub(crate) mod http;
+pub(crate) mod lab;
 pub(crate) mod order;
 pub(crate) mod service;
 pub(crate) mod switch;
+pub(crate) mod threads;
 pub(crate) mod user;

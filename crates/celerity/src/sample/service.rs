@@ -3,11 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::http::{self, Handler, Request, Response};
 use super::switch::Mode;
@@ -55,24 +57,19 @@ pub(crate) async fn start<A: Application + 'static>(
         rng: RefCell::new(Rng::new(seed)),
         switch: Cell::new((Mode::Ok, Instant::now())),
     });
-    let permits = Rc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::task::spawn_local(async move {
-        while let Ok(permit) = Rc::clone(&permits).acquire_many(1).await.map(tokio::sync::SemaphorePermit::forget) {
-            let () = permit;
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (service, permits) = (Rc::clone(&service), Rc::clone(&permits));
-                    tokio::task::spawn_local(async move {
-                        let _ = http::serve(stream, &*service).await;
-                        permits.add_permits(1);
-                    });
-                }
-                Err(_) => {
-                    // Out of descriptors, most likely: give others time to close theirs.
-                    permits.add_permits(1);
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of descriptors, most likely: give others time to close theirs.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let service = Rc::clone(&service);
+            tokio::task::spawn_local(async move {
+                let _ = http::serve(stream, &*service).await;
+                drop(place);
+            });
         }
     });
     Ok(())

@@ -32,7 +32,9 @@ impl Mode {
             Some("slow") => Ok(Self::Slow(time.unwrap_or(SLOW_DEFAULT))),
             Some("failing") => Ok(Self::Failing),
             Some("flapping") => Ok(Self::Flapping(time.unwrap_or(FLAPPING_DEFAULT))),
-            _ => Err("mode is not known: write /switch?mode=ok, slow, failing or flapping, and &ms=N for a time".into()),
+            _ => {
+                Err("mode is not known: write /switch?mode=ok, slow, failing or flapping, and &ms=N for a time".into())
+            }
         }
     }
 
@@ -44,7 +46,7 @@ impl Mode {
             Self::Failing => Effect { extra: Duration::ZERO, fails: true },
             Self::Flapping(period) => {
                 let turn = since_switch.as_nanos() / period.as_nanos().max(1);
-                Effect { extra: Duration::ZERO, fails: turn % 2 == 0 }
+                Effect { extra: Duration::ZERO, fails: turn.is_multiple_of(2) }
             }
         }
     }

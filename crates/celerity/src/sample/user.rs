@@ -23,7 +23,9 @@ impl Application for Users {
                 Response::json(200, &json!({ "users": users, "total": USERS, "served_by": served_by(me) }))
             }
             ("POST", "/api/users") => match serde_json::from_slice::<Value>(&request.body) {
-                Ok(given) => Response::json(201, &json!({ "id": USERS + 1, "user": given, "served_by": served_by(me) })),
+                Ok(given) => {
+                    Response::json(201, &json!({ "id": USERS + 1, "user": given, "served_by": served_by(me) }))
+                }
                 Err(error) => Response::error(400, format_args!("the body is not JSON: {error}")),
             },
             (_, "/api/users") => Response::error(405, "use GET or POST").with("allow", "GET, HEAD, POST"),

@@ -1,0 +1,178 @@
+//! The YAML files that a list of paths means.
+
+use std::fs::Metadata;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Far above any configuration written by people or tools; a folder given by mistake (`/`) ends here, not in swap.
+const FILES_MAX: usize = 20_000;
+const FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+const TOTAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Folders within folders; also ends a cycle of symbolic links.
+const DEPTH_MAX: usize = 24;
+
+/// One file's text and the name that errors give it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilesError {
+    #[error("{} cannot be read: {reason}", path.display())]
+    Unreadable { path: PathBuf, reason: std::io::Error },
+    #[error("{} is not UTF-8 text: save it as UTF-8", path.display())]
+    NotText { path: PathBuf },
+    #[error("{} is longer than {} MiB: split it into several files", path.display(), FILE_BYTES_MAX >> 20)]
+    TooLong { path: PathBuf },
+    #[error("there are more than {FILES_MAX} files or {} MiB below {}: name a smaller folder", TOTAL_BYTES_MAX >> 20, path.display())]
+    TooMany { path: PathBuf },
+    #[error("{} holds folders more than {DEPTH_MAX} deep: look for a symbolic link that leads back", path.display())]
+    TooDeep { path: PathBuf },
+    #[error("{} holds no .yaml or .yml file: name a folder that does", path.display())]
+    Empty { path: PathBuf },
+}
+
+/// Reads every file that `paths` mean: a file as it is, a folder with all `.yaml` and `.yml` files below it, by name.
+/// Hidden entries are passed over: editors and mounted ConfigMaps keep their spare copies there.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, FilesError> {
+    let mut sources = Vec::new();
+    let mut total_bytes = 0;
+    for (path, _) in list(paths)? {
+        let unreadable = |reason| FilesError::Unreadable { path: path.clone(), reason };
+        let file = std::fs::File::open(&path).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        total_bytes += bytes.len() as u64;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(FilesError::TooLong { path });
+        }
+        if total_bytes > TOTAL_BYTES_MAX {
+            return Err(FilesError::TooMany { path });
+        }
+        let name = path.display().to_string();
+        let text = String::from_utf8(bytes).map_err(|_| FilesError::NotText { path })?;
+        sources.push(Source { name, text });
+    }
+    Ok(sources)
+}
+
+/// What tells that a file changed without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Mark {
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self { modified: metadata.modified().ok(), bytes: metadata.len(), inode: metadata.ino() }
+    }
+}
+
+/// The files that `paths` mean, in the order in which they are read, each once.
+pub(crate) fn list(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Mark)>, FilesError> {
+    let mut found = Vec::new();
+    for path in paths {
+        let before = found.len();
+        walk(path, 0, &mut found)?;
+        if found.len() == before {
+            return Err(FilesError::Empty { path: path.clone() });
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|(path, _)| seen.insert(path.clone()));
+    Ok(found)
+}
+
+fn walk(path: &Path, depth: usize, found: &mut Vec<(PathBuf, Mark)>) -> Result<(), FilesError> {
+    let unreadable = |reason| FilesError::Unreadable { path: path.to_owned(), reason };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_dir() {
+        if found.len() == FILES_MAX {
+            return Err(FilesError::TooMany { path: path.to_owned() });
+        }
+        found.push((path.to_owned(), Mark::of(&metadata)));
+        return Ok(());
+    }
+    if depth == DEPTH_MAX {
+        return Err(FilesError::TooDeep { path: path.to_owned() });
+    }
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+        entries.push(entry.map_err(unreadable)?.path());
+    }
+    entries.sort();
+    for entry in entries {
+        let hidden = entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = entry.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
+        if !hidden && (yaml || entry.is_dir()) {
+            walk(&entry, depth + 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A folder that goes with the test.
+    pub(crate) struct Scratch(pub(crate) PathBuf);
+
+    impl Scratch {
+        pub(crate) fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("celerity-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).expect("a folder");
+            Self(path)
+        }
+
+        pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+            std::fs::write(&path, text).expect("written");
+            path
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_by_name_with_its_folders_and_without_what_is_hidden() {
+        let folder = Scratch::new("files");
+        for name in ["b.yaml", "a/2.yml", "a/1.yaml", "notes.txt", ".a.yaml.swp", "..data/old.yaml"] {
+            folder.write(name, name);
+        }
+        let texts: Vec<_> =
+            read(std::slice::from_ref(&folder.0)).expect("readable").into_iter().map(|source| source.text).collect();
+        assert_eq!(texts, ["a/1.yaml", "a/2.yml", "b.yaml"]);
+    }
+
+    #[test]
+    fn a_file_named_twice_is_read_once_and_may_have_any_name() {
+        let folder = Scratch::new("twice");
+        let file = folder.write("rules.txt", "x");
+        assert_eq!(read(&[file.clone(), file]).expect("readable").len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let folder = Scratch::new("unreadable");
+        let text = |paths: &[PathBuf]| read(paths).expect_err("refused").to_string();
+        assert!(text(&[folder.0.join("gone")]).contains("gone cannot be read"));
+        assert!(text(std::slice::from_ref(&folder.0)).contains("no .yaml"));
+        std::fs::write(folder.0.join("a.yaml"), [0xff, 0xfe]).expect("written");
+        assert!(text(std::slice::from_ref(&folder.0)).contains("not UTF-8"));
+        std::os::unix::fs::symlink(&folder.0, folder.0.join("loop")).expect("a link");
+        assert!(text(std::slice::from_ref(&folder.0)).contains("leads back"));
+    }
+}
