@@ -3,15 +3,18 @@
 //! One worker writes, another thread reads: a worker's numbers are plain atomic cells that only it writes, with a
 //! relaxed load and store. There is no lock, no allocation and no read-modify-write on the request path.
 
+pub mod access_log;
 pub mod clock;
 pub mod cohort;
 pub mod flags;
 pub mod histogram;
 pub mod hop;
+mod json;
 pub mod ledger;
 pub mod metrics;
 pub mod report;
 pub mod rng;
+pub mod trace;
 
 pub use clock::{Clock, Tick};
 pub use flags::ResponseFlags;

@@ -410,3 +410,137 @@ impl Gauge {
         self.0.load(Relaxed) as i64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::labels::{ConnectionSecurity, Peer, RequestProtocol};
+    use super::super::requests::{Outcome, RequestSeries, Sample};
+    use super::*;
+    use crate::flags::ResponseFlags;
+
+    fn labels(service: &str) -> RequestLabels {
+        RequestLabels {
+            reporter: Reporter::Source,
+            source: Arc::new(Peer { workload: "order-service".into(), ..Peer::default() }),
+            destination: Arc::default(),
+            destination_service: service.into(),
+            destination_service_name: service.into(),
+            destination_service_namespace: "default".into(),
+            request_protocol: RequestProtocol::Http,
+            response_code: 200,
+            response_flags: ResponseFlags::NONE,
+            grpc_response_status: None,
+            connection_security_policy: ConnectionSecurity::Unknown,
+        }
+    }
+
+    fn exposed(registry: &Registry, now: Instant) -> String {
+        let mut out = Vec::new();
+        registry.expose(now, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn value(text: &str, start: &str) -> Option<f64> {
+        text.lines().find(|line| line.starts_with(start)).and_then(|line| line.rsplit(' ').next()?.parse().ok())
+    }
+
+    #[test]
+    fn two_workers_add_up_and_the_last_bucket_is_the_count() {
+        let registry = Registry::new(Limits::default());
+        let workers = [registry.shard(), registry.shard()];
+        for (worker, us) in workers.iter().zip([500, 70_000_000_000]) {
+            let sample = Sample { duration_us: us, request_bytes: 0, response_bytes: 1_024 };
+            assert!(worker.requests(&labels("user-service")).record(sample));
+        }
+        let text = exposed(&registry, Instant::now());
+        assert_eq!(
+            value(&text, "istio_requests_total{reporter=\"source\",source_workload=\"order-service\""),
+            Some(2.0)
+        );
+        let buckets: Vec<_> =
+            text.lines().filter(|line| line.starts_with("istio_request_duration_milliseconds_bucket")).collect();
+        assert_eq!(buckets.len(), BORDERS + 1);
+        assert!(buckets[0].contains("le=\"0.5\"} 1") && buckets[BORDERS - 1].contains("le=\"3600000\"} 1"));
+        assert!(buckets[BORDERS].contains("le=\"+Inf\"} 2"));
+        assert_eq!(value(&text, "istio_response_bytes_sum"), Some(2_048.0));
+        assert_eq!(registry.request_summaries()[0].requests, 2);
+    }
+
+    #[test]
+    fn beyond_the_budget_series_are_collected_under_other_and_come_back() {
+        let limits = Limits { request_series_max: 2, ..Limits::default() };
+        let registry = Registry::new(limits);
+        let shard = registry.shard();
+        for service in ["a", "b", "c", "d"] {
+            assert!(shard.requests(&labels(service)).record(Sample::default()));
+        }
+        let start = Instant::now();
+        let text = exposed(&registry, start);
+        assert!(text.contains("destination_service=\"other\""));
+        assert_eq!(text.lines().filter(|line| line.starts_with("istio_requests_total{")).count(), 3);
+        assert_eq!(value(&text, "celerity_metric_series_overflowed_total"), Some(2.0));
+        assert!(exposed(&registry, start + limits.idle_max_when_full).contains("destination_service=\"a\""));
+        // Idle beyond the limit: dropped, and the next request of a known outcome makes a new one.
+        let handle = shard.requests(&labels("a"));
+        let text = exposed(&registry, start + limits.idle_max_when_full + Duration::from_secs(1));
+        assert!(!text.contains("destination_service=\"a\""));
+        assert!(!handle.record(Sample::default()));
+        assert!(shard.requests(&labels("d")).record(Sample::default()));
+        assert!(exposed(&registry, start).contains("destination_service=\"d\""));
+    }
+
+    #[test]
+    fn a_series_set_finds_its_outcomes_again_after_an_eviction() {
+        let registry = Registry::new(Limits { idle_max: Duration::ZERO, ..Limits::default() });
+        let shard = registry.shard();
+        let base = labels("user-service");
+        let set = RequestSeries::new(
+            base.reporter,
+            base.source,
+            base.destination,
+            base.destination_service,
+            base.destination_service_name,
+            base.destination_service_namespace,
+        );
+        let start = Instant::now();
+        for code in [200, 503, 200] {
+            set.record(&shard, Outcome { response_code: code, ..Outcome::default() }, Sample::default());
+        }
+        assert_eq!(registry.request_summaries().iter().map(|summary| summary.requests).sum::<u64>(), 3);
+        registry.sweep(start);
+        registry.sweep(start + Duration::from_secs(1));
+        assert!(registry.request_summaries().is_empty());
+        set.record(&shard, Outcome { response_code: 200, ..Outcome::default() }, Sample::default());
+        assert_eq!(registry.request_summaries().len(), 1);
+    }
+
+    #[test]
+    fn counters_of_workers_and_gauges_are_exposed_once() {
+        let registry = Registry::new(Limits::default());
+        let cluster = [("cluster_name", "outbound|80||a\"b")];
+        let (one, two) = (registry.shard(), registry.shard());
+        one.counter(&names::CLUSTER_UPSTREAM_RQ_TOTAL, &cluster).add(2);
+        one.counter(&names::CLUSTER_UPSTREAM_RQ_TOTAL, &cluster).inc();
+        two.counter(&names::CLUSTER_UPSTREAM_RQ_TOTAL, &cluster).inc();
+        let gauge = registry.gauge(&names::CLUSTER_UPSTREAM_CX_ACTIVE, &cluster);
+        gauge.add(3);
+        gauge.add(-5);
+        registry.collector(|text| text.sample("computed", "", 7));
+        let text = exposed(&registry, Instant::now());
+        assert!(text.contains("envoy_cluster_upstream_rq_total{cluster_name=\"outbound|80||a\\\"b\"} 4\n"), "{text}");
+        assert!(text.contains("envoy_cluster_upstream_cx_active{cluster_name=\"outbound|80||a\\\"b\"} -2\n"));
+        assert!(text.ends_with("computed 7\n"));
+        registry.forget("cluster_name", cluster[0].1);
+        assert!(!exposed(&registry, Instant::now()).contains("outbound|80||a"));
+    }
+
+    #[test]
+    fn a_family_s_budget_holds() {
+        let registry = Registry::new(Limits { family_series_max: 2, ..Limits::default() });
+        for cluster in ["a", "b", "c", "d"] {
+            registry.counter(&names::CLUSTER_UPSTREAM_RQ_TOTAL, &[("cluster_name", cluster)]).inc();
+        }
+        let text = exposed(&registry, Instant::now());
+        assert!(text.contains("envoy_cluster_upstream_rq_total{cluster_name=\"other\"} 2\n"));
+    }
+}
