@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::{HandshakeError, Kind};
+use super::material::Identity;
 use super::peer::Peer;
 use super::provider::provider;
 use super::resumption::{EndpointSessions, Sessions};
@@ -22,8 +23,10 @@ use super::verify::ServerCheck;
 /// The client's side of TLS to one upstream: SIMPLE, MUTUAL and ISTIO_MUTUAL differ in these settings only.
 #[derive(Clone, Debug)]
 pub struct ClientPolicy {
-    /// The server name to ask for. `None`: the one of [`Target::authority`], or none is sent.
+    /// The server name to ask for. `None`: none is sent.
     pub sni: Option<Box<str>>,
+    /// [`Target::authority`] is asked for instead, where there is one (Envoy `auto_sni`).
+    pub auto_sni: bool,
     /// Who the server must be. `None`: its certificate is not checked at all (`insecureSkipVerify`).
     pub verify: Option<PeerRules>,
     /// The certificate must also be good for the server name (Envoy `auto_san_validation`).
@@ -40,6 +43,7 @@ impl Default for ClientPolicy {
     fn default() -> Self {
         Self {
             sni: None,
+            auto_sni: false,
             verify: Some(PeerRules::any()),
             verify_server_name: false,
             show_certificate: false,
@@ -59,6 +63,13 @@ impl ClientPolicy {
             show_certificate: true,
             ..Self::default()
         }
+    }
+}
+
+impl ClientPolicy {
+    fn server_name<'a>(&'a self, target: &Target<'a>) -> Option<&'a str> {
+        let authority = if self.auto_sni { target.authority } else { None };
+        authority.or(self.sni.as_deref())
     }
 }
 
@@ -108,11 +119,12 @@ impl Connector {
     /// # Errors
     /// The store lacks what the policy needs, or the policy contradicts itself.
     pub fn new(store: Arc<Store>, policy: ClientPolicy) -> Result<Self, HandshakeError> {
-        let first = build(&store.material(), &policy)?;
+        // What a handshake needs is built at the first one: of 4,000 upstreams most see none, and each would hold kilobytes.
+        sufficient(&store.material().identity, &policy)?;
         if let Some(sni) = policy.sni.as_deref() {
             server_name(sni)?;
         }
-        Ok(Self { built: ArcSwapOption::from_pointee(first), store, policy })
+        Ok(Self { built: ArcSwapOption::empty(), store, policy })
     }
 
     /// Does the handshake on a fresh connection to `target`.
@@ -133,7 +145,7 @@ impl Connector {
             endpoint: target.address,
         }))
         .tls12_resumption(Tls12Resumption::SessionIdOrTickets);
-        let name = match self.policy.sni.as_deref().or(target.authority) {
+        let name = match self.policy.server_name(&target) {
             Some(name) => server_name(name)?,
             None => {
                 config.enable_sni = false;
@@ -168,6 +180,17 @@ impl Connector {
 fn server_name(name: &str) -> Result<ServerName<'static>, HandshakeError> {
     ServerName::try_from(name.to_owned())
         .map_err(|_| HandshakeError::new(Kind::Settings, format!("{name:?} cannot be sent as a server name (SNI)")))
+}
+
+fn sufficient(identity: &Identity, policy: &ClientPolicy) -> Result<(), HandshakeError> {
+    let lacks = |what: &str| Err(HandshakeError::new(Kind::Settings, what));
+    if policy.verify.is_some() && identity.roots.is_none() {
+        return lacks("the server's certificate is to be verified, but there is no trust bundle");
+    }
+    if policy.show_certificate && identity.certified.is_none() {
+        return lacks("mutual TLS needs a certificate and key of our own, and none is configured");
+    }
+    Ok(())
 }
 
 fn build(material: &Material, policy: &ClientPolicy) -> Result<Built, HandshakeError> {

@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 
 use super::peer::PeerCertificate;
@@ -196,6 +197,13 @@ impl Identity {
         };
         for crl in &crls {
             trust.update(crl);
+        }
+        if let (Some(roots), Some(piece), false) = (&roots, &source.crl, crls.is_empty()) {
+            // Parsed here once for the error's sake, so that a broken list never takes a good one's place.
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider())
+                .with_crls(crls.iter().cloned())
+                .build()
+                .map_err(|e| piece.error(e.to_string()))?;
         }
         let mut trust_sha256 = [0; 32];
         trust_sha256.copy_from_slice(trust.finish().as_ref());

@@ -15,6 +15,7 @@ mod peer;
 mod provider;
 mod resumption;
 mod rules;
+mod secrets;
 mod server;
 mod sniff;
 mod store;
@@ -25,6 +26,10 @@ pub use error::{Blame, HandshakeError, Kind};
 pub use material::{Identity, KeyPair, LoadError, Piece, Roots, Source};
 pub use peer::{Alpn, Peer, PeerCertificate};
 pub use rules::{IdentityError, PeerRules, SanKind, SanMatcher, SanPattern, SpiffeId};
+pub use secrets::{Secrets, SetupError};
 pub use server::{Accepted, Acceptor, ClientAuth, Hello, ServerPolicy};
 pub use sniff::{Sniffed, sniff};
 pub use store::{RELOAD_INTERVAL, Reloaded, Status, Store};
+
+#[cfg(test)]
+mod tests;
