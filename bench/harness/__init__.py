@@ -1,0 +1,1 @@
+"""The measuring harness behind bench/run."""

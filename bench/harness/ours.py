@@ -1,0 +1,90 @@
+"""Celerity: its configuration is Istio YAML, with all on that a mesh does."""
+import os
+import subprocess
+
+from .machine import PROXY_CORE, Missing, Running, free_ports, version
+from .peers import ROOT, _ready, _write
+
+IDENTITY = "bench"
+
+
+class Celerity:
+    name = "Celerity"
+    binary = os.path.join(ROOT, "target/release/celerity")
+
+    def supports(self, scenario):
+        return None
+
+    def version(self):
+        if not os.path.exists(self.binary):
+            raise Missing(f"{self.binary} is not built")
+        return version([self.binary, "--version"])
+
+    def start(self, plan, certificates):
+        outbound, inbound, admin = free_ports(3)
+        self.version()
+        config = os.path.join(plan.folder, "celerity")
+        os.makedirs(config, exist_ok=True)
+        _write(plan, "celerity/mesh.yaml", documents(plan, inbound))
+        argv = [self.binary, "proxy", "--config", config, "--workers", "1", "--outbound", f"127.0.0.1:{outbound}",
+                "--admin", f"127.0.0.1:{admin}", "--prometheus", "off", "--health", "off", "--log-level", "warn"]
+        if plan.scenario.two_hops:
+            identity = self._identity(plan)
+            argv += ["--inbound", f"127.0.0.1:{inbound}", "--identity", identity, "--labels", "app=svc-0",
+                     "--workload", IDENTITY]
+        else:
+            argv += ["--inbound", "off"]
+        running = Running(argv, PROXY_CORE, os.path.join(plan.folder, "celerity.log"))
+        return running, outbound, _ready(running, plan, outbound)
+
+    def _identity(self, plan):
+        folder = os.path.join(plan.folder, "ca")
+        subprocess.run([self.binary, "ca", "init", "--dir", folder], check=True, capture_output=True)
+        out = os.path.join(plan.folder, "identity")
+        subprocess.run([self.binary, "ca", "issue", "--dir", folder, "--out", out, "--service-account", IDENTITY],
+                       check=True, capture_output=True)
+        return out
+
+
+def documents(plan, inbound):
+    """A Service, its EndpointSlice, a DestinationRule with outlier detection and a VirtualService with retries for each."""
+    scenario = plan.scenario
+    port = "http2" if scenario.h2 else "http"
+    tls = "ISTIO_MUTUAL" if scenario.two_hops else "DISABLE"
+    parts = []
+    for n in range(scenario.services):
+        name = f"svc-{n}"
+        endpoints = "".join(f"- addresses: [{address}]\n  conditions: {{ready: true}}\n" for address in plan.endpoints(n))
+        parts.append(f"""apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: {port}, port: 80, targetPort: {plan.upstream_port}}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: {port}, port: {plan.upstream_port}}}]
+endpoints:
+{endpoints}---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: {name}, namespace: default}}
+spec:
+  host: {name}
+  trafficPolicy:
+    tls: {{mode: {tls}}}
+    outlierDetection: {{consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{name}]
+  http:
+  - route: [{{destination: {{host: {name}}}}}]
+    retries: {{attempts: 2, perTryTimeout: 10s, retryOn: "connect-failure,refused-stream,503"}}
+""")
+    return "---\n".join(parts)
