@@ -1,5 +1,6 @@
 //! The data plane: one request from accept to finish.
 pub mod h1;
+pub mod h2;
 pub mod http;
 pub mod net;
 pub mod tls;

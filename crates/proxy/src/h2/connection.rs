@@ -1,0 +1,260 @@
+//! The driver of a connection: the only place where its socket is read and written.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::core::{Core, KEEPALIVE_PING};
+use super::error::{Error, Kind};
+use super::frame;
+use super::stream::store;
+
+/// One read's worth: four TLS records, or the frames of some hundred requests.
+const READ_BUFFER: usize = 64 * 1024;
+/// Reads in one turn, so that a busy connection does not hold up the worker's others.
+const READS_PER_TURN: usize = 4;
+/// Read buffers that a thread keeps for connections that wake up: an idle connection holds none.
+const SPARE_BUFFERS: usize = 16;
+/// Written octets that stay at the front of the output before what follows is moved down.
+const WRITTEN_KEPT: usize = 128 * 1024;
+/// An output larger than this is given back when it is empty.
+const OUTPUT_KEPT: usize = 32 * 1024;
+/// How long a closed connection is read, so that a reset does not overtake our last frames, and how much.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One HTTP/2 connection; [`Self::run`] makes it live. Dropping it fails every stream.
+pub struct Connection<Io> {
+    io: Io,
+    core: Rc<RefCell<Core>>,
+    input: Vec<u8>,
+    filled: usize,
+    /// The transport may hold octets that it accepted.
+    unflushed: bool,
+    started: Instant,
+    last_read: Instant,
+    keepalive: Option<Pin<Box<Sleep>>>,
+    peer_closed: bool,
+}
+
+impl<Io> Drop for Connection<Io> {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.input));
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            core.close(Error::new(Kind::Closed));
+            core.driver = None;
+        }
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
+    pub(crate) fn new(io: Io, core: Rc<RefCell<Core>>) -> Self {
+        let now = Instant::now();
+        let keepalive = core.borrow().settings.keepalive;
+        Self {
+            io,
+            core,
+            input: Vec::new(),
+            filled: 0,
+            unflushed: false,
+            started: now,
+            last_read: now,
+            keepalive: keepalive.map(|keepalive| Box::pin(sleep_until(now + keepalive.interval))),
+            peer_closed: false,
+        }
+    }
+
+    /// Drives the connection until it has ended: after a graceful shutdown, the last `Client`, or a failure.
+    ///
+    /// # Errors
+    /// The connection failed, or the peer broke the protocol; its streams have been told.
+    pub async fn run(mut self) -> Result<(), Error> {
+        let result = poll_fn(|cx| self.poll(cx)).await;
+        let closing = result.err().unwrap_or(Error::new(Kind::NotOpen));
+        self.core.borrow_mut().close(closing);
+        if !self.peer_closed && !matches!(closing.kind(), Kind::Io(_)) {
+            // What the peer still sends is of no use; not reading it could cost it our GOAWAY. Its failures neither.
+            let _ = timeout(LINGER, self.linger()).await;
+        }
+        result
+    }
+
+    async fn linger(&mut self) -> std::io::Result<()> {
+        self.io.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let mut sink = [0; 4096];
+        while left > 0 {
+            let read = self.io.read(&mut sink).await?;
+            if read == 0 {
+                break;
+            }
+            left = left.saturating_sub(read);
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let shared = self.core.clone();
+        let mut guard = shared.borrow_mut();
+        let core = &mut *guard;
+        core.driver_woken = false;
+        store(&mut core.driver, cx);
+
+        let flushed = match self.poll_write(core, cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => return Poll::Ready(self.failed(core, Error::new(Kind::Io(error.kind())))),
+            Poll::Pending => false,
+        };
+        if let Some(error) = core.closed {
+            // One attempt to write GOAWAY is enough for a peer that broke the protocol or was closed in haste.
+            return Poll::Ready(Err(error));
+        }
+        if core.is_finished() && flushed {
+            return Poll::Ready(Ok(()));
+        }
+        core.grant_turns();
+
+        for _ in 0..READS_PER_TURN {
+            match self.poll_read(core, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(self.failed(core, error)),
+                Poll::Pending => {
+                    if self.filled == 0 {
+                        give_back(std::mem::take(&mut self.input));
+                    }
+                    self.poll_keepalive(core, cx);
+                    if flushed && (core.pending_output() > 0 || core.is_finished()) {
+                        // Behind the tasks that were just woken, so that their frames leave with these.
+                        self.again(core, cx);
+                    }
+                    return Poll::Pending;
+                }
+            }
+            if core.closed.is_some() {
+                break;
+            }
+        }
+        self.again(core, cx);
+        Poll::Pending
+    }
+
+    fn again(&self, core: &mut Core, cx: &Context<'_>) {
+        core.driver_woken = true;
+        cx.waker().wake_by_ref();
+    }
+
+    fn failed(&mut self, core: &mut Core, error: Error) -> Result<(), Error> {
+        // An end that everybody wanted is no failure.
+        if core.is_finished() && core.closed.is_none() && core.pending_output() == 0 {
+            return Ok(());
+        }
+        let error = match core.peer_goaway {
+            Some(code) => Error::new(Kind::GoAway(code)),
+            None => error,
+        };
+        core.close(error);
+        Err(error)
+    }
+
+    fn poll_write(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        while let Some(rest) = core.out.get(core.sent..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.io).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    core.sent += written;
+                    core.written += written as u64;
+                    self.unflushed = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if core.sent >= WRITTEN_KEPT {
+                        core.out.drain(..core.sent);
+                        core.sent = 0;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        core.out.clear();
+        core.sent = 0;
+        core.answers_queued = 0;
+        if core.out.capacity() > OUTPUT_KEPT && core.ids.is_empty() {
+            core.out = Vec::new();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once and takes what came.
+    fn poll_read(&mut self, core: &mut Core, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.input.is_empty() {
+            self.input = buffer(READ_BUFFER.max(2 * (core.settings.max_frame_size as usize + frame::HEADER_LEN)));
+        }
+        let mut space = ReadBuf::new(self.input.get_mut(self.filled..).unwrap_or_default());
+        match ready!(Pin::new(&mut self.io).poll_read(cx, &mut space)) {
+            Err(error) => return Poll::Ready(Err(Error::new(Kind::Io(error.kind())))),
+            Ok(()) if space.filled().is_empty() => {
+                self.peer_closed = true;
+                return Poll::Ready(Err(Error::new(Kind::Closed)));
+            }
+            Ok(()) => self.filled += space.filled().len(),
+        }
+        self.last_read = Instant::now();
+        let now_ms = self.last_read.duration_since(self.started).as_millis() as u64;
+        let taken = core.receive(self.input.get(..self.filled).unwrap_or_default(), now_ms);
+        self.input.copy_within(taken..self.filled, 0);
+        self.filled -= taken;
+        Poll::Ready(Ok(()))
+    }
+
+    /// A PING on a connection that has been quiet for the interval; the end if its answer does not come.
+    fn poll_keepalive(&mut self, core: &mut Core, cx: &mut Context<'_>) {
+        let (Some(timer), Some(keepalive)) = (&mut self.keepalive, core.settings.keepalive) else { return };
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let quiet = now.duration_since(self.last_read);
+            let next = if quiet < keepalive.interval {
+                core.ping_sent = false;
+                self.last_read + keepalive.interval
+            } else if core.ping_sent {
+                core.close(Error::new(Kind::KeepaliveTimeout));
+                return;
+            } else {
+                core.ping_sent = true;
+                frame::put_ping(&mut core.out, KEEPALIVE_PING, false);
+                now + keepalive.timeout
+            };
+            timer.as_mut().reset(next);
+        }
+    }
+}
+
+fn buffer(size: usize) -> Vec<u8> {
+    let spare = BUFFERS.with_borrow_mut(Vec::pop).filter(|spare| spare.len() >= size);
+    spare.unwrap_or_else(|| vec![0; size])
+}
+
+fn give_back(buffer: Vec<u8>) {
+    if buffer.len() == READ_BUFFER {
+        // The thread may be ending: the buffer is then freed.
+        let _ = BUFFERS.try_with(|spares| {
+            let mut spares = spares.borrow_mut();
+            if spares.len() < SPARE_BUFFERS {
+                spares.push(buffer);
+            }
+        });
+    }
+}
