@@ -95,3 +95,28 @@ async fn draw(started: Instant, offered_per_second: f64, stats: &RefCell<Stats>,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::lab::{self, Ports};
+    use crate::sample::threads::Samples;
+
+    /// The services and the traffic without any sidecar between: what is left when the mesh is taken away.
+    #[test]
+    fn traffic_reaches_the_samples_and_ends_with_the_session() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let mut workloads = lab::workloads(Ports::from_base(free.min(60_000)));
+        workloads.truncate(1);
+        let timer = Timer::start().expect("a timer");
+        let _samples = Samples::start(workloads.clone(), timer.clone()).expect("the samples listen");
+        let plan = Plan { entry: workloads[0].instance.address, per_second: 200.0, seed: 1 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let session = run(plan, timer, Some(Duration::from_millis(800)), StatusLine::default());
+        let ended = tokio::task::LocalSet::new().block_on(&runtime, session).expect("a session");
+        assert!(ended.stats.answered > 50 && ended.stats.failed == 0, "{:?}", ended.stats.failures);
+        assert_eq!(ended.stats.in_flight(), 0);
+        // Orders are unknown to user-service, so a quarter is 404; nothing is slower than the service time's cut.
+        assert_eq!(ended.stats.served_by.get("user-service-v1-1"), Some(&ended.stats.answered));
+    }
+}
