@@ -70,6 +70,7 @@ const ROOTS: &[&str] = &[
     "envoy/extensions/http/cache/",
     "envoy/extensions/http/header_formatters/preserve_case/",
     "envoy/extensions/load_balancing_policies/",
+    "envoy/extensions/network/dns_resolver/cares/",
     "envoy/extensions/request_id/",
     "envoy/extensions/retry/",
     "envoy/extensions/transport_sockets/raw_buffer/",

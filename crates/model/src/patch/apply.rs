@@ -12,7 +12,8 @@ use prost_reflect::DynamicMessage;
 use super::place::{self, Trace, chain_matches, cluster_matches, in_context, listener_matches, route_matches};
 use super::pool::{dynamic, unpack};
 use super::spec::{ApplyTo, Context, Operation, Patch, Target, VhostMatch};
-use super::{merge::merge, spec::ListenerMatch};
+use super::merge::{Lists, merge};
+use super::spec::ListenerMatch;
 
 /// A patch whose value has been read.
 #[derive(Debug, Clone)]
@@ -30,7 +31,8 @@ impl Compiled {
 
     fn merged<M: Message + Name + Default>(&self, old: &M) -> Option<M> {
         let mut message = dynamic(old)?;
-        merge(&mut message, self.value.as_ref()?);
+        let replace = self.patch.operation == Operation::MergeAndReplaceList;
+        merge(&mut message, self.value.as_ref()?, if replace { Lists::Replace } else { Lists::Append });
         M::decode(message.encode_to_vec().as_slice()).ok()
     }
 
@@ -50,7 +52,8 @@ impl Compiled {
 }
 
 /// Changes the items of one list by the patch: `selects` says which items are named. `before`, `after` and `first` put the
-/// value in once; without a named item, before and first mean the front and after means the end, as in Istio.
+/// value in once; without a named item, before and first mean the front and after means the end, as in Istio. The last HTTP filter is the
+/// router, which must stay last, so an added HTTP filter goes before it.
 fn edit<M: Message + Name + Default>(
     list: &mut Vec<M>,
     compiled: &Compiled,
@@ -60,6 +63,7 @@ fn edit<M: Message + Name + Default>(
     trace: &mut Trace,
 ) {
     let at = list.iter().position(&selects);
+    let add_at = if compiled.patch.apply_to == ApplyTo::HttpFilter { list.len().saturating_sub(1) } else { list.len() };
     match compiled.patch.operation {
         Operation::Remove => list.retain(|item| {
             let hit = selects(item);
@@ -68,7 +72,7 @@ fn edit<M: Message + Name + Default>(
             }
             !hit
         }),
-        Operation::Merge => {
+        Operation::Merge | Operation::MergeAndReplaceList => {
             for item in list.iter_mut().filter(|item| selects(item)) {
                 if let Some(merged) = compiled.merged(item) {
                     trace.hit(label(item));
@@ -82,10 +86,10 @@ fn edit<M: Message + Name + Default>(
                 *item = new;
             }
         }
-        Operation::Add => insert(list, list.len(), compiled, label, trace),
+        Operation::Add => insert(list, add_at, compiled, label, trace),
         Operation::InsertFirst => insert(list, 0, compiled, label, trace),
         Operation::InsertBefore if !named => insert(list, 0, compiled, label, trace),
-        Operation::InsertAfter if !named => insert(list, list.len(), compiled, label, trace),
+        Operation::InsertAfter if !named => insert(list, add_at, compiled, label, trace),
         Operation::InsertBefore => {
             if let Some(at) = at {
                 insert(list, at, compiled, label, trace);

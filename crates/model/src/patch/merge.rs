@@ -21,13 +21,23 @@ const WHOLE: &[&str] = &[
     "google.protobuf.BytesValue",
 ];
 
+/// What a list in a patch does to the list that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lists {
+    Append,
+    Replace,
+}
+
 /// Merges `from` into `into`: scalars overwrite, lists grow, maps unite, messages merge, and an `Any` of the same type merges
 /// inside. Of a `oneof`, the member in `from` stands. A scalar without presence that is zero in `from` counts as absent.
-pub(crate) fn merge(into: &mut DynamicMessage, from: &DynamicMessage) {
+pub(crate) fn merge(into: &mut DynamicMessage, from: &DynamicMessage, lists: Lists) {
     for (field, value) in from.fields() {
         match value {
             Value::List(added) if field.cardinality() == Cardinality::Repeated => {
                 if let Value::List(list) = into.get_field_mut(&field) {
+                    if lists == Lists::Replace {
+                        list.clear();
+                    }
                     list.extend(added.iter().cloned());
                 }
             }
@@ -39,9 +49,9 @@ pub(crate) fn merge(into: &mut DynamicMessage, from: &DynamicMessage) {
             Value::Message(added) if into.has_field(&field) && !is_whole(&field.kind()) => {
                 if let Value::Message(old) = into.get_field_mut(&field) {
                     if old.descriptor().full_name() == "google.protobuf.Any" {
-                        merge_any(old, added);
+                        merge_any(old, added, lists);
                     } else {
-                        merge(old, added);
+                        merge(old, added, lists);
                     }
                 }
             }
@@ -55,10 +65,10 @@ fn is_whole(kind: &Kind) -> bool {
 }
 
 /// Of another type, or of one unknown here, the new content replaces the old.
-fn merge_any(into: &mut DynamicMessage, from: &DynamicMessage) {
+fn merge_any(into: &mut DynamicMessage, from: &DynamicMessage, lists: Lists) {
     match (any_content(into), any_content(from)) {
         (Some(mut old), Some(new)) if old.descriptor() == new.descriptor() => {
-            merge(&mut old, &new);
+            merge(&mut old, &new, lists);
             into.set_field_by_name("value", Value::Bytes(old.encode_to_vec().into()));
         }
         _ => *into = from.clone(),

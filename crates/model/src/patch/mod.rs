@@ -10,10 +10,12 @@
 //! - The outbound side has one listener and one route configuration; a port in `routeConfiguration` selects virtual hosts.
 //! - Values of the wrapper types replace each other in a MERGE, so that `false` can beat `true`.
 //!
-//! As in Istio, INSERT_BEFORE without a named filter inserts at the front, and INSERT_AFTER at the end.
+//! As in Istio, INSERT_BEFORE without a named filter inserts at the front, and INSERT_AFTER at the end; an HTTP filter that would
+//! come after the router, which must stay last, goes before it.
 
 mod apply;
 mod check;
+mod convert;
 mod merge;
 mod place;
 pub mod pool;
@@ -25,6 +27,7 @@ use serde_json::Value;
 
 use crate::translate::Resources;
 use apply::Compiled;
+pub use convert::{Workload, patches};
 use place::Trace;
 pub use spec::{
     ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Outcome, PLACES_MAX, Patch, PatchError,
@@ -128,13 +131,13 @@ fn value_type(apply_to: ApplyTo) -> &'static str {
 
 /// The operations that Istio's reference allows for each kind.
 fn operations(apply_to: ApplyTo) -> &'static [Operation] {
-    use Operation::{Add, InsertAfter, InsertBefore, InsertFirst, Merge, Remove, Replace};
+    use Operation::{Add, InsertAfter, InsertBefore, InsertFirst, Merge, MergeAndReplaceList as MergeLists, Remove, Replace};
     match apply_to {
-        ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::Cluster => &[Merge, Add, Remove],
-        ApplyTo::VirtualHost => &[Merge, Add, Remove, Replace],
-        ApplyTo::NetworkFilter | ApplyTo::HttpFilter => &[Merge, Add, Remove, InsertBefore, InsertAfter, InsertFirst, Replace],
-        ApplyTo::HttpRoute => &[Merge, Add, Remove, InsertBefore, InsertAfter, InsertFirst],
-        ApplyTo::RouteConfiguration => &[Merge],
+        ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::Cluster => &[Merge, MergeLists, Add, Remove],
+        ApplyTo::VirtualHost => &[Merge, MergeLists, Add, Remove, Replace],
+        ApplyTo::NetworkFilter | ApplyTo::HttpFilter => &[Merge, MergeLists, Add, Remove, InsertBefore, InsertAfter, InsertFirst, Replace],
+        ApplyTo::HttpRoute => &[Merge, MergeLists, Add, Remove, InsertBefore, InsertAfter, InsertFirst],
+        ApplyTo::RouteConfiguration => &[Merge, MergeLists],
     }
 }
 
@@ -205,7 +208,7 @@ fn named_filter(patch: &Patch, warnings: &mut Vec<PatchWarning>) -> Result<Optio
     }
     let operation = patch.operation.as_str();
     match patch.operation {
-        Operation::Remove | Operation::Merge | Operation::Replace => match patch.value.get("name").and_then(Value::as_str) {
+        Operation::Remove | Operation::Merge | Operation::MergeAndReplaceList | Operation::Replace => match patch.value.get("name").and_then(Value::as_str) {
             Some(name) => {
                 warnings.push(PatchWarning {
                     kind: WarningKind::FilterNamedByValue,

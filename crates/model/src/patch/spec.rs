@@ -36,20 +36,15 @@ pub struct Patch {
 }
 
 macro_rules! words {
-    ($(#[$meta:meta])* pub enum $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal),* $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($variant),* }
+        pub enum $name { $($(#[$vmeta])* $variant),* }
 
         impl $name {
             /// The word in YAML.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
-            }
-
-            /// From the word in YAML; `None` for a word that is not supported.
-            pub fn parse(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)* _ => None }
             }
         }
     };
@@ -83,6 +78,8 @@ words! {
     /// What a patch does with its value.
     pub enum Operation {
         Merge = "MERGE",
+        /// As MERGE, but a list in the value replaces the old one.
+        MergeAndReplaceList = "MERGE_AND_REPLACE_LIST",
         Add = "ADD",
         Remove = "REMOVE",
         InsertBefore = "INSERT_BEFORE",

@@ -1,0 +1,442 @@
+//! Services as one proxy sees them, whichever documents they come from, with everything found by name in constant time.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use super::node::Node;
+use crate::istio::{
+    self, Config, DestinationRule, Document, EndpointPort, Locality, Metadata, ROOT_NAMESPACE, Resolution, ServiceLocation, Source,
+    TargetPort, TransportProtocol, VirtualService, WorkloadEntry,
+};
+
+/// Label by which an endpoint says that a sidecar of the mesh stands before it.
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+const EXPORT_ANNOTATION: &str = "networking.istio.io/exportTo";
+
+/// What is spoken on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, and what is not said: the outbound listener speaks HTTP only.
+    Http,
+    /// HTTP/2, gRPC included.
+    Http2,
+    /// Anything else: clusters are made, routes are not.
+    Opaque,
+}
+
+impl Protocol {
+    /// From `appProtocol` or `protocol`, else from the port's name up to the first dash, as Istio does.
+    fn of(stated: Option<&str>, name: &str) -> Self {
+        let word = stated.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
+        match word.to_ascii_lowercase().as_str() {
+            "http2" | "h2c" | "kubernetes.io/h2c" | "grpc" => Self::Http2,
+            "tcp" if stated.is_none() && name == "tcp" => Self::Opaque,
+            "tcp" | "tls" | "https" | "mongo" | "redis" | "mysql" | "udp" => Self::Opaque,
+            _ => Self::Http,
+        }
+    }
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    pub number: u16,
+    pub name: String,
+    pub protocol: Protocol,
+    /// Port of the application.
+    pub target: Option<u16>,
+}
+
+/// An endpoint of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Workload<'a> {
+    pub(super) address: Cow<'a, str>,
+    pub(super) labels: Cow<'a, BTreeMap<String, String>>,
+    pub(super) locality: Locality,
+    pub(super) weight: u32,
+    pub(super) service_account: Option<&'a str>,
+    pub(super) namespace: &'a str,
+    ports: Ports<'a>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ports<'a> {
+    Slice(&'a [EndpointPort]),
+    Entry(&'a BTreeMap<String, u16>),
+}
+
+impl<'a> Workload<'a> {
+    /// A DNS name that stands for its endpoints.
+    pub(super) fn by_name(name: &'a str, namespace: &'a str) -> Self {
+        static NONE: BTreeMap<String, u16> = BTreeMap::new();
+        Self {
+            address: Cow::Borrowed(name),
+            labels: Cow::Owned(BTreeMap::new()),
+            locality: Locality::default(),
+            weight: 1,
+            service_account: None,
+            namespace,
+            ports: Ports::Entry(&NONE),
+        }
+    }
+
+    /// Its port behind a port of the service; `None` when it has none.
+    pub(super) fn port(&self, port: &Port) -> Option<u16> {
+        match self.ports {
+            Ports::Slice(ports) => {
+                let named = |p: &&EndpointPort| p.name.as_deref().unwrap_or_default() == port.name;
+                ports.iter().find(named).or(if ports.len() == 1 { ports.first() } else { None }).map(|p| p.port)
+            }
+            Ports::Entry(ports) => Some(ports.get(&port.name).copied().or(port.target).unwrap_or(port.number)),
+        }
+    }
+
+    /// Whether a sidecar of the mesh stands before it.
+    pub(super) fn in_mesh(&self) -> bool {
+        self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio")
+    }
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Service<'a> {
+    /// Full name.
+    pub(super) host: String,
+    /// First part of the name for services of the cluster, else the full name.
+    pub(super) name: String,
+    pub(super) namespace: &'a str,
+    /// Virtual addresses.
+    pub(super) addresses: Vec<&'a str>,
+    pub(super) ports: Vec<Port>,
+    pub(super) resolution: Resolution,
+    pub(super) external: bool,
+    pub(super) endpoints: Vec<Workload<'a>>,
+    pub(super) subject_alt_names: &'a [String],
+    pub(super) kind: &'static str,
+    pub(super) meta: &'a Metadata,
+    pub(super) source: &'a Source,
+}
+
+impl Service<'_> {
+    /// Equal but for where its document stands.
+    pub(super) fn same_as(&self, other: &Service<'_>) -> bool {
+        self.host == other.host
+            && self.name == other.name
+            && self.namespace == other.namespace
+            && self.addresses == other.addresses
+            && self.ports == other.ports
+            && self.resolution == other.resolution
+            && self.external == other.external
+            && self.endpoints == other.endpoints
+            && self.subject_alt_names == other.subject_alt_names
+    }
+}
+
+/// All documents, ready for look-ups by one proxy. Building it is linear in their number and cheap beside translation.
+#[derive(Debug)]
+pub struct Index<'a> {
+    pub(super) config: &'a Config,
+    pub(super) node: &'a Node,
+    pub(super) services: Vec<Service<'a>>,
+    by_host: HashMap<String, usize>,
+    rules: HashMap<String, Vec<&'a Document<DestinationRule>>>,
+    wildcard_rules: Vec<(String, &'a Document<DestinationRule>)>,
+    routes: HashMap<String, &'a Document<VirtualService>>,
+    wildcard_routes: Vec<(String, &'a Document<VirtualService>)>,
+}
+
+impl<'a> Index<'a> {
+    /// Indexes what `node` may see.
+    pub fn new(config: &'a Config, node: &'a Node) -> Self {
+        let mut index = Self {
+            config,
+            node,
+            services: Vec::with_capacity(config.services.len() + config.service_entries.len()),
+            by_host: HashMap::new(),
+            rules: HashMap::new(),
+            wildcard_rules: Vec::new(),
+            routes: HashMap::new(),
+            wildcard_routes: Vec::new(),
+        };
+        index.add_services();
+        index.add_service_entries();
+        for document in &config.destination_rules {
+            let host = full_name(&document.spec.host, &document.meta.namespace, node);
+            match host.strip_prefix('*') {
+                Some(suffix) => index.wildcard_rules.push((suffix.to_owned(), document)),
+                None => index.rules.entry(host).or_default().push(document),
+            }
+        }
+        for document in &config.virtual_services {
+            let spec = &document.spec;
+            let sees = visible(&spec.export_to, &document.meta.namespace, node);
+            let mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == "mesh");
+            if !sees || !mesh || spec.http.is_empty() {
+                continue;
+            }
+            for host in &spec.hosts {
+                let host = full_name(host, &document.meta.namespace, node);
+                match host.strip_prefix('*') {
+                    Some(suffix) => index.wildcard_routes.push((suffix.to_owned(), document)),
+                    None => {
+                        index.routes.entry(host).or_insert(document);
+                    }
+                }
+            }
+        }
+        index
+    }
+
+    /// Full names of all services, in the order of their documents.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(|service| service.host.as_str())
+    }
+
+    pub(super) fn service(&self, host: &str) -> Option<&Service<'a>> {
+        self.services.get(*self.by_host.get(host)?)
+    }
+
+    /// The routes in force for a host: those that name it, else those of the longest wildcard.
+    pub(super) fn virtual_service(&self, host: &str) -> Option<&'a Document<VirtualService>> {
+        self.routes.get(host).copied().or_else(|| longest(self.wildcard_routes.iter().map(|(s, d)| (s.as_str(), *d)), host))
+    }
+
+    /// Hosts that only a VirtualService names.
+    pub(super) fn hosts_of_routes_alone(&self) -> impl Iterator<Item = (&str, &'a Document<VirtualService>)> {
+        let mut alone: Vec<(&str, &'a Document<VirtualService>)> = self
+            .routes
+            .iter()
+            .filter(|(host, _)| !self.by_host.contains_key(*host))
+            .map(|(host, document)| (host.as_str(), *document))
+            .collect();
+        // A map's order differs from run to run; resources must not.
+        alone.sort_unstable_by_key(|(host, _)| *host);
+        alone.into_iter()
+    }
+
+    /// The rules in force for a host, in the order in which they merge: those of the proxy's namespace, else of the service's,
+    /// else of the root namespace; those that name the host, else those of the longest wildcard.
+    pub(super) fn destination_rules(&self, host: &str) -> Vec<&'a Document<DestinationRule>> {
+        let service_namespace = self.service(host).map(|service| service.namespace);
+        let tiers = [Some(self.node.namespace.as_str()), service_namespace, Some(ROOT_NAMESPACE)];
+        for namespace in tiers.into_iter().flatten() {
+            let sees = |document: &&Document<DestinationRule>| {
+                document.meta.namespace == namespace
+                    && (namespace == self.node.namespace || visible(&document.spec.export_to, namespace, self.node))
+                    && document.spec.workload_selector.as_ref().is_none_or(|s| contains(&self.node.labels, &s.match_labels))
+            };
+            let mut found: Vec<_> = self.rules.get(host).into_iter().flatten().copied().filter(sees).collect();
+            if found.is_empty() {
+                let wildcards = self.wildcard_rules.iter().map(|(suffix, document)| (suffix.as_str(), *document));
+                let Some(winner) = longest(wildcards.filter(|(_, document)| sees(&document)), host) else { continue };
+                found = self
+                    .wildcard_rules
+                    .iter()
+                    .map(|(_, document)| *document)
+                    .filter(|document| sees(&document) && document.spec.host == winner.spec.host)
+                    .collect();
+            }
+            // A rule for this workload beats the rules for all; only rules with the same selector merge.
+            let selector = found.iter().find_map(|document| document.spec.workload_selector.as_ref());
+            found.retain(|document| document.spec.workload_selector.as_ref() == selector);
+            return found;
+        }
+        Vec::new()
+    }
+
+    fn add(&mut self, service: Service<'a>) {
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.by_host.entry(service.host.clone()) {
+            entry.insert(self.services.len());
+            self.services.push(service);
+        }
+    }
+
+    fn add_services(&mut self) {
+        let mut slices: HashMap<(&str, &str), Vec<&'a Document<istio::EndpointSlice>>> = HashMap::new();
+        for slice in &self.config.endpoint_slices {
+            if let Some(name) = slice.service_name() {
+                slices.entry((slice.meta.namespace.as_str(), name)).or_default().push(slice);
+            }
+        }
+        for document in &self.config.services {
+            let meta = &document.meta;
+            let export: Vec<String> = meta.annotations.get(EXPORT_ANNOTATION).map(|text| text.split(',').map(|w| w.trim().to_owned()).collect()).unwrap_or_default();
+            if !visible(&export, &meta.namespace, self.node) {
+                continue;
+            }
+            let endpoints = slices.get(&(meta.namespace.as_str(), meta.name.as_str())).into_iter().flatten().flat_map(|slice| from_slice(slice));
+            let spec = &document.spec;
+            let service = Service {
+                host: format!("{}.{}.svc.{}", meta.name, meta.namespace, self.node.mesh.cluster_domain),
+                name: meta.name.clone(),
+                namespace: &meta.namespace,
+                addresses: spec
+                    .cluster_ip
+                    .iter()
+                    .chain(&spec.cluster_ips)
+                    .map(String::as_str)
+                    .filter(|ip| !ip.is_empty() && *ip != "None")
+                    .fold(Vec::new(), |mut all, ip| {
+                        if !all.contains(&ip) {
+                            all.push(ip);
+                        }
+                        all
+                    }),
+                ports: spec
+                    .ports
+                    .iter()
+                    .filter(|port| matches!(port.protocol, None | Some(TransportProtocol::Tcp)))
+                    .map(|port| {
+                        let name = port.name.clone().unwrap_or_default();
+                        Port {
+                            number: port.port,
+                            protocol: Protocol::of(port.app_protocol.as_deref(), &name),
+                            name,
+                            target: match &port.target_port {
+                                Some(TargetPort::Number(number)) => Some(*number),
+                                _ => None,
+                            },
+                        }
+                    })
+                    .collect(),
+                resolution: Resolution::Static,
+                external: false,
+                endpoints: endpoints.collect(),
+                subject_alt_names: &[],
+                kind: "Service",
+                meta,
+                source: &document.source,
+            };
+            self.add(service);
+        }
+    }
+
+    fn add_service_entries(&mut self) {
+        let selectable = Selectable::new(self.config);
+        for document in &self.config.service_entries {
+            let (meta, spec) = (&document.meta, &document.spec);
+            if !visible(&spec.export_to, &meta.namespace, self.node) {
+                continue;
+            }
+            let endpoints: Vec<Workload<'a>> = match &spec.workload_selector {
+                Some(selector) => selectable.select(&meta.namespace, &selector.labels),
+                None => spec.endpoints.iter().filter_map(|entry| from_entry(entry, &meta.namespace)).collect(),
+            };
+            let ports: Vec<Port> = spec
+                .ports
+                .iter()
+                .map(|port| Port {
+                    number: port.number,
+                    name: port.name.clone(),
+                    protocol: Protocol::of(port.protocol.as_deref(), &port.name),
+                    target: port.target_port,
+                })
+                .collect();
+            for host in &spec.hosts {
+                let suffix = format!(".{}.svc.{}", meta.namespace, self.node.mesh.cluster_domain);
+                self.add(Service {
+                    host: host.to_ascii_lowercase(),
+                    name: host.strip_suffix(&suffix).unwrap_or(host).to_owned(),
+                    namespace: &meta.namespace,
+                    addresses: spec.addresses.iter().map(String::as_str).collect(),
+                    ports: ports.clone(),
+                    resolution: spec.resolution.unwrap_or(Resolution::None),
+                    external: spec.location.unwrap_or_default() == ServiceLocation::MeshExternal,
+                    endpoints: endpoints.clone(),
+                    subject_alt_names: &spec.subject_alt_names,
+                    kind: "ServiceEntry",
+                    meta,
+                    source: &document.source,
+                });
+            }
+        }
+    }
+}
+
+/// WorkloadEntries by label. A thousand selectors over ten thousand entries would otherwise be ten million comparisons.
+struct Selectable<'a> {
+    entries: &'a [Document<WorkloadEntry>],
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<usize>>,
+}
+
+impl<'a> Selectable<'a> {
+    fn new(config: &'a Config) -> Self {
+        let mut by_label: HashMap<_, Vec<usize>> = HashMap::new();
+        for (at, document) in config.workload_entries.iter().enumerate() {
+            for (key, value) in &document.spec.labels {
+                by_label.entry((document.meta.namespace.as_str(), key.as_str(), value.as_str())).or_default().push(at);
+            }
+        }
+        Self { entries: &config.workload_entries, by_label }
+    }
+
+    fn select(&self, namespace: &'a str, labels: &'a BTreeMap<String, String>) -> Vec<Workload<'a>> {
+        let lists = labels.iter().map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], Vec::as_slice));
+        let shortest = lists.min_by_key(|list| list.len());
+        let candidates: Box<dyn Iterator<Item = &Document<WorkloadEntry>>> = match shortest {
+            Some(list) => Box::new(list.iter().filter_map(|at| self.entries.get(*at))),
+            None => Box::new(self.entries.iter()),
+        };
+        candidates
+            .filter(|entry| entry.meta.namespace == namespace && contains(&entry.spec.labels, labels))
+            .filter_map(|entry| from_entry(&entry.spec, namespace))
+            .collect()
+    }
+}
+
+fn from_slice<'a>(slice: &'a Document<istio::EndpointSlice>) -> Vec<Workload<'a>> {
+    let labels = slice.endpoint_labels();
+    let ready = slice.spec.endpoints.iter().filter(|endpoint| endpoint.is_ready());
+    ready
+        .filter_map(|endpoint| {
+            Some(Workload {
+                address: Cow::Owned(endpoint.addresses.first()?.to_string()),
+                labels: Cow::Owned(labels.clone()),
+                locality: slice.locality(endpoint),
+                weight: 1,
+                service_account: None,
+                namespace: &slice.meta.namespace,
+                ports: Ports::Slice(&slice.spec.ports),
+            })
+        })
+        .collect()
+}
+
+fn from_entry<'a>(entry: &'a WorkloadEntry, namespace: &'a str) -> Option<Workload<'a>> {
+    Some(Workload {
+        address: Cow::Borrowed(entry.address.as_deref()?),
+        labels: Cow::Borrowed(&entry.labels),
+        locality: entry.locality.clone().unwrap_or_default(),
+        weight: entry.weight.filter(|weight| *weight > 0).unwrap_or(1),
+        service_account: entry.service_account.as_deref().filter(|account| !account.is_empty()),
+        namespace,
+        ports: Ports::Entry(&entry.ports),
+    })
+}
+
+/// `user-service` in `default` is `user-service.default.svc.<domain>`; a name with a dot, a wildcard or an address is full.
+pub(super) fn full_name(host: &str, namespace: &str, node: &Node) -> String {
+    if host.contains(['.', '*', ':']) { host.to_ascii_lowercase() } else { format!("{host}.{namespace}.svc.{}", node.mesh.cluster_domain) }
+}
+
+/// Whether a proxy sees a document of `namespace` that is exported so.
+fn visible(export_to: &[String], namespace: &str, node: &Node) -> bool {
+    let to = |word: &String| word == "*" || *word == node.namespace || (word == "." && namespace == node.namespace);
+    export_to.is_empty() || export_to.iter().any(to)
+}
+
+/// Whether `labels` has all of `wanted`.
+pub(super) fn contains(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The first of those with the longest suffix of `host`.
+fn longest<'a, T>(candidates: impl Iterator<Item = (&'a str, T)>, host: &str) -> Option<T> {
+    let mut best: Option<(usize, T)> = None;
+    for (suffix, value) in candidates {
+        if host.ends_with(suffix) && best.as_ref().is_none_or(|(length, _)| suffix.len() > *length) {
+            best = Some((suffix.len(), value));
+        }
+    }
+    best.map(|(_, value)| value)
+}
