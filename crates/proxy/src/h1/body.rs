@@ -229,9 +229,17 @@ mod tests {
 
     #[test]
     fn bad_chunks_are_refused() {
-        for bad in
-            ["\r\n", "g\r\n", "5 \r\nhello", "5\nhello", "0x5\r\n", "-1\r\n", "11111111111111111\r\n", "5\r\nhelloX\r\n", "5;a\rb\r\n"]
-        {
+        for bad in [
+            "\r\n",
+            "g\r\n",
+            "5 \r\nhello",
+            "5\nhello",
+            "0x5\r\n",
+            "-1\r\n",
+            "11111111111111111\r\n",
+            "5\r\nhelloX\r\n",
+            "5;a\rb\r\n",
+        ] {
             assert!(read(bad.as_bytes(), 64).is_err(), "{bad:?}");
         }
         let long = format!("1;{}", "a".repeat(CHUNK_LINE_BYTES_MAX));

@@ -338,10 +338,13 @@ fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = match authority.first() {
         Some(b'[') => match authority.iter().position(|&byte| byte == b']') {
             None => return false,
-            Some(end) => (&authority[1..end], authority[end + 1..].strip_prefix(b":").or(match &authority[end + 1..] {
-                [] => Some(&[][..]),
-                _ => None,
-            })),
+            Some(end) => (
+                &authority[1..end],
+                authority[end + 1..].strip_prefix(b":").or(match &authority[end + 1..] {
+                    [] => Some(&[][..]),
+                    _ => None,
+                }),
+            ),
         },
         _ => match authority.iter().position(|&byte| byte == b':') {
             None => (authority, Some(&[][..])),
@@ -353,7 +356,9 @@ fn is_authority(authority: &[u8]) -> bool {
     let host_ok = host.iter().all(|&byte| match byte {
         b':' => is_ip6,
         b'%' => true,
-        b'@' | b'/' | b'?' | b'#' | b'[' | b']' | b'\\' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' => false,
+        b'@' | b'/' | b'?' | b'#' | b'[' | b']' | b'\\' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+            false
+        }
         _ => (0x21..=0x7e).contains(&byte),
     });
     let port_ok = port.is_empty() || port.len() <= 5 && decimal(port).is_some_and(|port| port <= 65_535);
@@ -430,10 +435,7 @@ mod tests {
     #[test]
     fn ambiguous_framing_is_refused() {
         let with = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
-        assert_eq!(
-            refused(&with("Content-Length: 3\r\nTransfer-Encoding: chunked")),
-            HeadError::LengthAndEncoding
-        );
+        assert_eq!(refused(&with("Content-Length: 3\r\nTransfer-Encoding: chunked")), HeadError::LengthAndEncoding);
         for length in ["", "+3", "-3", "3,3", "3 3", "0x3", "99999999999999999999"] {
             assert_eq!(refused(&with(&format!("Content-Length: {length}"))), HeadError::ContentLength, "{length}");
         }
@@ -441,10 +443,7 @@ mod tests {
         for coding in ["gzip", "chunked, chunked", "chunked, gzip", "xchunked", "chunked;q=1", "identity", ""] {
             assert_eq!(refused(&with(&format!("Transfer-Encoding: {coding}"))), HeadError::TransferEncoding);
         }
-        assert_eq!(
-            refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
-            HeadError::TransferEncoding
-        );
+        assert_eq!(refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), HeadError::TransferEncoding);
     }
 
     #[test]
