@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod ca;
 mod cmd;
 mod config;
 mod duration;
@@ -52,6 +53,7 @@ enum Verb {
     Proxy(Box<cmd::proxy::Args>),
     Analyze(cmd::analyze::Args),
     Translate(cmd::translate::Args),
+    Ca(cmd::ca::Args),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Proxy(args) => cmd::proxy::run(&args),
         Verb::Analyze(args) => cmd::analyze::run(&args),
         Verb::Translate(args) => cmd::translate::run(&args),
+        Verb::Ca(args) => cmd::ca::run(&args),
     };
     match done {
         Ok(code) => code,

@@ -3,4 +3,5 @@ pub mod h1;
 pub mod h2;
 pub mod http;
 pub mod net;
+pub mod sockets;
 pub mod tls;

@@ -4,6 +4,7 @@
 //! the parser of the command line before `run` is called.
 
 pub(crate) mod analyze;
+pub(crate) mod ca;
 pub(crate) mod proxy;
 pub(crate) mod translate;
 pub(crate) mod up;
