@@ -1,0 +1,104 @@
+//! One function for each parser that reads what strangers send. A target of `cargo fuzz` calls it, and so does the smoke
+//! test. Beyond "it does not panic", each checks a property that would be a hole if it failed.
+use celerity_proxy::h1::body::{BodyLength, BodyReader, Step};
+use celerity_proxy::h1::parse;
+use celerity_proxy::http::{Headers, RequestHead, ResponseHead};
+
+/// A target's name and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets; a folder of `corpus/` goes with each.
+pub const TARGETS: &[Target] = &[
+    ("http1_request", http1_request),
+    ("http1_response", http1_response),
+    ("h2_frame", h2_frame),
+    ("hpack", hpack),
+    ("trace_context", trace_context),
+    ("hop_report", hop_report),
+];
+
+/// Requests of one connection, one after the other. However the bytes are cut, the framing must come out the same: if it
+/// did not, a sender could hide a request from one of two readers.
+pub fn http1_request(data: &[u8]) {
+    let whole = requests(data, data.len().max(1));
+    assert_eq!(whole, requests(data, 1), "cut into single bytes");
+    assert_eq!(whole, requests(data, 7), "cut into sevens");
+}
+
+/// Responses of one connection, to a request that was not HEAD.
+pub fn http1_response(data: &[u8]) {
+    let read = |bytes: &[u8]| {
+        let mut head = ResponseHead::default();
+        parse::response(bytes, &mut head, false).map(|read| read.map(|(taken, meta)| (taken, meta.body)))
+    };
+    assert_eq!(messages(data, data.len().max(1), read), messages(data, 1, read), "cut into single bytes");
+}
+
+/// Frames of HTTP/2.
+pub fn h2_frame(data: &[u8]) {
+    celerity_proxy::h2::frame::fuzz(data);
+}
+
+/// Header blocks of HTTP/2.
+pub fn hpack(data: &[u8]) {
+    celerity_proxy::h2::hpack::decoder::fuzz(data);
+}
+
+/// W3C and B3 trace contexts.
+pub fn trace_context(data: &[u8]) {
+    let context = celerity_telemetry::trace::parse_traceparent(data);
+    if let Some(context) = context {
+        assert!(context.trace_id != 0 && context.span_id != 0, "a zero id is malformed by the specification");
+    }
+    let _ = celerity_telemetry::trace::parse_b3_single(data);
+}
+
+/// What the other sidecar says of its own time.
+pub fn hop_report(data: &[u8]) {
+    let _ = celerity_telemetry::HopReport::parse(data);
+}
+
+/// Where messages end and how they frame their bodies: (offset of the end, body length) of each whole one, and how the
+/// reading stopped.
+type Framing = (Vec<(usize, String)>, &'static str);
+
+fn requests(data: &[u8], piece: usize) -> Framing {
+    messages(data, piece, |bytes| {
+        let mut head = RequestHead::default();
+        parse::request(bytes, &mut head).map(|read| read.map(|(taken, meta)| (taken, meta.body)))
+    })
+}
+
+/// Read messages from bytes that arrive `piece` at a time.
+fn messages<E>(data: &[u8], piece: usize, head: impl Fn(&[u8]) -> Result<Option<(usize, BodyLength)>, E>) -> Framing {
+    let (mut start, mut end, mut ends) = (0, 0, Vec::new());
+    loop {
+        let (taken, length) = match head(&data[start..end]) {
+            Err(_) => return (ends, "refused"),
+            Ok(Some(read)) => read,
+            Ok(None) if end == data.len() => return (ends, "ended in a head"),
+            Ok(None) => {
+                end = (end + piece).min(data.len());
+                continue;
+            }
+        };
+        assert!(taken > 0 && taken <= end - start, "a head takes what was there");
+        start += taken;
+        let (mut reader, mut trailer) = (BodyReader::new(length), Headers::default());
+        loop {
+            match reader.step(&data[start..end], &mut trailer) {
+                Err(_) => return (ends, "refused"),
+                Ok(Step::Done) => break,
+                Ok(Step::Skip(taken)) => start += taken,
+                Ok(Step::Data(taken)) => {
+                    assert!(taken > 0 && taken <= end - start, "data is only what was there");
+                    reader.took(taken);
+                    start += taken;
+                }
+                Ok(Step::More) if end == data.len() => return (ends, "ended in a body"),
+                Ok(Step::More) => end = (end + piece).min(data.len()),
+            }
+        }
+        ends.push((start, format!("{length:?}")));
+    }
+}
