@@ -68,6 +68,22 @@ impl Config {
             .fold(DnsSettings::default(), |earlier, later| later.over(earlier))
     }
 
+    /// Takes back the last document of a kind: it was read, but a key beside its body was wrong.
+    pub(crate) fn pop(&mut self, kind: &str) {
+        match kind {
+            "DestinationRule" => drop(self.destination_rules.pop()),
+            "VirtualService" => drop(self.virtual_services.pop()),
+            "ServiceEntry" => drop(self.service_entries.pop()),
+            "WorkloadEntry" => drop(self.workload_entries.pop()),
+            "PeerAuthentication" => drop(self.peer_authentications.pop()),
+            "EnvoyFilter" => drop(self.envoy_filters.pop()),
+            "PrometheusRule" => drop(self.prometheus_rules.pop()),
+            "Service" => drop(self.services.pop()),
+            "EndpointSlice" => drop(self.endpoint_slices.pop()),
+            _ => drop(self.config_maps.pop()),
+        }
+    }
+
     fn config_maps_for<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Document<ConfigMap>> {
         let of = move |wanted: &'a str| self.config_maps.iter().filter(move |d| d.meta.namespace == wanted);
         of(ROOT_NAMESPACE).chain(of(namespace).filter(move |_| namespace != ROOT_NAMESPACE))

@@ -9,8 +9,8 @@
 macro_rules! record {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident $(checked $check:path)? {
-            $( $(#[$fmeta:meta])* $field:ident : $ty:ty = $key:literal $([ $($fcheck:expr),+ ])? $(later $later:literal)? ; )*
+        pub struct $name:ident $(checked $check:ident)? {
+            $( $(#[$fmeta:meta])* $field:ident : $ty:ty = $key:literal $([ $($fcheck:ident),+ ])? $(later $later:literal)? ; )*
         }
         $(refused { $($rkey:literal : $rwhy:literal),* $(,)? })?
         $(ignored { $($ikey:literal),* $(,)? })?
@@ -19,6 +19,48 @@ macro_rules! record {
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct $name {
             $( $(#[$fmeta])* pub $field: $ty, )*
+        }
+
+        impl $name {
+            pub(crate) const KNOWN: &'static [&'static str] = &[$($key),*];
+            pub(crate) const REFUSED: &'static [(&'static str, &'static str)] = &[$($(($rkey, $rwhy)),*)?];
+            pub(crate) const IGNORED: &'static [&'static str] = &[$($($ikey),*)?];
+
+            /// Every field is read before the first that failed ends it, so that all errors are found.
+            pub(crate) fn read_fields(
+                fields: &mut super::reader::Fields<'_>,
+                cx: &mut super::reader::Cx,
+            ) -> Option<Self> {
+                $(
+                    let $field = fields.field::<$ty>($key, super::record::later!($($later)?), cx, |_value, _cx| {
+                        $( $( super::check::$fcheck(_value, _cx); )+ )?
+                    });
+                )*
+                let value = Self { $( $field: $field?, )* };
+                $( super::check::$check(&value, cx); )?
+                Some(value)
+            }
+        }
+
+        impl super::reader::FromNode for $name {
+            type Checked = Self;
+
+            fn read(node: &super::node::Node<'_>, cx: &mut super::reader::Cx) -> Option<Self> {
+                let mut fields = super::reader::Fields::open(node, cx)?;
+                let value = Self::read_fields(&mut fields, cx);
+                fields.finish(Self::KNOWN, Self::REFUSED, Self::IGNORED, cx);
+                value
+            }
+
+            fn checked(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn support(table: &mut super::support::Support) {
+                table.record(stringify!($name), Self::REFUSED, |_table| {
+                    $( _table.field($key, super::record::later!($($later)?), <$ty as super::reader::FromNode>::support); )*
+                });
+            }
         }
     };
 }
@@ -38,8 +80,40 @@ macro_rules! choice {
             pub fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $word, )* }
             }
+
+            const WORDS: &'static [(&'static str, Self, Option<&'static str>)] =
+                &[$( ($word, Self::$variant, super::record::later!($($later)?)) ),*];
+        }
+
+        impl super::reader::FromNode for $name {
+            type Checked = Self;
+
+            fn read(node: &super::node::Node<'_>, cx: &mut super::reader::Cx) -> Option<Self> {
+                let text = super::reader::text(node, cx, "one of the words that the field knows")?;
+                super::check::word(text, Self::WORDS, cx)
+            }
+
+            fn checked(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn support(table: &mut super::support::Support) {
+                for (word, _, later) in Self::WORDS {
+                    table.word(word, *later);
+                }
+            }
         }
     };
 }
 
-pub(crate) use {choice, record};
+/// The reason why a field or a word is refused, when it is.
+macro_rules! later {
+    () => {
+        None
+    };
+    ($reason:literal) => {
+        Some($reason)
+    };
+}
+
+pub(crate) use {choice, later, record};

@@ -1,0 +1,9 @@
+//! What a value may be, beyond its type: Istio's own rules, plus what Envoy would refuse.
+
+mod records;
+mod routes;
+mod values;
+
+pub(super) use records::*;
+pub(super) use routes::*;
+pub(super) use values::*;

@@ -1,0 +1,97 @@
+//! Checks between the fields of routes.
+
+use super::super::reader::{Cx, ErrorKind};
+use super::super::virtual_service::{
+    Fault, FaultAbort, FaultDelay, HttpRoute, Redirect, Retries, Rewrite, StringMatch, VirtualService,
+};
+
+fn conflict(cx: &mut Cx, reason: &str) {
+    cx.error(ErrorKind::Conflict, reason);
+}
+
+pub(crate) fn check_virtual_service(service: &VirtualService, cx: &mut Cx) {
+    if service.hosts.is_empty() {
+        cx.missing("hosts", "name at least one host");
+    }
+    if service.http.is_empty() {
+        cx.missing("http", "a VirtualService needs at least one route");
+    }
+}
+
+pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
+    let ends = usize::from(!route.route.is_empty())
+        + usize::from(route.redirect.is_some())
+        + usize::from(route.direct_response.is_some());
+    match ends {
+        0 => cx.missing("route", "a route needs one of route, redirect and directResponse"),
+        1 => {}
+        _ => conflict(cx, "route, redirect and directResponse exclude each other; keep one"),
+    }
+    if route.route.is_empty() && (route.fault.is_some() || route.rewrite.is_some()) {
+        conflict(cx, "fault and rewrite go only with route; remove them");
+    }
+    let sum: u64 = route.route.iter().map(|r| u64::from(r.weight.unwrap_or(0))).sum();
+    if route.route.len() > 1 && sum == 0 {
+        cx.error_at("route", ErrorKind::BadValue, "the weights add up to 0; give at least one destination a weight");
+    }
+    if sum > u64::from(u32::MAX) {
+        cx.error_at("route", ErrorKind::BadValue, "the weights add up to more than 4294967295; make them smaller");
+    }
+    let prefix_only = route.redirect.as_ref().is_some_and(|r| r.prefix_rewrite.is_some());
+    let all_prefix = route.matches.iter().all(|m| matches!(m.uri, None | Some(StringMatch::Prefix(_))));
+    if prefix_only && !all_prefix {
+        let reason = "prefixRewrite goes only with matches of a path's prefix; write uri";
+        cx.error_at("redirect.prefixRewrite", ErrorKind::Conflict, reason);
+    }
+}
+
+pub(crate) fn check_redirect(redirect: &Redirect, cx: &mut Cx) {
+    if redirect.uri.is_some() && redirect.prefix_rewrite.is_some() {
+        conflict(cx, "uri and prefixRewrite exclude each other; keep one");
+    }
+    if redirect.port.is_some() && redirect.derive_port.is_some() {
+        conflict(cx, "port and derivePort exclude each other; keep one");
+    }
+    if *redirect == (Redirect { redirect_code: redirect.redirect_code, ..Redirect::default() }) {
+        conflict(cx, "a redirect to the same place never ends; set uri, authority, scheme or port");
+    }
+}
+
+pub(crate) fn check_rewrite(rewrite: &Rewrite, cx: &mut Cx) {
+    if *rewrite == Rewrite::default() {
+        conflict(cx, "a rewrite needs uri, uriRegexRewrite or authority");
+    }
+    if rewrite.uri.is_some() && rewrite.uri_regex_rewrite.is_some() {
+        conflict(cx, "uri and uriRegexRewrite exclude each other; keep one");
+    }
+}
+
+pub(crate) fn check_retries(retries: &Retries, cx: &mut Cx) {
+    let off = retries.attempts.is_some_and(|n| n <= 0);
+    if retries.attempts.is_some_and(|n| n < 0) {
+        cx.error_at("attempts", ErrorKind::BadValue, "attempts cannot be negative; write 0 for no retries");
+    }
+    if off && (retries.per_try_timeout.is_some() || retries.retry_on.is_some()) {
+        conflict(cx, "with attempts: 0 there is no retry, so perTryTimeout and retryOn cannot act; remove them");
+    }
+}
+
+pub(crate) fn check_fault(fault: &Fault, cx: &mut Cx) {
+    if fault.delay.is_none() && fault.abort.is_none() {
+        conflict(cx, "a fault needs delay or abort");
+    }
+}
+
+pub(crate) fn check_delay(delay: &FaultDelay, cx: &mut Cx) {
+    if delay.fixed_delay.is_none() {
+        cx.missing("fixedDelay", "a delay needs its length");
+    }
+}
+
+pub(crate) fn check_abort(abort: &FaultAbort, cx: &mut Cx) {
+    match (abort.http_status, abort.grpc_status) {
+        (None, None) => cx.missing("httpStatus", "an abort needs httpStatus or grpcStatus"),
+        (Some(_), Some(_)) => conflict(cx, "httpStatus and grpcStatus exclude each other; keep one"),
+        _ => {}
+    }
+}

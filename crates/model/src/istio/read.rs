@@ -1,0 +1,327 @@
+//! From text to [`Config`]: documents, kinds, names, and every error at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::config::{Config, DEFAULT_NAMESPACE, Document, Lines, Metadata, PATH_HASH_START, Source, path_hash};
+use super::config_map::{DnsSettings, ProxyConfigFile};
+use super::destination_rule::DestinationRule;
+use super::envoy_filter::EnvoyFilter;
+use super::kubernetes::{EndpointSlice, Service};
+use super::leaves;
+use super::node::{self, Entry, FILE_BYTES_MAX, Node, Value};
+use super::peer_authentication::PeerAuthentication;
+use super::prometheus_rule::PrometheusRule;
+use super::reader::{Cx, ERRORS_MAX, ErrorKind, Fields, FromNode, ReadError, nearest};
+use super::service_entry::{ServiceEntry, WorkloadEntry};
+use super::support::Support;
+use super::virtual_service::VirtualService;
+
+const NETWORKING: &[&str] = &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
+const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+
+/// A kind that acts.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) api_versions: &'static [&'static str],
+    pub(crate) support: fn(&mut Support),
+    read: fn(&Kind, Head, &mut Fields<'_>, Lined<'_>, &mut Cx, &mut Config),
+}
+
+/// Name and place of a document, read before its body.
+struct Head {
+    meta: Metadata,
+    source: Source,
+}
+
+/// The root of a document, for the lines of its fields.
+type Lined<'a> = &'a Node<'a>;
+
+macro_rules! kind_with_spec {
+    ($name:literal, $versions:expr, $ty:ty, $list:ident) => {
+        Kind {
+            name: $name,
+            api_versions: $versions,
+            support: <$ty as FromNode>::support,
+            read: |kind, head, fields, root, cx, config| {
+                if let Some(document) = spec::<$ty>(kind, head, fields, root, cx) {
+                    config.$list.push(document);
+                }
+            },
+        }
+    };
+}
+
+/// The kinds that act, in the order of the table of supported fields.
+pub(crate) const KINDS: &[Kind] = &[
+    kind_with_spec!("DestinationRule", NETWORKING, DestinationRule, destination_rules),
+    kind_with_spec!("VirtualService", NETWORKING, VirtualService, virtual_services),
+    kind_with_spec!("ServiceEntry", NETWORKING, ServiceEntry, service_entries),
+    kind_with_spec!("WorkloadEntry", NETWORKING, WorkloadEntry, workload_entries),
+    kind_with_spec!("PeerAuthentication", SECURITY, PeerAuthentication, peer_authentications),
+    // Istio serves this kind in v1alpha3 only.
+    kind_with_spec!("EnvoyFilter", &["networking.istio.io/v1alpha3"], EnvoyFilter, envoy_filters),
+    kind_with_spec!("PrometheusRule", &["monitoring.coreos.com/v1"], PrometheusRule, prometheus_rules),
+    kind_with_spec!("Service", &["v1"], Service, services),
+    Kind {
+        name: "EndpointSlice",
+        api_versions: &["discovery.k8s.io/v1"],
+        support: EndpointSlice::support,
+        read: |_, head, fields, _, cx, config| {
+            if let Some(spec) = EndpointSlice::read_fields(fields, cx) {
+                // No lines are kept: these are the many documents, and no finding is about a field of theirs.
+                let Head { meta, source } = head;
+                config.endpoint_slices.push(Document { meta, source, lines: Lines::default(), spec });
+            }
+        },
+    },
+    Kind {
+        name: "ConfigMap",
+        api_versions: &["v1"],
+        support: |table| {
+            table.field("data.dns.yaml", None, DnsSettings::support);
+            table.field("data.config.yaml", None, ProxyConfigFile::support);
+        },
+        read: |_, head, fields, root, cx, config| {
+            let mut inner = Vec::new();
+            if let Some(spec) = leaves::config_map(fields, cx, &mut inner) {
+                let mut pairs = Vec::new();
+                collect_lines(root, PATH_HASH_START, &mut pairs);
+                pairs.extend(inner.into_iter().flat_map(|(_, pairs)| pairs));
+                let Head { meta, source } = head;
+                config.config_maps.push(Document { meta, source, lines: Lines::from_pairs(pairs), spec });
+            }
+        },
+    },
+];
+
+/// Kinds that are known and refused, with what each is for.
+pub(crate) const REFUSED_KINDS: [(&str, &str); 12] = [
+    ("Sidecar", "the scope of what a sidecar sees"),
+    ("Gateway", "gateways"),
+    ("WorkloadGroup", "templates of WorkloadEntry"),
+    ("ProxyConfig", "settings of single proxies (write a ConfigMap with config.yaml)"),
+    ("AuthorizationPolicy", "authorisation"),
+    ("RequestAuthentication", "JWT authentication"),
+    ("Telemetry", "settings of telemetry"),
+    ("WasmPlugin", "WebAssembly filters"),
+    ("TrafficExtension", "extensions of the data path"),
+    ("Secret", "Secrets (give certificates as files)"),
+    ("Endpoints", "the old form of EndpointSlice (write discovery.k8s.io/v1 EndpointSlice)"),
+    ("ServiceMonitor", "discovery of scrape targets"),
+];
+
+/// Keys that every Kubernetes document may have beside those of its kind.
+const METADATA_IGNORED: [&str; 11] = [
+    "annotations",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+];
+
+/// Reads all documents of all files; pure.
+///
+/// # Errors
+/// Every error of every document, in the order of the text, at most [`ERRORS_MAX`].
+pub fn read(files: &[(Arc<str>, &str)]) -> Result<Config, Vec<ReadError>> {
+    let (config, errors) = read_partial(files);
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+/// As [`read`], but gives the documents that are right together with the errors of the others.
+pub fn read_partial(files: &[(Arc<str>, &str)]) -> (Config, Vec<ReadError>) {
+    let mut config = Config::default();
+    let mut errors: Vec<ReadError> = Vec::new();
+    let mut names = HashMap::new();
+    for (file, content) in files {
+        let mut cx = Cx::new(file.clone());
+        if content.len() > FILE_BYTES_MAX {
+            cx.error(ErrorKind::Syntax, format!("the file is larger than {FILE_BYTES_MAX} bytes; split it"));
+        } else {
+            read_file(content, &mut cx, &mut config, &mut names);
+        }
+        errors.append(&mut cx.errors);
+    }
+    errors.truncate(ERRORS_MAX);
+    (config, errors)
+}
+
+/// Kind, namespace and name, to the place where they were read first.
+type Names = HashMap<(&'static str, String, String), (Arc<str>, u32)>;
+
+fn read_file(content: &str, cx: &mut Cx, config: &mut Config, names: &mut Names) {
+    let mut index = 0;
+    for piece in node::pieces(content) {
+        match node::parse(&piece) {
+            Ok(roots) => {
+                for root in roots {
+                    read_document(&root, index, true, cx, config, names);
+                    index += 1;
+                }
+            }
+            Err(error) => {
+                cx.start(error.line, error.column);
+                cx.error(ErrorKind::Syntax, error.reason);
+                index += 1;
+            }
+        }
+    }
+}
+
+fn read_document(root: &Node<'_>, index: u32, lists: bool, cx: &mut Cx, config: &mut Config, names: &mut Names) {
+    cx.start(root.line, root.column);
+    let Some(mut fields) = Fields::open(root, cx) else { return };
+    let api_version: Option<String> = word(&mut fields, "apiVersion", cx);
+    let Some(name) = word(&mut fields, "kind", cx) else { return };
+    if name == "List" && lists && api_version.as_deref().is_none_or(|v| v == "v1") {
+        fields.take("metadata");
+        if let Some(Entry { node: Node { value: Value::List(items), .. }, .. }) = fields.take("items") {
+            for item in items {
+                read_document(item, index, false, cx, config, names);
+            }
+        } else {
+            cx.missing("items", "a List needs its documents under items");
+        }
+        return;
+    }
+    cx.document.clone_from(&name);
+    let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
+        refuse_kind(&name, api_version.as_deref(), cx);
+        return;
+    };
+    let Some(api_version) = api_version else { return };
+    if !kind.api_versions.contains(&api_version.as_str()) {
+        let reason = format!(
+            "{api_version} has no {name} that is known here; write apiVersion: {}",
+            kind.api_versions.join(" or ")
+        );
+        cx.error_at("apiVersion", ErrorKind::KindNotSupported, reason);
+        return;
+    }
+    let errors_before = cx.errors.len();
+    let Some(meta) = metadata(&mut fields, kind.name, cx) else { return };
+    let first = names.entry((kind.name, meta.namespace.clone(), meta.name.clone()));
+    if let std::collections::hash_map::Entry::Occupied(earlier) = &first {
+        let (file, line) = earlier.get();
+        cx.error(
+            ErrorKind::Duplicate,
+            format!(
+                "{} {}/{} was read before, at {file}:{line}; remove or rename one",
+                kind.name, meta.namespace, meta.name
+            ),
+        );
+        return;
+    }
+    first.or_insert_with(|| (cx.file.clone(), root.line));
+    fields.take("status");
+    let source = Source { file: cx.file.clone(), line: root.line, document: index };
+    let before = config.len();
+    (kind.read)(kind, Head { meta, source }, &mut fields, root, cx, config);
+    let known: &[&str] = match kind.name {
+        "ConfigMap" => &["data"],
+        "EndpointSlice" => EndpointSlice::KNOWN,
+        _ => &["spec"],
+    };
+    let ignored: &[&str] = if kind.name == "ConfigMap" { &["binaryData", "immutable"] } else { &[] };
+    fields.finish(known, &[], ignored, cx);
+    if cx.errors.len() > errors_before && config.len() > before {
+        config.pop(kind.name);
+    }
+}
+
+fn word(fields: &mut Fields<'_>, key: &str, cx: &mut Cx) -> Option<String> {
+    fields.field::<String>(key, None, cx, |value: &String, cx| super::check::not_empty(value, cx))
+}
+
+fn refuse_kind(name: &str, api_version: Option<&str>, cx: &mut Cx) {
+    let known = KINDS.iter().map(|kind| kind.name);
+    let reason = if let Some((_, what)) = REFUSED_KINDS.iter().find(|(kind, _)| *kind == name) {
+        format!("this kind is not supported yet: {what}")
+    } else if let Some(near) = nearest(name, known.clone()) {
+        format!("there is no such kind; did you mean {near}?")
+    } else {
+        let api_version = api_version.unwrap_or_default();
+        let known = known.collect::<Vec<_>>().join(", ");
+        format!("{name} of {api_version} is not supported yet; known kinds are {known}")
+    };
+    cx.error_at("kind", ErrorKind::KindNotSupported, reason);
+}
+
+fn metadata(fields: &mut Fields<'_>, kind: &str, cx: &mut Cx) -> Option<Metadata> {
+    let Some(entry) = fields.take("metadata") else {
+        cx.missing("metadata", "a document needs metadata with a name");
+        return None;
+    };
+    let read = cx.within("metadata", (entry.line, entry.column), |cx| {
+        let mut fields = Fields::open(&entry.node, cx)?;
+        let name: Option<String> = fields.field("name", None, cx, |value: &String, cx| {
+            let fits = !value.is_empty() && value.len() <= 253 && value.split('.').all(super::check::is_dns_label);
+            if !fits {
+                cx.bad(format!("{value:?} is no name; use letters, digits, dashes and dots"));
+            }
+        });
+        let namespace: Option<Option<String>> =
+            fields.field("namespace", None, cx, |value: &String, cx| super::check::dns_label(value, cx));
+        let labels = fields.field("labels", None, cx, |value, cx| super::check::labels(value, cx));
+        let annotations = fields.field("annotations", None, cx, |_, _| {});
+        fields.finish(&["name", "namespace", "labels", "annotations"], &[], &METADATA_IGNORED, cx);
+        Some(Metadata {
+            name: name?,
+            namespace: namespace?.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
+            labels: labels?,
+            annotations: annotations?,
+        })
+    });
+    if let Some(meta) = &read {
+        cx.document = format!("{kind} {}/{}", meta.namespace, meta.name);
+    }
+    read
+}
+
+fn spec<T: FromNode>(
+    _: &Kind,
+    head: Head,
+    fields: &mut Fields<'_>,
+    root: &Node<'_>,
+    cx: &mut Cx,
+) -> Option<Document<T>> {
+    let entry = fields.take("spec");
+    let empty = Node::empty_map(root.line);
+    let (node, at) = match entry.filter(|entry| !entry.node.is_null()) {
+        Some(entry) => (&entry.node, (entry.line, entry.column)),
+        None => (&empty, (root.line, root.column)),
+    };
+    let spec = cx.within("spec", at, |cx| T::read(node, cx))?;
+    let mut pairs = Vec::new();
+    collect_lines(root, PATH_HASH_START, &mut pairs);
+    Some(Document { meta: head.meta, source: head.source, lines: Lines::from_pairs(pairs), spec })
+}
+
+/// Path hash and line of every field below `node`. Recursion is bounded by the depth of the tree.
+pub(crate) fn collect_lines(node: &Node<'_>, hash: u64, pairs: &mut Vec<(u64, u32)>) {
+    match &node.value {
+        Value::Scalar { .. } => {}
+        Value::Map(entries) => {
+            for entry in entries {
+                let below = if hash == PATH_HASH_START { hash } else { path_hash(hash, ".") };
+                let own = path_hash(below, &entry.key);
+                pairs.push((own, entry.line));
+                collect_lines(&entry.node, own, pairs);
+            }
+        }
+        Value::List(items) => {
+            for (index, item) in items.iter().enumerate() {
+                let own = path_hash(hash, &format!("[{index}]"));
+                pairs.push((own, item.line));
+                collect_lines(item, own, pairs);
+            }
+        }
+    }
+}

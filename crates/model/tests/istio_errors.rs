@@ -1,0 +1,159 @@
+//! What is wrong is refused, all at once, each error with its place and what would be right.
+
+mod common;
+
+use celerity_model::istio::{ErrorKind, ReadError};
+
+fn rule(spec: &str) -> String {
+    format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: r\nspec:\n{spec}")
+}
+
+fn errors(text: &str) -> Vec<ReadError> {
+    common::read(text).expect_err("it is wrong")
+}
+
+fn one(text: &str) -> ReadError {
+    let mut found = errors(text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn every_error_is_found_at_once() {
+    let text = rule(
+        "  host: a\n  trafficPolicy:\n    connectionPool:\n      tcp:\n        maxConnection: 5\n        connectTimeout: 30\n      http:\n        maxRetries: lots\n        h2UpgradePolicy: UPGRAD\n    outlierDetection:\n      maxEjectionPercent: 110\n",
+    );
+    let found: Vec<(u32, String, ErrorKind)> = errors(&text).into_iter().map(|e| (e.line, e.field, e.kind)).collect();
+    let pool = "spec.trafficPolicy.connectionPool";
+    assert_eq!(
+        found,
+        [
+            (11, format!("{pool}.tcp.connectTimeout"), ErrorKind::BadValue),
+            (10, format!("{pool}.tcp.maxConnection"), ErrorKind::UnknownKey),
+            (13, format!("{pool}.http.maxRetries"), ErrorKind::WrongType),
+            (14, format!("{pool}.http.h2UpgradePolicy"), ErrorKind::BadValue),
+            (16, "spec.trafficPolicy.outlierDetection.maxEjectionPercent".to_owned(), ErrorKind::BadValue),
+        ]
+    );
+}
+
+#[test]
+fn an_error_names_its_place_and_the_nearest_key() {
+    let error = one(&rule("  host: a\n  trafficPolicy:\n    conectionPool: {}\n"));
+    assert_eq!(
+        error.to_string(),
+        "test.yaml:8:5: DestinationRule default/r: spec.trafficPolicy.conectionPool: there is no such field; did you mean connectionPool?"
+    );
+}
+
+#[test]
+fn fields_that_do_not_act_are_refused_by_name() {
+    let error = one(&rule("  host: a\n  trafficPolicy:\n    tunnel: {targetHost: b, targetPort: 1}\n"));
+    assert_eq!(error.kind, ErrorKind::NotSupported);
+    assert!(error.reason.starts_with("not supported yet"), "{error}");
+}
+
+#[test]
+fn kinds_that_do_not_act_are_refused_by_name() {
+    for kind in ["Sidecar", "Gateway", "AuthorizationPolicy", "Telemetry", "Deployment"] {
+        let error =
+            one(&format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{}}\n"));
+        assert_eq!(error.kind, ErrorKind::KindNotSupported, "{error}");
+    }
+    let error = one("apiVersion: networking.istio.io/v1\nkind: DestinationRul\nmetadata: {name: a}\n");
+    assert!(error.reason.contains("did you mean DestinationRule?"), "{error}");
+    let error = one("apiVersion: networking.istio.io/v2\nkind: DestinationRule\nmetadata: {name: a}\n");
+    assert_eq!(error.field, "apiVersion");
+}
+
+#[test]
+fn fields_that_exclude_each_other() {
+    for spec in [
+        "  host: a\n  trafficPolicy: {loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}}\n",
+        "  host: a\n  trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, httpHeaderName: x}}}\n",
+        "  host: a\n  subsets: [{name: a}, {name: a}]\n",
+        "  host: a\n  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, privateKey: /k}}\n",
+    ] {
+        assert_eq!(one(&rule(spec)).kind, ErrorKind::Conflict);
+    }
+}
+
+#[test]
+fn words_of_old_yaml_are_no_booleans() {
+    let spec = "  host: a\n  trafficPolicy: {connectionPool: {http: {useClientProtocol: yes}}}\n";
+    assert_eq!(one(&rule(spec)).kind, ErrorKind::WrongType);
+    let config = common::read(&rule("  host: a\n  subsets: [{name: b, labels: {on: off}}]\n")).expect("both are text");
+    let subset = &config.destination_rules[0].spec.subsets[0];
+    assert_eq!(subset.labels.get("on").map(String::as_str), Some("off"));
+    assert!(one(&rule("  host: a\n  subsets: [{name: b, labels: {version: 1}}]\n")).reason.contains("\"1\""));
+}
+
+#[test]
+fn a_broken_document_spoils_only_itself() {
+    let text = format!("{}---\na: [\n---\n{}", rule("  host: a\n"), rule("  host: a\n").replace("name: r", "name: s"));
+    let file: std::sync::Arc<str> = "test.yaml".into();
+    let (config, found) = celerity_model::istio::read_partial(&[(file, &text)]);
+    assert_eq!((config.destination_rules.len(), found.len()), (2, 1));
+    assert_eq!(config.destination_rules[1].source.document, 2);
+}
+
+#[test]
+fn a_document_with_an_error_beside_its_spec_is_not_taken() {
+    let file: std::sync::Arc<str> = "test.yaml".into();
+    let text = rule("  host: a\nspecs: {}\n");
+    let (config, found) = celerity_model::istio::read_partial(&[(file, &text)]);
+    assert!(config.is_empty() && found.len() == 1);
+}
+
+#[test]
+fn the_same_name_twice_is_refused() {
+    let text = format!("{}---\n{}", rule("  host: a\n"), rule("  host: b\n"));
+    let error = one(&text);
+    assert_eq!(error.kind, ErrorKind::Duplicate);
+    assert!(error.reason.contains("test.yaml:1"), "{error}");
+}
+
+#[test]
+fn a_list_holds_documents() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n  spec: {ports: [{port: 80}]}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: b}\n  spec: {ports: [{port: 80}, {port: 80}]}\n";
+    let found = errors(text);
+    assert!(found.iter().all(|e| e.document == "Service default/b"), "{found:?}");
+}
+
+#[test]
+fn routes() {
+    let route = |body: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [a]\n  http:\n  - {body}\n"
+        )
+    };
+    for (body, kind) in [
+        ("name: x", ErrorKind::Missing),
+        ("route: [{destination: {host: a}, weight: 0}, {destination: {host: b}}]", ErrorKind::BadValue),
+        ("{redirect: {uri: /}, directResponse: {status: 200}}", ErrorKind::Conflict),
+        ("{match: [{uri: {regex: '('}}], redirect: {uri: /}}", ErrorKind::BadValue),
+        ("{match: [{uri: {exact: a, prefix: b}}], redirect: {uri: /}}", ErrorKind::Conflict),
+        (
+            "{route: [{destination: {host: a}}], retries: {attempts: 2, retryOn: 5xx,conect-failure}}",
+            ErrorKind::UnknownKey,
+        ),
+        (
+            "{route: [{destination: {host: a}}], retries: {attempts: 2, retryOn: '5xx,conect-failure'}}",
+            ErrorKind::BadValue,
+        ),
+        ("{route: [{destination: {host: a}}], fault: {abort: {percentage: {value: 1}}}}", ErrorKind::Missing),
+        ("{directResponse: {status: 700}}", ErrorKind::BadValue),
+    ] {
+        let found = errors(&route(body));
+        assert!(found.iter().any(|e| e.kind == kind), "{body}: {found:?}");
+    }
+    common::read(&route("{directResponse: {status: 200, body: {string: ok}}}")).expect("it is right");
+}
+
+#[test]
+fn a_config_map_is_read_to_its_inner_lines() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: istio-system}\ndata:\n  note: hello\n  config.yaml: |\n    proxy:\n      concurency: 2\n";
+    let error = one(text);
+    assert_eq!((error.line, error.field.as_str()), (8, "data.config.yaml.proxy.concurency"));
+    assert!(error.reason.contains("did you mean concurrency?"));
+}
