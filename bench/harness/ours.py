@@ -30,7 +30,7 @@ class Celerity:
                 "--admin", f"127.0.0.1:{admin}", "--prometheus", "off", "--health", "off", "--log-level", "warn"]
         if plan.scenario.two_hops:
             identity = self._identity(plan)
-            argv += ["--inbound", f"127.0.0.1:{inbound}", "--identity", identity, "--labels", "app=svc-0",
+            argv += ["--inbound", f"127.0.0.1:{inbound}", "--identity", identity, "--labels", "app=svc-0,version=v1",
                      "--workload", IDENTITY]
         else:
             argv += ["--inbound", "off"]
@@ -50,7 +50,8 @@ def documents(plan, inbound):
     """A Service, its EndpointSlice, a DestinationRule with outlier detection and a VirtualService with retries for each."""
     scenario = plan.scenario
     port = "http2" if scenario.h2 else "http"
-    tls = "ISTIO_MUTUAL" if scenario.two_hops else "DISABLE"
+    if scenario.two_hops:
+        return two_hops(plan, inbound)
     parts = []
     for n in range(scenario.services):
         name = f"svc-{n}"
@@ -75,7 +76,7 @@ metadata: {{name: {name}, namespace: default}}
 spec:
   host: {name}
   trafficPolicy:
-    tls: {{mode: {tls}}}
+    tls: {{mode: DISABLE}}
     outlierDetection: {{consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s}}
 ---
 apiVersion: networking.istio.io/v1
@@ -88,3 +89,50 @@ spec:
     retries: {{attempts: 2, perTryTimeout: 10s, retryOn: "connect-failure,refused-stream,503"}}
 """)
     return "---\n".join(parts)
+
+
+def two_hops(plan, inbound):
+    """The service's one workload is this very process: callers connect to its inbound port, where mutual TLS is STRICT."""
+    return f"""apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: svc-0, namespace: default}}
+spec:
+  hosts: [{plan.host(0)}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{{name: http, number: 80, protocol: HTTP, targetPort: {plan.upstream_port}}}]
+  workloadSelector: {{labels: {{app: svc-0}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: svc-0-1, namespace: default}}
+spec:
+  address: 127.0.0.1
+  ports: {{http: {inbound}}}
+  labels: {{app: svc-0, version: v1, security.istio.io/tlsMode: istio}}
+  serviceAccount: {IDENTITY}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: default}}
+spec: {{mtls: {{mode: STRICT}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: svc-0, namespace: default}}
+spec:
+  host: {plan.host(0)}
+  trafficPolicy:
+    tls: {{mode: ISTIO_MUTUAL}}
+    connectionPool: {{http: {{h2UpgradePolicy: UPGRADE}}}}
+    outlierDetection: {{consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: svc-0, namespace: default}}
+spec:
+  hosts: [{plan.host(0)}]
+  http:
+  - route: [{{destination: {{host: {plan.host(0)}}}}}]
+    retries: {{attempts: 2, perTryTimeout: 10s, retryOn: "connect-failure,refused-stream,503"}}
+"""

@@ -38,6 +38,7 @@ struct State {
     accepted: AtomicU64,
     open: AtomicU64,
     requests: AtomicU64,
+    completed: AtomicU64,
     status: AtomicU64,
     delay_ms: AtomicU64,
     close_idle: AtomicBool,
@@ -90,6 +91,11 @@ impl Upstream {
     /// Requests whose head was read whole.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// Requests whose body was read to its end as well.
+    pub fn completed(&self) -> u64 {
+        self.state.completed.load(Ordering::SeqCst)
     }
 
     /// The heads of the last requests, oldest first, as they came.
@@ -184,6 +190,7 @@ async fn connection(stream: TcpStream, state: &State, number: u64) -> io::Result
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let (body, trailers) = read_body(&mut stream, &request).await?;
+        state.completed.fetch_add(1, Ordering::SeqCst);
         let delay_ms = state.delay_ms.load(Ordering::SeqCst);
         if delay_ms > 0 {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
