@@ -1,4 +1,5 @@
 //! The data plane: one request from accept to finish.
+pub mod filters;
 pub mod h1;
 pub mod h2;
 pub mod http;

@@ -1,0 +1,3 @@
+//! The HTTP filters, one module each. A filter that is not in the chain costs nothing.
+
+pub mod cache;
