@@ -102,7 +102,7 @@ impl Client {
 
     /// Gives a head back, so that its memory serves the next response.
     pub fn recycle(&self, head: ResponseHead) {
-        self.core.borrow_mut().keep_response(head);
+        self.core.borrow_mut().spare_responses.recycle(head);
     }
 }
 

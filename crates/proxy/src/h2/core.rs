@@ -18,15 +18,13 @@ use super::flow::{RecvWindow, SendWindow};
 use super::frame;
 use super::hpack::{Decoder, Encoder};
 use super::settings::{self, Common, DEFAULT_WINDOW, Peer};
+use super::spare::{Bodies, Heads};
 use super::stream::{State, Stream, Turn, store, wake};
 
 /// Output above which bodies wait: enough for one large write, little enough that a slow peer costs little memory.
 const OUTPUT_FULL: usize = 256 * 1024;
 /// What one stream may append before others have their turn.
 const SLICE: usize = 64 * 1024;
-/// Memory of finished streams kept for new ones, in pieces, and the largest piece that is kept.
-const SPARES: usize = 64;
-const SPARE_BODY_BYTES: usize = 64 * 1024;
 /// Streams that we reset and whose frames may still be on their way. Older ones count as unknown.
 const REMEMBERED_RESETS: usize = 128;
 
@@ -53,7 +51,7 @@ pub(crate) enum Phase {
 /// A request that nobody has taken yet.
 pub(crate) struct Arrival {
     pub(crate) slot: usize,
-    pub(crate) head: RequestHead,
+    pub(crate) head: Box<RequestHead>,
     pub(crate) end_stream: bool,
 }
 
@@ -126,9 +124,9 @@ pub(crate) struct Core {
     pub(crate) continuations: u32,
     pub(crate) cookies: Vec<u8>,
 
-    pub(crate) spare_bodies: Vec<Vec<u8>>,
-    pub(crate) spare_requests: Vec<RequestHead>,
-    pub(crate) spare_responses: Vec<ResponseHead>,
+    pub(crate) spare_bodies: Bodies,
+    pub(crate) spare_requests: Heads<RequestHead>,
+    pub(crate) spare_responses: Heads<ResponseHead>,
 
     pub(crate) driver: Option<Waker>,
     pub(crate) driver_woken: bool,
@@ -174,9 +172,9 @@ impl Core {
             block_of: None,
             continuations: 0,
             cookies: Vec::new(),
-            spare_bodies: Vec::new(),
-            spare_requests: Vec::new(),
-            spare_responses: Vec::new(),
+            spare_bodies: Bodies::new(),
+            spare_requests: Heads::new(),
+            spare_responses: Heads::new(),
             driver: None,
             driver_woken: false,
         };
@@ -281,7 +279,7 @@ impl Core {
         stream.head_at = self.written + self.pending_output() as u64;
         stream.started_ms = self.now_ms;
         stream.bodiless = head.method == Method::Head;
-        stream.body = self.spare_bodies.pop().unwrap_or_default();
+        stream.body = self.spare_bodies.take();
         let slot = self.streams.insert(stream);
         self.ids.insert(id, slot);
         self.put_headers(id, end_stream, |encoder, out| fields::put_request(encoder, head, out));
@@ -429,31 +427,12 @@ impl Core {
     fn forget(&mut self, slot: usize) {
         let Some(mut stream) = self.streams.try_remove(slot) else { return };
         self.consumed(None, stream.body.len());
-        self.keep_body(std::mem::take(&mut stream.body));
-        while let Some(head) = stream.heads.pop_front() {
-            self.keep_response(head);
+        self.spare_bodies.keep(std::mem::take(&mut stream.body));
+        for head in stream.heads.drain(..) {
+            self.spare_responses.keep(head);
         }
         if stream.turn == Turn::Granted && !self.queue.is_empty() {
             self.grant_turns();
-        }
-    }
-
-    pub(crate) fn keep_body(&mut self, mut body: Vec<u8>) {
-        if self.spare_bodies.len() < SPARES && body.capacity() > 0 && body.capacity() <= SPARE_BODY_BYTES {
-            body.clear();
-            self.spare_bodies.push(body);
-        }
-    }
-
-    pub(crate) fn keep_request(&mut self, head: RequestHead) {
-        if self.spare_requests.len() < SPARES {
-            self.spare_requests.push(head);
-        }
-    }
-
-    pub(crate) fn keep_response(&mut self, head: ResponseHead) {
-        if self.spare_responses.len() < SPARES {
-            self.spare_responses.push(head);
         }
     }
 
@@ -499,7 +478,7 @@ impl Core {
     /// sending, without an error (RFC 9113, section 8.1).
     pub(crate) fn release(&mut self, slot: usize, id: u32, lent: Vec<u8>) {
         self.consumed(None, lent.len());
-        self.keep_body(lent);
+        self.spare_bodies.keep(lent);
         let server = self.role == Role::Server;
         let Ok(stream) = self.stream(slot, id) else { return };
         stream.held = false;
@@ -640,8 +619,9 @@ impl Core {
             Ok(stream) => stream,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        if let Some(head) = stream.heads.pop_front() {
-            return Poll::Ready(Ok(head));
+        if !stream.heads.is_empty() {
+            let head = stream.heads.remove(0);
+            return Poll::Ready(Ok(self.spare_responses.hand_out(head)));
         }
         match stream.failed {
             Some(error) => Poll::Ready(Err(error)),
@@ -699,7 +679,7 @@ impl Core {
                 }
                 None => {}
             }
-            self.keep_request(arrival.head);
+            self.spare_requests.keep(arrival.head);
         }
         if self.closed.is_some() || self.phase == Phase::Draining {
             return Poll::Ready(None);

@@ -20,6 +20,7 @@ pub mod hpack;
 mod receive;
 pub mod server;
 pub mod settings;
+mod spare;
 mod stream;
 
 pub use client::{Client, ClientStream, connect};

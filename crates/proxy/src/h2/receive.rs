@@ -249,30 +249,30 @@ impl Core {
 
     fn on_request(&mut self, id: u32, end_stream: bool, block: &[u8]) -> Result<(), Violation> {
         let limit = self.header_limit();
-        let mut head = self.spare_requests.pop().unwrap_or_default();
+        let mut head = self.spare_requests.take();
         let verdict = fields::request(&mut head, &mut self.cookies, limit, |field| self.decoder.decode(block, field))
             .map_err(|error| compression(error.0))?;
         if self.phase == Phase::Draining {
             // Above the id of our GOAWAY: the client knows that it was not processed.
-            self.keep_request(head);
+            self.spare_requests.keep(head);
             return self.idle_frame();
         }
         self.last_peer_id = id;
         let content_length = match verdict {
             Verdict::Good { content_length } => content_length,
             Verdict::Malformed(why) => {
-                self.keep_request(head);
+                self.spare_requests.keep(head);
                 return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, why));
             }
             Verdict::TooLarge => {
-                self.keep_request(head);
+                self.spare_requests.keep(head);
                 return self.refuse_large(id, end_stream);
             }
         };
         let most = self.max_streams as usize;
         // Handlers of streams that the peer has reset still hold entries: twice the limit bounds those too.
         if self.handles == 0 || self.ids.len() >= most || self.streams.len() >= most.saturating_mul(2) {
-            self.keep_request(head);
+            self.spare_requests.keep(head);
             self.put_reset(id, Code::REFUSED_STREAM);
             return self.answered(RESET_LEN);
         }
@@ -280,14 +280,14 @@ impl Core {
         stream.content_length = content_length;
         stream.started_ms = self.now_ms;
         if end_stream && stream.breaks_length(true) {
-            self.keep_request(head);
+            self.spare_requests.keep(head);
             return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, "a content-length and no body"));
         }
         if end_stream {
             stream.state = State::HalfClosedRemote;
             stream.complete = true;
         } else {
-            stream.body = self.spare_bodies.pop().unwrap_or_default();
+            stream.body = self.spare_bodies.take();
         }
         let slot = self.streams.insert(stream);
         self.ids.insert(id, slot);
@@ -308,7 +308,7 @@ impl Core {
 
     fn on_response(&mut self, slot: usize, id: u32, end_stream: bool, block: &[u8]) -> Result<(), Violation> {
         let limit = self.header_limit();
-        let mut head = self.spare_responses.pop().unwrap_or_default();
+        let mut head = self.spare_responses.take();
         let verdict = fields::response(&mut head, &mut self.cookies, limit, |field| self.decoder.decode(block, field))
             .map_err(|error| compression(error.0))?;
         let refuse = |why| Err(Violation::Stream(id, Code::PROTOCOL_ERROR, why));
@@ -336,7 +336,7 @@ impl Core {
                 return refuse("a content-length and no body");
             }
         }
-        stream.heads.push_back(head);
+        stream.heads.push(head);
         stream.wake_reader();
         if end_stream {
             self.end_received(slot);

@@ -41,14 +41,14 @@ impl Incoming {
             arrival.map(|arrival| {
                 let id = core.streams.get(arrival.slot).map_or(0, |stream| stream.id);
                 let handle = Handle::new(self.control.core.clone(), arrival.slot, id);
-                (arrival.head, ServerStream { handle }, arrival.end_stream)
+                (core.spare_requests.hand_out(arrival.head), ServerStream { handle }, arrival.end_stream)
             })
         })
     }
 
     /// Gives a head back, so that its memory serves the next request.
     pub fn recycle(&self, head: RequestHead) {
-        self.control.core.borrow_mut().keep_request(head);
+        self.control.core.borrow_mut().spare_requests.recycle(head);
     }
 
     pub fn control(&self) -> ServerControl {
@@ -105,7 +105,7 @@ impl ServerControl {
 
     /// Gives a head back, so that its memory serves the next request.
     pub fn recycle(&self, head: RequestHead) {
-        self.core.borrow_mut().keep_request(head);
+        self.core.borrow_mut().spare_requests.recycle(head);
     }
 }
 

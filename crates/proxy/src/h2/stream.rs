@@ -1,7 +1,8 @@
 //! One stream: its state, its windows, what was received and not yet read, and who waits for it.
 
-use std::collections::VecDeque;
 use std::task::{Context, Waker};
+
+use smallvec::SmallVec;
 
 use crate::http::{Headers, ResponseHead};
 
@@ -79,7 +80,7 @@ pub(crate) struct Stream {
     pub(crate) turn: Turn,
 
     /// The response heads that were received and not yet taken, interim ones first.
-    pub(crate) heads: VecDeque<ResponseHead>,
+    pub(crate) heads: SmallVec<[Box<ResponseHead>; 2]>,
     /// The final head was received (client) or sent (server).
     pub(crate) final_head: bool,
     pub(crate) body: Vec<u8>,
@@ -112,7 +113,7 @@ impl Stream {
             send_window: SendWindow::new(send_window),
             recv_window: RecvWindow::new(recv_window),
             turn: Turn::NotWaiting,
-            heads: VecDeque::new(),
+            heads: SmallVec::new(),
             final_head: false,
             body: Vec::new(),
             trailers: None,

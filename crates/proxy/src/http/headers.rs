@@ -165,6 +165,16 @@ impl Headers {
         self.push_value(name_at, id, value);
     }
 
+    /// Adds a header whose name is known to be in lower case, and whose id is `HeaderId::of(name)`: what HTTP/2 has
+    /// already checked is not looked at again.
+    pub(crate) fn push_lower(&mut self, name: &[u8], id: HeaderId, value: &[u8]) {
+        debug_assert!(id == HeaderId::of(name));
+        let name_at = self.arena.len();
+        self.arena.reserve(name.len() + value.len());
+        self.arena.extend_from_slice(name);
+        self.push_value(name_at, id, value);
+    }
+
     fn push_value(&mut self, name_at: usize, id: HeaderId, value: &[u8]) {
         let value_at = self.arena.len();
         self.arena.extend_from_slice(value);

@@ -105,14 +105,9 @@ impl Encoder {
     /// Appends one field. `name` is in lower case.
     pub fn field(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
         let name_hash = hash(name);
-        let in_static = static_name(name, name_hash);
         if is_secret(name, value) {
-            let index = in_static.or_else(|| self.name_index(name, name_hash)).unwrap_or(0);
+            let index = self.name_index(name, name_hash);
             literal(out, 0x10, 4, index, name, value);
-            return;
-        }
-        if let Some(index) = in_static.and_then(|first| static_pair(first, name, value)) {
-            integer(out, 0x80, 7, index);
             return;
         }
         let pair_hash = hash(value).rotate_left(11) ^ name_hash.wrapping_mul(0x85eb_ca6b);
@@ -123,7 +118,12 @@ impl Encoder {
             integer(out, 0x80, 7, index);
             return;
         }
-        let index = in_static.or_else(|| self.name_index(name, name_hash)).unwrap_or(0);
+        let in_static = static_name(name, name_hash);
+        if let Some(index) = in_static.and_then(|first| static_pair(first, value)) {
+            integer(out, 0x80, 7, index);
+            return;
+        }
+        let index = in_static.unwrap_or_else(|| self.dynamic_name(name, name_hash));
         let size = name.len() + value.len() + ENTRY_OVERHEAD;
         // Zero marks an empty slot, so that value never counts as seen.
         let again = self.seen[slot] == pair_hash && pair_hash != 0;
@@ -148,10 +148,14 @@ impl Encoder {
         self.entries.get(place).map(|entry| (STATIC_LEN + 1 + age, entry))
     }
 
-    fn name_index(&self, name: &[u8], name_hash: u32) -> Option<usize> {
-        self.entry(self.names[name_hash as usize % SLOTS])
-            .filter(|(_, entry)| entry.name() == name)
-            .map(|(index, _)| index)
+    /// An index of the name, 0 where there is none.
+    fn name_index(&self, name: &[u8], name_hash: u32) -> usize {
+        static_name(name, name_hash).unwrap_or_else(|| self.dynamic_name(name, name_hash))
+    }
+
+    fn dynamic_name(&self, name: &[u8], name_hash: u32) -> usize {
+        let entry = self.entry(self.names[name_hash as usize % SLOTS]);
+        entry.filter(|(_, entry)| entry.name() == name).map_or(0, |(index, _)| index)
     }
 
     fn insert(&mut self, name: &[u8], value: &[u8], size: usize) {
@@ -221,6 +225,7 @@ fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
+#[inline]
 fn integer(out: &mut Vec<u8>, pattern: u8, prefix: u32, value: usize) {
     let mask = (1usize << prefix) - 1;
     if value < mask {

@@ -104,25 +104,48 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     true
 }
 
-/// A multiplicative hash over eight octets at a time. Not keyed: a collision in the tables that use it replaces an
-/// entry and costs a few octets on the wire, never time.
+/// How many entries from each one on have the same name.
+static RUNS: [u8; STATIC_LEN] = runs();
+
+const fn runs() -> [u8; STATIC_LEN] {
+    let mut runs = [1; STATIC_LEN];
+    let mut index = STATIC_LEN - 1;
+    while index > 0 {
+        index -= 1;
+        if same(STATIC[index].0, STATIC[index + 1].0) {
+            runs[index] = runs[index + 1] + 1;
+        }
+    }
+    runs
+}
+
+/// A multiplicative hash over eight octets at a time; the last eight may overlap those before them. Not keyed: a
+/// collision in the tables that use it replaces an entry and costs a few octets on the wire, never time.
 pub(crate) const fn hash(text: &[u8]) -> u32 {
-    const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut state = text.len() as u64;
     let mut rest = text;
-    while let Some((word, tail)) = rest.split_first_chunk::<8>() {
-        state = (state ^ u64::from_le_bytes(*word)).wrapping_mul(SEED).rotate_left(29);
+    while rest.len() > 8 {
+        let Some((word, tail)) = rest.split_first_chunk::<8>() else { break };
+        state = mix(state, u64::from_le_bytes(*word));
         rest = tail;
     }
-    if let Some((word, tail)) = rest.split_first_chunk::<4>() {
-        state = (state ^ u32::from_le_bytes(*word) as u64).wrapping_mul(SEED).rotate_left(29);
-        rest = tail;
+    if let Some(word) = text.last_chunk::<8>() {
+        state = mix(state, u64::from_le_bytes(*word));
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        state = mix(state, (u32::from_le_bytes(*first) as u64) << 32 | u32::from_le_bytes(*last) as u64);
+    } else {
+        while let Some((&byte, tail)) = rest.split_first() {
+            state = mix(state, byte as u64);
+            rest = tail;
+        }
     }
-    while let Some((&byte, tail)) = rest.split_first() {
-        state = (state ^ byte as u64).wrapping_mul(SEED).rotate_left(29);
-        rest = tail;
-    }
-    (state.wrapping_mul(SEED) >> 32) as u32
+    (state >> 32) as u32
+}
+
+const fn mix(state: u64, word: u64) -> u64 {
+    const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+    let product = (state.rotate_left(23) ^ word).wrapping_mul(SEED);
+    product ^ (product >> 32)
 }
 
 /// The first static index (from 1) of a name whose hash is `hash`.
@@ -140,11 +163,10 @@ pub(crate) fn static_name(name: &[u8], hash: u32) -> Option<usize> {
     }
 }
 
-/// The static index of name and value, given the first index of the name.
-pub(crate) fn static_pair(first: usize, name: &[u8], value: &[u8]) -> Option<usize> {
-    (first..=STATIC_LEN)
-        .take_while(|&index| STATIC[index - 1].0 == name)
-        .find(|&index| !value.is_empty() && STATIC[index - 1].1 == value)
+/// The static index of a name and value, given the first index of the name.
+pub(crate) fn static_pair(first: usize, value: &[u8]) -> Option<usize> {
+    let run = usize::from(*RUNS.get(first.checked_sub(1)?)?);
+    (first..first + run).find(|&index| !value.is_empty() && STATIC[index - 1].1 == value)
 }
 
 #[cfg(test)]
@@ -158,10 +180,10 @@ mod tests {
             assert_eq!(STATIC[first - 1].0, *name);
             assert!(first <= index + 1);
             if !value.is_empty() {
-                assert_eq!(static_pair(first, name, value), Some(index + 1));
+                assert_eq!(static_pair(first, value), Some(index + 1));
             }
         }
         assert_eq!(static_name(b"x-request-id", hash(b"x-request-id")), None);
-        assert_eq!(static_pair(2, b":method", b"PUT"), None);
+        assert_eq!(static_pair(2, b"PUT"), None);
     }
 }
