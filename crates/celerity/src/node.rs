@@ -106,12 +106,13 @@ fn is_local(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use celerity_testkit::TempDir;
+
     use super::*;
-    use crate::config::files::tests::Scratch;
 
     #[test]
     fn a_file_describes_the_workload_and_flags_win() {
-        let folder = Scratch::new("node");
+        let folder = TempDir::new();
         let file = folder.write(
             "node.yaml",
             "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: api-1, namespace: shop}\n\
@@ -134,8 +135,8 @@ mod tests {
 
     #[test]
     fn a_missing_certificate_is_named() {
-        let folder = Scratch::new("identity");
-        let error = certificates(&folder.0).expect_err("refused").to_string();
+        let folder = TempDir::new();
+        let error = certificates(folder.path()).expect_err("refused").to_string();
         assert!(error.contains("cert-chain.pem cannot be read"), "{error}");
     }
 }

@@ -1,12 +1,9 @@
 //! The examples say what they claim to say.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use celerity_testkit::environment::root;
 use serde_json::Value;
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// The YAML documents of a text, comments and empty documents left out.
 fn documents(text: &str) -> Vec<Value> {
@@ -40,28 +37,17 @@ fn yaml_blocks(markdown: &str) -> Vec<String> {
     blocks
 }
 
-/// The tutorial's text lies beside the repository, in `shared/mission`; where it is not there, there is nothing to
-/// compare with.
-fn tutorial() -> Option<String> {
-    repository()
-        .canonicalize()
-        .ok()?
-        .ancestors()
-        .map(|folder| folder.join("shared/mission/tutorial.md"))
-        .find(|file| file.is_file())
-        .and_then(|file| std::fs::read_to_string(file).ok())
-}
-
 #[test]
 fn the_tutorial_has_19_documents_in_examples() {
-    assert_eq!(documents_of_folder(&repository().join("examples/tutorial")).len(), 19);
+    assert_eq!(documents_of_folder(&root().join("examples/tutorial")).len(), 19);
 }
 
 #[test]
 fn our_rendering_means_what_the_tutorial_says_in_the_same_order() {
-    let Some(text) = tutorial() else { return };
+    let Some(file) = celerity_testkit::shared("mission/tutorial.md") else { return };
+    let text = std::fs::read_to_string(file).expect("readable");
     let theirs: Vec<Value> = yaml_blocks(&text).iter().flat_map(|block| documents(block)).collect();
-    let ours = documents_of_folder(&repository().join("examples/tutorial"));
+    let ours = documents_of_folder(&root().join("examples/tutorial"));
     assert_eq!(ours.len(), theirs.len());
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours, theirs, "{}", theirs["metadata"]["name"]);
@@ -71,7 +57,7 @@ fn our_rendering_means_what_the_tutorial_says_in_the_same_order() {
 #[test]
 fn every_example_is_readable_yaml_with_a_kind_and_a_name() {
     for folder in ["tutorial", "mesh", "own-services"] {
-        for document in documents_of_folder(&repository().join("examples").join(folder)) {
+        for document in documents_of_folder(&root().join("examples").join(folder)) {
             assert!(document["kind"].is_string() && document["metadata"]["name"].is_string(), "{folder}: {document}");
         }
     }

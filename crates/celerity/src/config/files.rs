@@ -118,61 +118,38 @@ fn walk(path: &Path, depth: usize, found: &mut Vec<(PathBuf, Mark)>) -> Result<(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use celerity_testkit::TempDir;
+
     use super::*;
-
-    /// A folder that goes with the test.
-    pub(crate) struct Scratch(pub(crate) PathBuf);
-
-    impl Scratch {
-        pub(crate) fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("celerity-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            std::fs::create_dir_all(&path).expect("a folder");
-            Self(path)
-        }
-
-        pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
-            let path = self.0.join(name);
-            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-            std::fs::write(&path, text).expect("written");
-            path
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
 
     #[test]
     fn a_folder_is_read_by_name_with_its_folders_and_without_what_is_hidden() {
-        let folder = Scratch::new("files");
+        let folder = TempDir::new();
         for name in ["b.yaml", "a/2.yml", "a/1.yaml", "notes.txt", ".a.yaml.swp", "..data/old.yaml"] {
             folder.write(name, name);
         }
         let texts: Vec<_> =
-            read(std::slice::from_ref(&folder.0)).expect("readable").into_iter().map(|source| source.text).collect();
+            read(&[folder.path().to_owned()]).expect("readable").into_iter().map(|source| source.text).collect();
         assert_eq!(texts, ["a/1.yaml", "a/2.yml", "b.yaml"]);
     }
 
     #[test]
     fn a_file_named_twice_is_read_once_and_may_have_any_name() {
-        let folder = Scratch::new("twice");
+        let folder = TempDir::new();
         let file = folder.write("rules.txt", "x");
         assert_eq!(read(&[file.clone(), file]).expect("readable").len(), 1);
     }
 
     #[test]
     fn what_cannot_be_read_is_named() {
-        let folder = Scratch::new("unreadable");
+        let folder = TempDir::new();
         let text = |paths: &[PathBuf]| read(paths).expect_err("refused").to_string();
-        assert!(text(&[folder.0.join("gone")]).contains("gone cannot be read"));
-        assert!(text(std::slice::from_ref(&folder.0)).contains("no .yaml"));
-        std::fs::write(folder.0.join("a.yaml"), [0xff, 0xfe]).expect("written");
-        assert!(text(std::slice::from_ref(&folder.0)).contains("not UTF-8"));
-        std::os::unix::fs::symlink(&folder.0, folder.0.join("loop")).expect("a link");
-        assert!(text(std::slice::from_ref(&folder.0)).contains("leads back"));
+        assert!(text(&[folder.path().join("gone")]).contains("gone cannot be read"));
+        assert!(text(&[folder.path().to_owned()]).contains("no .yaml"));
+        std::fs::write(folder.path().join("a.yaml"), [0xff, 0xfe]).expect("written");
+        assert!(text(&[folder.path().to_owned()]).contains("not UTF-8"));
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).expect("a link");
+        assert!(text(&[folder.path().to_owned()]).contains("leads back"));
     }
 }

@@ -108,17 +108,18 @@ fn settle(woken: &Receiver<()>) {
 mod tests {
     use std::sync::mpsc;
 
-    use super::super::files::tests::Scratch;
+    use celerity_testkit::TempDir;
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_change_a_new_file_and_a_removal_are_each_noticed() {
-        let folder = Scratch::new("watch");
+        let folder = TempDir::new();
         let file = folder.write("a.yaml", "one");
         let (tell, told) = mpsc::channel();
-        let watcher = Watcher::start(vec![folder.0.clone()], move || _ = tell.send(())).expect("a watcher");
+        let watcher = Watcher::start(vec![folder.path().to_owned()], move || _ = tell.send(())).expect("a watcher");
         std::fs::write(&file, "another").expect("written");
         told.recv_timeout(PATIENCE).expect("the change");
         folder.write("sub/b.yaml", "two");
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_file_replaced_by_renaming_is_noticed() {
-        let folder = Scratch::new("rename");
+        let folder = TempDir::new();
         let file = folder.write("a.yaml", "one");
         let (tell, told) = mpsc::channel();
         let _watcher = Watcher::start(vec![file.clone()], move || _ = tell.send(())).expect("a watcher");
