@@ -9,6 +9,7 @@ mod cmd;
 mod config;
 mod duration;
 mod log;
+mod node;
 mod report;
 mod rng;
 mod sample;
@@ -18,6 +19,7 @@ mod term;
 mod timer;
 mod traffic;
 mod view;
+mod yaml;
 
 // Measured against the system's allocator, jemalloc keeps memory flat under many small, short-lived buffers, and it
 // is the one that can sample the heap for /debug/pprof/heap.

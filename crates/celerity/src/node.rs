@@ -68,6 +68,12 @@ pub(crate) fn certificates(folder: &Path) -> anyhow::Result<Certificates> {
     Ok(Certificates { chain: file("cert-chain.pem")?, key: file("key.pem")?, roots: file("root-cert.pem")? })
 }
 
+/// Where Istio puts a workload's certificates: for resources that are only looked at.
+pub(crate) fn certificates_by_convention() -> Certificates {
+    let file = |name: &str| format!("/etc/certs/{name}");
+    Certificates { chain: file("cert-chain.pem"), key: file("key.pem"), roots: file("root-cert.pem") }
+}
+
 /// Where the application is: behind a specific inbound address at that address, else on this machine's 127.0.0.1.
 pub(crate) fn application(inbound: Option<SocketAddr>) -> IpAddr {
     match inbound {

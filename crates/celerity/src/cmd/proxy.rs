@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(crate) identity: Option<PathBuf>,
 
-    /// YAML or JSON file that describes the workload: name, namespace, labels, locality, address
+    /// File with the WorkloadEntry of the workload: its name, namespace, labels, locality, address, service account
     #[arg(long, value_name = "FILE")]
     pub(crate) node: Option<PathBuf>,
 

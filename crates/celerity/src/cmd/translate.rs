@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::files;
+use celerity_model::patch::{Outcome, PatchReport};
+use celerity_model::translate::{self, Explanation, Index, Input};
+use serde_json::{Value, json};
+
+use crate::config::{self, Loader};
+use crate::node::{self, Given};
+use crate::{term, yaml};
 
 /// Print the Envoy v3 resources that a configuration becomes
 #[derive(Debug, clap::Args)]
@@ -23,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) explain: bool,
 
-    /// YAML or JSON file that says for which workload to translate: name, namespace, labels, locality, address
+    /// File with the WorkloadEntry of the workload to translate for; without it, the workload of this machine
     #[arg(long, value_name = "FILE")]
     pub(crate) node: Option<PathBuf>,
 }
@@ -35,6 +41,65 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let _sources = files::read(&args.paths)?;
-    anyhow::bail!("`celerity translate` cannot read Istio YAML in this build: the translator is not linked in")
+    let config = Loader::new(args.paths.clone()).load()?;
+    let mut node = node::describe(&Given { file: args.node.as_deref(), ..Given::default() })?;
+    if node.addresses.is_empty() {
+        node.addresses = node::own_addresses(&config, Some(node.inbound));
+    }
+    node.application = node.addresses.first().copied().unwrap_or(node.application);
+    if args.node.is_some() {
+        // The resources name the files in which a mesh's certificates are; reading them is the proxy's work.
+        node.certificates = Some(node::certificates_by_convention());
+    }
+    let resources = config::resources(&config, &node)?;
+    let sources = if args.explain { translate::explain(&Index::new(&config, &node)) } else { Vec::new() };
+    let shown = translate::to_json(&resources);
+    match args.format {
+        Format::Yaml => {
+            let comment = |item: &Value| origin(&sources, item);
+            term::raw(&yaml::write(&shown, &comment));
+        }
+        Format::Json if args.explain => {
+            let origins: Vec<Value> = sources.iter().map(origin_json).collect();
+            let patches: Vec<String> = resources.patches.iter().map(patch_line).collect();
+            term::line(serde_json::to_string_pretty(&json!({ "resources": shown, "origins": origins, "patches": patches }))?);
+        }
+        Format::Json => term::line(serde_json::to_string_pretty(&shown)?),
+    }
+    if args.explain && args.format == Format::Yaml {
+        for report in &resources.patches {
+            term::line(format_args!("# {}", patch_line(report)));
+        }
+    }
+    for note in &resources.notes {
+        term::note(format_args!("note: {}: {}", place(&note.input), note.message));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The documents behind a cluster or a virtual host, a line each.
+fn origin(sources: &[Explanation], item: &Value) -> Vec<String> {
+    let name = item.get("name").and_then(Value::as_str);
+    let found = sources.iter().find(|source| Some(source.name.as_str()) == name);
+    found.map(|found| found.inputs.iter().map(|input| format!("from {}", place(input))).collect()).unwrap_or_default()
+}
+
+fn origin_json(source: &Explanation) -> Value {
+    let from: Vec<_> = source
+        .inputs
+        .iter()
+        .map(|input| json!({ "kind": input.kind, "id": input.id, "file": &*input.source.file, "line": input.source.line }))
+        .collect();
+    json!({ "resource": source.resource, "name": source.name, "from": from })
+}
+
+fn place(input: &Input) -> String {
+    format!("{}:{}: {} {}", input.source.file, input.source.line, input.kind, input.id)
+}
+
+fn patch_line(report: &PatchReport) -> String {
+    match &report.outcome {
+        Outcome::Matched { count, places } => format!("{}: matched {count}: {}", report.origin, places.join(", ")),
+        Outcome::Unmatched(reason) => format!("{}: unmatched: {reason}", report.origin),
+    }
 }
