@@ -127,7 +127,10 @@ mod tests {
         let labels = [("version".to_owned(), "v2".to_owned())];
         let given = Given { file: Some(&file), name: Some("api-2"), labels: &labels, ..Given::default() };
         let node = describe(&given).expect("a node");
-        assert_eq!((node.name.as_str(), node.namespace.as_str(), node.service_account.as_str()), ("api-2", "shop", "api"));
+        assert_eq!(
+            (node.name.as_str(), node.namespace.as_str(), node.service_account.as_str()),
+            ("api-2", "shop", "api")
+        );
         assert_eq!((node.labels["app"].as_str(), node.labels["version"].as_str()), ("api", "v2"));
         assert_eq!((node.locality.zone.as_str(), &node.addresses[..]), ("z", &[IpAddr::from([10, 0, 0, 7])][..]));
     }

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) explain: bool,
 
-    /// File with the WorkloadEntry of the workload to translate for; without it, the workload of this machine
+    /// File with the WorkloadEntry of the workload to translate for; without it, a client of the mesh that serves nothing
     #[arg(long, value_name = "FILE")]
     pub(crate) node: Option<PathBuf>,
 }
@@ -43,9 +43,6 @@ pub(crate) enum Format {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Loader::new(args.paths.clone()).load()?;
     let mut node = node::describe(&Given { file: args.node.as_deref(), ..Given::default() })?;
-    if node.addresses.is_empty() {
-        node.addresses = node::own_addresses(&config, Some(node.inbound));
-    }
     node.application = node.addresses.first().copied().unwrap_or(node.application);
     if args.node.is_some() {
         // The resources name the files in which a mesh's certificates are; reading them is the proxy's work.
@@ -62,7 +59,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Format::Json if args.explain => {
             let origins: Vec<Value> = sources.iter().map(origin_json).collect();
             let patches: Vec<String> = resources.patches.iter().map(patch_line).collect();
-            term::line(serde_json::to_string_pretty(&json!({ "resources": shown, "origins": origins, "patches": patches }))?);
+            term::line(serde_json::to_string_pretty(
+                &json!({ "resources": shown, "origins": origins, "patches": patches }),
+            )?);
         }
         Format::Json => term::line(serde_json::to_string_pretty(&shown)?),
     }
