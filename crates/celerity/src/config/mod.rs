@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use celerity_model::istio::{self, Config};
+use celerity_model::snapshot::Snapshot;
 use celerity_model::translate::{self, Node, Resources};
 
 use files::{FilesError, Source};
@@ -81,12 +82,34 @@ pub(crate) fn resources(config: &Config, node: &Node) -> Result<Resources, Refus
     translate::translate(config, node).map_err(Refused::of)
 }
 
+/// What a worker looks up, for one proxy. What did not change since `previous` is shared with it.
+pub(crate) fn snapshot(config: &Config, node: &Node, previous: Option<&Snapshot>) -> Result<Arc<Snapshot>, Refused> {
+    let resources = resources(config, node)?;
+    Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::lab::{self, Ports};
 
     fn source(text: &str) -> Source {
         Source { name: "a.yaml".to_owned(), text: text.to_owned() }
+    }
+
+    /// The tutorial and the sample services, as `up` loads them for each of its sidecars.
+    #[test]
+    fn the_examples_become_a_snapshot_for_every_workload() {
+        let ports = Ports::from_base(lab::PORT_BASE);
+        let loader = Loader::default().with(ports.documents()).with(lab::tutorial());
+        let config = loader.load().unwrap_or_else(|error| panic!("{error}"));
+        for workload in lab::workloads(ports) {
+            let node = Node { addresses: vec![workload.instance.address.ip()], ..Node::default() };
+            let first = snapshot(&config, &node, None).unwrap_or_else(|error| panic!("{error}"));
+            let again = snapshot(&config, &node, Some(&first)).unwrap_or_else(|error| panic!("{error}"));
+            assert!(first.listener("outbound").is_some() && first.listener("inbound").is_some());
+            assert_eq!(again.clusters().len(), first.clusters().len());
+        }
     }
 
     #[test]
