@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use celerity_model::istio::{Config, Locality};
 use celerity_model::translate::{Certificates, Node};
+use celerity_proxy::tls::{Identity, Source, SpiffeId};
 
 use crate::config::files;
 
@@ -66,6 +67,22 @@ pub(crate) fn certificates(folder: &Path) -> anyhow::Result<Certificates> {
         Ok::<_, anyhow::Error>(path.display().to_string())
     };
     Ok(Certificates { chain: file("cert-chain.pem")?, key: file("key.pem")?, roots: file("root-cert.pem")? })
+}
+
+/// Takes over what the workload's certificate says of it: trust domain and service account, and where its files are.
+pub(crate) fn identify(node: &mut Node, folder: &Path) -> anyhow::Result<()> {
+    node.certificates = Some(certificates(folder)?);
+    let identity = Identity::read(&Source::directory(folder)).map_err(|error| {
+        anyhow::anyhow!("{} cannot be used: {}: `celerity ca` issues another", error.file, error.reason)
+    })?;
+    let spiffe = identity.leaf().and_then(|leaf| leaf.spiffe.clone());
+    if let Some(id) = spiffe.as_deref().and_then(SpiffeId::parse) {
+        node.mesh.trust_domain = id.trust_domain.to_owned();
+        if let Some((_, account)) = id.path.rsplit_once("/sa/") {
+            node.service_account = account.to_owned();
+        }
+    }
+    Ok(())
 }
 
 /// Where Istio puts a workload's certificates: for resources that are only looked at.

@@ -2,16 +2,20 @@
 //!
 //! The one place that turns documents into what a worker looks up; `up` and `proxy` both come through it.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use celerity_model::istio::Config;
 use celerity_model::snapshot::Snapshot;
-use celerity_model::translate::Node;
-use celerity_proxy::{Handle, Proxy, Settings};
+use celerity_model::translate::{INBOUND, Node, OUTBOUND};
+use celerity_proxy::tls::Source;
+use celerity_proxy::{Describe, Handle, Proxy, Settings};
+use celerity_telemetry::access_log::{Choice, Target};
+use celerity_telemetry::metrics::Peer;
 
+use crate::config::packed::Packed;
 use crate::config::{self, Refused};
 use crate::node;
 
@@ -25,39 +29,143 @@ pub(crate) struct Listen {
     pub(crate) health: Option<SocketAddr>,
 }
 
+/// Everything about a sidecar that its configuration does not say.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Its `addresses`, where there are none, are looked for among the configuration's endpoints.
+    pub(crate) node: Node,
+    pub(crate) listen: Listen,
+    /// The folder of its certificate; without it there is no mutual TLS.
+    pub(crate) identity: Option<PathBuf>,
+    /// Without a number: what the configuration says, else one for each CPU that may be used.
+    pub(crate) workers: Option<usize>,
+    pub(crate) access_log: Option<Target>,
+}
+
 pub(crate) struct Sidecar {
-    node: Node,
-    /// Addresses that were given; otherwise they are looked for among the configuration's endpoints.
-    addresses: Vec<IpAddr>,
-    inbound: Option<SocketAddr>,
-    current: Mutex<Arc<Snapshot>>,
+    plan: Plan,
     handle: Handle,
 }
 
+/// A configuration made ready, and not yet taken up.
+pub(crate) struct Prepared {
+    snapshot: Arc<Snapshot>,
+    describe: Describe,
+}
+
 impl Sidecar {
-    /// Prepares one to be taken up, without touching the running one. What did not change is shared with it.
-    pub(crate) fn prepare(&self, config: &Config) -> Result<Arc<Snapshot>, Refused> {
-        let node = addressed(&self.node, &self.addresses, self.inbound, config);
-        config::snapshot(config, &node, Some(&self.current()))
+    /// Starts one with this configuration.
+    pub(crate) fn start(config: &Config, mut plan: Plan) -> anyhow::Result<Self> {
+        if let Some(folder) = &plan.identity {
+            node::identify(&mut plan.node, folder)?;
+        }
+        let prepared = prepare(config, &plan, None)?;
+        let handle = Proxy::start(Settings {
+            snapshot: prepared.snapshot,
+            workers: workers(config, &plan),
+            identity: plan.identity.as_deref().map(Source::directory),
+            workload: peer(&plan),
+            admin: plan.listen.admin,
+            prometheus: plan.listen.prometheus,
+            health: plan.listen.health,
+            access_log: plan.access_log.clone().map(|target| (target, Choice::ALL)),
+            describe: prepared.describe,
+        })?;
+        Ok(Self { plan, handle })
     }
 
-    pub(crate) fn apply(&self, snapshot: Arc<Snapshot>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
-        self.handle.apply(snapshot);
+    /// Makes a configuration ready without touching the running one. What did not change is shared with it.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, Refused> {
+        prepare(config, &self.plan, Some(&self.handle.control().running.load().snapshot))
     }
 
-    /// Says at the admin port and in the metrics that a configuration was not taken up.
+    /// Takes it up, or says why a certificate that it names cannot be used; the running one then stays.
+    pub(crate) fn apply(&self, prepared: Prepared) -> Result<(), Refused> {
+        self.handle.apply_described(prepared.snapshot, prepared.describe).map_err(|reason| Refused::of([reason]))
+    }
+
+    /// Says on the log, at the admin port and in the metrics that a configuration was not taken up.
     pub(crate) fn reject(&self, reason: &str) {
         self.handle.config_rejected(reason);
     }
 
-    fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Where it listens, by purpose.
+    pub(crate) fn addresses(&self) -> &[(String, SocketAddr)] {
+        self.handle.addresses()
+    }
+
+    /// Somebody asked for a drain at the admin port.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.handle.is_draining()
+    }
+
+    /// Answers what is under way and ends; true if everything was answered within `limit`.
+    pub(crate) fn drain(self, limit: Duration) -> bool {
+        self.handle.drain(limit)
     }
 }
 
+fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<Prepared, Refused> {
+    let node = addressed(plan, config);
+    let mut resources = config::resources(config, &node)?;
+    resources.listeners.retain(|listener| match listener.name.as_str() {
+        OUTBOUND => plan.listen.outbound.is_some(),
+        INBOUND => plan.listen.inbound.is_some(),
+        _ => true,
+    });
+    let snapshot = Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)?;
+    let packed = Packed::of(&resources);
+    Ok(Prepared { snapshot, describe: Arc::new(move || packed.to_json()) })
+}
+
 /// The node with the addresses by which this configuration names it.
-fn addressed(node: &Node, given: &[IpAddr], inbound: Option<SocketAddr>, config: &Config) -> Node {
-    let addresses = if given.is_empty() { node::own_addresses(config, inbound) } else { given.to_vec() };
-    Node { addresses, ..node.clone() }
+fn addressed(plan: &Plan, config: &Config) -> Node {
+    let mut node = plan.node.clone();
+    if node.addresses.is_empty() {
+        node.addresses = node::own_addresses(config, plan.listen.inbound);
+    }
+    node.outbound = plan.listen.outbound.unwrap_or(node.outbound);
+    node.inbound = plan.listen.inbound.unwrap_or(node.inbound);
+    node
+}
+
+/// How many workers: a flag wins over the configuration, and that over the machine.
+fn workers(config: &Config, plan: &Plan) -> usize {
+    let configured = config.proxy_settings(&plan.node.namespace).concurrency;
+    let machine = || std::thread::available_parallelism().map_or(1, usize::from);
+    match (plan.workers, configured) {
+        (Some(workers), _) => workers,
+        // Istio: 0 means one for each CPU.
+        (None, Some(workers)) if workers > 0 => usize::try_from(workers).unwrap_or(1),
+        (None, _) => machine(),
+    }
+}
+
+/// The workload as metrics name it.
+fn peer(plan: &Plan) -> Peer {
+    let node = &plan.node;
+    let label = |keys: &[&str]| keys.iter().find_map(|key| node.labels.get(*key)).cloned();
+    let mut peer = Peer { workload_namespace: node.namespace.clone(), ..Peer::default() };
+    if !node.name.is_empty() {
+        peer.workload.clone_from(&node.name);
+        peer.canonical_service.clone_from(&node.name);
+    }
+    if plan.identity.is_some() {
+        peer.principal = node.spiffe_id(&node.namespace, &node.service_account);
+    }
+    if let Some(app) = label(&["app", "app.kubernetes.io/name"]) {
+        peer.canonical_service.clone_from(&app);
+        peer.app = app;
+    }
+    if let Some(name) = label(&["service.istio.io/canonical-name"]) {
+        peer.canonical_service = name;
+    }
+    if let Some(version) = label(&["version", "app.kubernetes.io/version"]) {
+        peer.canonical_revision.clone_from(&version);
+        peer.version = version;
+    }
+    if let Some(revision) = label(&["service.istio.io/canonical-revision"]) {
+        peer.canonical_revision = revision;
+    }
+    peer
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use celerity_model::patch::{Outcome, PatchReport};
 use celerity_model::translate::{self, Explanation, Index, Input};
 use serde_json::{Value, json};
 
@@ -58,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Format::Json if args.explain => {
             let origins: Vec<Value> = sources.iter().map(origin_json).collect();
-            let patches: Vec<String> = resources.patches.iter().map(patch_line).collect();
+            let patches: Vec<String> = resources.patches.iter().map(config::patch_line).collect();
             term::line(serde_json::to_string_pretty(
                 &json!({ "resources": shown, "origins": origins, "patches": patches }),
             )?);
@@ -67,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if args.explain && args.format == Format::Yaml {
         for report in &resources.patches {
-            term::line(format_args!("# {}", patch_line(report)));
+            term::line(format_args!("# {}", config::patch_line(report)));
         }
     }
     for note in &resources.notes {
@@ -94,11 +93,4 @@ fn origin_json(source: &Explanation) -> Value {
 
 fn place(input: &Input) -> String {
     format!("{}:{}: {} {}", input.source.file, input.source.line, input.kind, input.id)
-}
-
-fn patch_line(report: &PatchReport) -> String {
-    match &report.outcome {
-        Outcome::Matched { count, places } => format!("{}: matched {count}: {}", report.origin, places.join(", ")),
-        Outcome::Unmatched(reason) => format!("{}: unmatched: {reason}", report.origin),
-    }
 }

@@ -3,6 +3,7 @@
 //! `up`, `proxy`, `analyze` and `translate` all come through here, so that none of them understands a file differently.
 
 pub(crate) mod files;
+pub(crate) mod packed;
 pub(crate) mod watch;
 
 use std::fmt;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use celerity_model::istio::{self, Config};
-use celerity_model::snapshot::Snapshot;
+use celerity_model::patch::{Outcome, PatchReport};
 use celerity_model::translate::{self, Node, Resources};
 
 use files::{FilesError, Source};
@@ -82,34 +83,20 @@ pub(crate) fn resources(config: &Config, node: &Node) -> Result<Resources, Refus
     translate::translate(config, node).map_err(Refused::of)
 }
 
-/// What a worker looks up, for one proxy. What did not change since `previous` is shared with it.
-pub(crate) fn snapshot(config: &Config, node: &Node, previous: Option<&Snapshot>) -> Result<Arc<Snapshot>, Refused> {
-    let resources = resources(config, node)?;
-    Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)
+/// What became of one patch, in a line.
+pub(crate) fn patch_line(report: &PatchReport) -> String {
+    match &report.outcome {
+        Outcome::Matched { count, places } => format!("{}: matched {count}: {}", report.origin, places.join(", ")),
+        Outcome::Unmatched(reason) => format!("{}: unmatched: {reason}", report.origin),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::lab::{self, Ports};
 
     fn source(text: &str) -> Source {
         Source { name: "a.yaml".to_owned(), text: text.to_owned() }
-    }
-
-    /// The tutorial and the sample services, as `up` loads them for each of its sidecars.
-    #[test]
-    fn the_examples_become_a_snapshot_for_every_workload() {
-        let ports = Ports::from_base(lab::PORT_BASE);
-        let loader = Loader::default().with(ports.documents()).with(lab::tutorial());
-        let config = loader.load().unwrap_or_else(|error| panic!("{error}"));
-        for workload in lab::workloads(ports) {
-            let node = Node { addresses: vec![workload.instance.address.ip()], ..Node::default() };
-            let first = snapshot(&config, &node, None).unwrap_or_else(|error| panic!("{error}"));
-            let again = snapshot(&config, &node, Some(&first)).unwrap_or_else(|error| panic!("{error}"));
-            assert!(first.listener("outbound").is_some() && first.listener("inbound").is_some());
-            assert_eq!(again.clusters().len(), first.clusters().len());
-        }
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! The sidecars of `celerity up`, with the authority that gives them their identities, and the files that they follow.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use celerity_model::istio::{Config, Locality};
+use celerity_model::translate::Node;
+
+use crate::ca::{Authority, Identity, TTL_MAX};
+use crate::config::Loader;
+use crate::config::watch::Watcher;
+use crate::sample::lab::Workload;
+use crate::session::StatusLine;
+use crate::sidecar::{Listen, Plan, Sidecar};
+
+const TRUST_DOMAIN: &str = "cluster.local";
+
+pub(crate) struct Mesh {
+    watcher: Option<Watcher>,
+    running: Arc<Running>,
+    /// Goes last: the sidecars read their keys from it.
+    _identities: Identities,
+}
+
+struct Running {
+    sidecars: Vec<Sidecar>,
+    config: Mutex<Config>,
+    loader: Loader,
+    status: StatusLine,
+}
+
+impl Mesh {
+    /// Starts a sidecar for each workload with what `loader` gives, and follows its files.
+    pub(crate) fn start(workloads: &[Workload], loader: Loader, status: StatusLine) -> anyhow::Result<Self> {
+        let config = loader.load()?;
+        let identities = Identities::issue(workloads)?;
+        let mut sidecars = Vec::with_capacity(workloads.len());
+        for workload in workloads {
+            let plan = plan(workload, &identities);
+            let name = &workload.instance.name;
+            sidecars.push(Sidecar::start(&config, plan).with_context(|| format!("the sidecar of {name} cannot start"))?);
+        }
+        status.set(taken_up(&config));
+        let running = Arc::new(Running { sidecars, config: Mutex::new(config), loader, status });
+        let follower = Arc::clone(&running);
+        let watcher = match running.loader.paths.clone() {
+            paths if paths.is_empty() => None,
+            paths => Some(Watcher::start(paths, move || follower.follow()).context("the files cannot be watched")?),
+        };
+        // A change between the first reading and the first watch is not lost.
+        running.follow();
+        Ok(Self { watcher, running, _identities: identities })
+    }
+
+    /// The configuration that runs.
+    pub(crate) fn config(&self) -> Config {
+        self.running.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets every sidecar finish what is under way, all at the same time, and ends them. True if all was answered.
+    pub(crate) fn drain(self, limit: Duration) -> bool {
+        // Its thread holds the sidecars too, until it has ended.
+        drop(self.watcher);
+        let Some(running) = Arc::into_inner(self.running) else { return false };
+        std::thread::scope(|scope| {
+            let drains: Vec<_> =
+                running.sidecars.into_iter().map(|sidecar| scope.spawn(move || sidecar.drain(limit))).collect();
+            drains.into_iter().all(|drain| drain.join().unwrap_or(false))
+        })
+    }
+}
+
+impl Running {
+    /// Reads the files again and takes them up in every sidecar or in none.
+    fn follow(&self) {
+        let read = self.loader.load().map_err(|error| error.to_string());
+        if read.as_ref().is_ok_and(|config| *config == *self.config.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
+        let prepared = read.and_then(|config| {
+            let prepared: Result<Vec<_>, _> = self.sidecars.iter().map(|sidecar| sidecar.prepare(&config)).collect();
+            Ok((config, prepared.map_err(|error| error.to_string())?))
+        });
+        match prepared {
+            Ok((config, prepared)) => {
+                for (sidecar, prepared) in self.sidecars.iter().zip(prepared) {
+                    // Every identity is the mesh's own and readable, so what can be prepared can be taken up.
+                    if let Err(reason) = sidecar.apply(prepared) {
+                        self.status.set(format!("the last change acts in part only: {reason}"));
+                        return;
+                    }
+                }
+                self.status.set(taken_up(&config));
+                *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+            }
+            Err(reason) => {
+                for sidecar in &self.sidecars {
+                    sidecar.reject(&reason);
+                }
+                let first = reason.lines().next().unwrap_or_default();
+                self.status.set(format!("the last change was refused and nothing of it acts: {first}"));
+            }
+        }
+    }
+}
+
+fn taken_up(config: &Config) -> String {
+    format!("{} documents act", config.len())
+}
+
+fn plan(workload: &Workload, identities: &Identities) -> Plan {
+    let instance = &workload.instance;
+    let node = Node {
+        name: instance.name.clone(),
+        namespace: workload.namespace.to_owned(),
+        labels: workload.labels().into_iter().collect(),
+        locality: Locality::parse(&instance.locality),
+        service_account: workload.service_account.clone(),
+        outbound: workload.outbound(),
+        inbound: workload.inbound(),
+        application: instance.address.ip(),
+        ..Node::default()
+    };
+    let listen = Listen {
+        outbound: Some(workload.outbound()),
+        inbound: Some(workload.inbound()),
+        admin: Some(workload.admin()),
+        prometheus: Some(workload.prometheus()),
+        health: Some(workload.health()),
+    };
+    Plan { node, listen, identity: Some(identities.folder.join(&instance.name)), workers: None, access_log: None }
+}
+
+/// A folder with a certificate and a key for each workload, which goes with the mesh.
+struct Identities {
+    folder: PathBuf,
+}
+
+impl Identities {
+    fn issue(workloads: &[Workload]) -> anyhow::Result<Self> {
+        let authority = Authority::create(TRUST_DOMAIN)?;
+        let identities = Self { folder: std::env::temp_dir().join(format!("celerity-up-{}", std::process::id())) };
+        for workload in workloads {
+            // The authority dies with the mesh and nobody renews, so the certificates last as long as they may.
+            let identity = Identity {
+                ttl: TTL_MAX,
+                ..Identity::workload(TRUST_DOMAIN, workload.namespace, &workload.service_account)
+            };
+            authority.issue(&identity)?.write(&identities.folder.join(&workload.instance.name))?;
+        }
+        Ok(identities)
+    }
+}
+
+impl Drop for Identities {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
