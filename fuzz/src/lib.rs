@@ -15,6 +15,7 @@ pub const TARGETS: &[Target] = &[
     ("hpack", hpack),
     ("trace_context", trace_context),
     ("hop_report", hop_report),
+    ("istio_yaml", istio_yaml),
 ];
 
 /// Requests of one connection, one after the other. However the bytes are cut, the framing must come out the same: if it
@@ -56,6 +57,16 @@ pub fn trace_context(data: &[u8]) {
 /// What the other sidecar says of its own time.
 pub fn hop_report(data: &[u8]) {
     let _ = celerity_telemetry::HopReport::parse(data);
+}
+
+/// A configuration: read, and what could be read of it translated and patched for a node. Whatever stands in the files,
+/// the answer is resources or errors.
+pub fn istio_yaml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (config, _errors) = celerity_model::istio::read_partial(&[("fuzz.yaml".into(), text)]);
+    if let Ok(resources) = celerity_model::translate::translate(&config, &celerity_model::translate::Node::default()) {
+        let _ = celerity_model::translate::to_json(&resources);
+    }
 }
 
 /// Where messages end and how they frame their bodies: (offset of the end, body length) of each whole one, and how the
