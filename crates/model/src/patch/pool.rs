@@ -60,7 +60,6 @@ mod tests {
             "envoy.extensions.filters.http.fault.v3.HTTPFault",
             "envoy.extensions.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig",
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "xds.type.v3.TypedStruct",
         ] {
             assert!(descriptor(name).is_some(), "{name}");
         }

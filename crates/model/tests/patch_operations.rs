@@ -1,0 +1,177 @@
+//! EnvoyFilters: operations, matches, order, reports and errors.
+
+#[path = "translate_support/mod.rs"]
+mod support;
+
+use celerity_model::patch::{Outcome, PatchError, pool};
+use celerity_model::translate::{Node, Resources, translate};
+use serde_json::{Value, json};
+use support::{certificates, config, node, service_and_endpoints};
+
+/// `patches`: the entries of `configPatches`, as YAML flow mappings.
+fn filter(name: &str, head: &str, patches: &[&str]) -> String {
+    let list: String = patches.iter().map(|patch| format!("  - {patch}\n")).collect();
+    format!("---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: {name}, namespace: istio-system}}\nspec:\n{head}  configPatches:\n{list}")
+}
+
+fn attempt(documents: &str) -> Result<Resources, Vec<PatchError>> {
+    let me = Node { addresses: vec![[127, 0, 1, 4].into()], certificates: Some(certificates()), ..node() };
+    let routes = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: routes}\nspec:\n  hosts: [user-service]\n  http:\n  - {name: old, match: [{uri: {prefix: /old}}], redirect: {uri: /new}}\n  - {name: all, route: [{destination: {host: user-service}}]}\n";
+    translate(&config(&format!("{}{routes}{documents}", service_and_endpoints())), &me)
+}
+
+fn made(patches: &[&str]) -> Resources {
+    attempt(&filter("one", "", patches)).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+fn http_filters(resources: &Resources, listener: &str) -> Vec<String> {
+    let listener = resources.listeners.iter().find(|one| one.name == listener).expect("the listener");
+    let filters = pool::json(listener)["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"].clone();
+    filters.as_array().expect("filters").iter().map(|f| f["name"].as_str().unwrap_or_default().trim_start_matches("envoy.filters.http.").to_owned()).collect()
+}
+
+const BUFFER: &str = "value: {name: envoy.filters.http.buffer, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 5}}";
+
+fn http(context: &str, sub_filter: &str, operation: &str) -> String {
+    format!("{{applyTo: HTTP_FILTER, match: {{context: {context}, listener: {{filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager{sub_filter}}}}}}}}}, patch: {{operation: {operation}, {BUFFER}}}}}")
+}
+
+#[test]
+fn http_filters_go_where_the_operation_says() {
+    let cors = ", subFilter: {name: envoy.filters.http.cors}";
+    for (sub_filter, operation, expected) in [
+        ("", "INSERT_BEFORE", ["buffer", "fault", "cors", "router"]),
+        ("", "INSERT_FIRST", ["buffer", "fault", "cors", "router"]),
+        ("", "ADD", ["fault", "cors", "buffer", "router"]),
+        ("", "INSERT_AFTER", ["fault", "cors", "buffer", "router"]),
+        (cors, "INSERT_BEFORE", ["fault", "buffer", "cors", "router"]),
+        (cors, "INSERT_AFTER", ["fault", "cors", "buffer", "router"]),
+    ] {
+        let resources = made(&[&http("SIDECAR_OUTBOUND", sub_filter, operation)]);
+        assert_eq!(http_filters(&resources, "outbound"), expected, "{operation}{sub_filter}");
+        assert_eq!(http_filters(&resources, "inbound"), ["fault", "cors", "router"], "another context");
+    }
+    let replaced = made(&[&http("ANY", cors, "REPLACE")]);
+    assert_eq!(http_filters(&replaced, "outbound"), ["fault", "buffer", "router"]);
+    assert_eq!(http_filters(&replaced, "inbound"), ["fault", "buffer", "router"]);
+    let old_name = ", subFilter: {name: envoy.cors}";
+    assert_eq!(http_filters(&made(&[&http("ANY", old_name, "INSERT_BEFORE")]), "outbound"), ["fault", "buffer", "cors", "router"]);
+}
+
+#[test]
+fn priority_orders_documents() {
+    let named = |name: &str| format!("{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND}}, patch: {{operation: INSERT_FIRST, value: {{name: {name}}}}}}}");
+    let documents = filter("late", "  priority: 10\n", &[&named("late")]) + &filter("early", "  priority: -5\n", &[&named("early")]) + &filter("middle", "", &[&named("middle")]);
+    let resources = attempt(&documents).expect("applies");
+    assert_eq!(http_filters(&resources, "outbound")[..3], ["late", "middle", "early"]);
+}
+
+#[test]
+fn merges_reach_into_any_and_lists_grow_or_are_replaced() {
+    let merge = |operation: &str| {
+        let resources = made(&[&format!(
+            "{{applyTo: NETWORK_FILTER, match: {{context: SIDECAR_INBOUND, listener: {{name: virtualInbound, portNumber: 15006, filterChain: {{transportProtocol: tls, filter: {{name: envoy.filters.network.http_connection_manager}}}}}}}}, patch: {{operation: {operation}, value: {{typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, normalize_path: false, server_name: me, upgrade_configs: [{{upgrade_type: foo}}]}}}}}}}}"
+        )]);
+        let listener = pool::json(resources.listeners.iter().find(|one| one.name == "inbound").expect("inbound"));
+        [0, 1].map(|chain| listener["filter_chains"][chain]["filters"][0]["typed_config"].clone())
+    };
+    let [tls, plain] = merge("MERGE");
+    assert_eq!((&tls["normalize_path"], &tls["server_name"]), (&json!(false), &json!("me")));
+    assert_eq!(tls["upgrade_configs"].as_array().map(Vec::len), Some(2));
+    assert!(tls["route_config"].is_object(), "what the patch does not name stays");
+    assert_eq!(plain["server_name"].as_str().unwrap_or_default(), "", "the other chain is not matched");
+    let [tls, _] = merge("MERGE_AND_REPLACE_LIST");
+    assert_eq!(tls["upgrade_configs"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn clusters_by_service_port_subset_and_name() {
+    let patch = |condition: &str, operation: &str| {
+        format!("{{applyTo: CLUSTER, match: {{context: SIDECAR_OUTBOUND, cluster: {{{condition}}}}}, patch: {{operation: {operation}, value: {{connect_timeout: 1.5s, circuit_breakers: {{thresholds: [{{priority: HIGH}}]}}}}}}}}")
+    };
+    for (condition, hit) in [
+        ("service: user-service.default.svc.cluster.local, portNumber: 80", true),
+        ("name: outbound|80||user-service.default.svc.cluster.local", true),
+        ("service: other.default.svc.cluster.local", false),
+        ("subset: v1", false),
+        ("portNumber: 81", false),
+    ] {
+        let resources = made(&[&patch(condition, "MERGE")]);
+        assert_eq!(matches!(resources.patches[0].outcome, Outcome::Matched { count: 1, .. }), hit, "{condition}: {:?}", resources.patches[0]);
+        let cluster = resources.clusters.iter().find(|cluster| cluster.name.starts_with("outbound|80||")).map(pool::json).expect("a cluster");
+        assert_eq!(cluster["connect_timeout"], if hit { "1.500s" } else { "10s" });
+        assert_eq!(cluster["circuit_breakers"]["thresholds"].as_array().map(Vec::len), Some(if hit { 2 } else { 1 }));
+    }
+    let removed = made(&["{applyTo: CLUSTER, match: {context: SIDECAR_INBOUND}, patch: {operation: REMOVE}}"]);
+    assert!(!removed.clusters.iter().any(|cluster| cluster.name.starts_with("inbound")));
+    let added = made(&["{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: ADD, value: {name: mine, type: STATIC}}}"]);
+    assert!(added.clusters.iter().any(|cluster| cluster.name == "mine"));
+}
+
+#[test]
+fn routes_and_virtual_hosts() {
+    let host = |resources: &Resources| {
+        let hosts = &resources.routes[0].virtual_hosts;
+        pool::json(hosts.iter().find(|host| host.name == "user-service.default.svc.cluster.local:80").expect("the host"))
+    };
+    let resources = made(&["{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {portNumber: 80, vhost: {name: 'user-service.default.svc.cluster.local:80', route: {action: ROUTE}}}}, patch: {operation: MERGE, value: {route: {timeout: 3s, prefix_rewrite: /x}}}}"]);
+    let made_host = host(&resources);
+    assert_eq!(made_host["routes"][1]["route"]["timeout"], "3s");
+    assert_eq!(made_host["routes"][1]["route"]["cluster"], "outbound|80||user-service.default.svc.cluster.local");
+    assert!(made_host["routes"][0]["redirect"].is_object());
+
+    let resources = made(&["{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {name: '80', vhost: {route: {name: all}}}}, patch: {operation: INSERT_BEFORE, value: {name: new, match: {path: /n}, direct_response: {status: 204}}}}"]);
+    let names: Vec<Value> = host(&resources)["routes"].as_array().expect("routes").iter().map(|route| route["name"].clone()).collect();
+    assert_eq!(names, ["old", "new", "all"]);
+
+    let resources = made(&["{applyTo: VIRTUAL_HOST, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {vhost: {domainName: user-service}}}, patch: {operation: MERGE, value: {domains: [users.example.com]}}}"]);
+    assert!(host(&resources)["domains"].as_array().expect("domains").contains(&json!("users.example.com")));
+
+    let resources = made(&["{applyTo: ROUTE_CONFIGURATION, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {response_headers_to_add: [{header: {key: x, value: y}}]}}}"]);
+    assert_eq!(resources.routes[0].response_headers_to_add.len(), 1);
+}
+
+#[test]
+fn listeners_and_chains() {
+    let resources = made(&[
+        "{applyTo: LISTENER, match: {context: SIDECAR_OUTBOUND, listener: {portNumber: 15001}}, patch: {operation: MERGE, value: {per_connection_buffer_limit_bytes: 99}}}",
+        "{applyTo: FILTER_CHAIN, match: {context: SIDECAR_INBOUND, listener: {filterChain: {name: inbound-plain}}}, patch: {operation: REMOVE}}",
+        "{applyTo: LISTENER, match: {context: ANY}, patch: {operation: ADD, value: {name: extra, address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}}",
+    ]);
+    let limit = resources.listeners[0].per_connection_buffer_limit_bytes.as_ref().map(|limit| limit.value);
+    assert_eq!((limit, resources.listeners[1].filter_chains.len(), resources.listeners.len()), (Some(99), 1, 3));
+}
+
+#[test]
+fn what_matches_nothing_says_why() {
+    let resources = made(&[
+        &http("SIDECAR_OUTBOUND", ", subFilter: {name: envoy.filters.http.lua}", "INSERT_AFTER"),
+        "{applyTo: LISTENER, match: {context: SIDECAR_OUTBOUND, listener: {portNumber: 80}}, patch: {operation: REMOVE}}",
+        "{applyTo: CLUSTER, match: {context: GATEWAY}, patch: {operation: REMOVE}}",
+    ]);
+    let reasons: Vec<&str> = resources
+        .patches
+        .iter()
+        .map(|report| match &report.outcome {
+            Outcome::Unmatched(reason) => reason.as_str(),
+            Outcome::Matched { .. } => panic!("{report:?}"),
+        })
+        .collect();
+    assert!(reasons[0].contains("no HTTP filter matches; there is envoy.filters.http.fault"), "{reasons:?}");
+    assert!(reasons[1].contains("no listener matches; there is outbound, inbound"), "{reasons:?}");
+    assert!(reasons[2].contains("GATEWAY"), "{reasons:?}");
+}
+
+#[test]
+fn what_cannot_be_applied_is_refused_by_name() {
+    let error = |patch: &str| attempt(&filter("bad", "", &[patch])).expect_err("refused").iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let unknown = error("{applyTo: CLUSTER, patch: {operation: MERGE, value: {conect_timeout: 1s}}}");
+    assert!(unknown.contains("patch.value.conect_timeout") && unknown.contains("the nearest is connect_timeout"), "{unknown}");
+    assert!(unknown.starts_with("test.yaml:"), "{unknown}");
+    let all = error("{applyTo: HTTP_FILTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: REMOVE}}");
+    assert!(all.contains("would change every one"), "{all}");
+    let operation = error("{applyTo: ROUTE_CONFIGURATION, patch: {operation: REMOVE}}");
+    assert!(operation.contains("REMOVE does not apply to ROUTE_CONFIGURATION"), "{operation}");
+    let wrong_type = error("{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.bufer.v3.Buffer}}}}");
+    assert!(wrong_type.contains("did you mean envoy.extensions.filters.http.buffer.v3.Buffer?"), "{wrong_type}");
+}
