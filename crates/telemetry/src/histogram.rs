@@ -134,6 +134,12 @@ impl Merged {
         self.max = self.max.max(value);
     }
 
+    /// Adds values of zero.
+    pub fn add_zeros(&mut self, count: u64) {
+        self.cells[0] += count;
+        self.count += count;
+    }
+
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.cells.iter_mut().zip(&other.cells) {
             *mine += theirs;

@@ -122,6 +122,10 @@ pub enum State {
 
 pub const STATES: usize = 29;
 
+/// The states of a category stand together, and here is where each category's end: a row is the sum of a slice. A
+/// look-up per state took 100 ns per request.
+const STATES_END: [usize; CATEGORIES] = [6, 10, 17, 23, 27, 28, 29];
+
 impl State {
     pub const ALL: [Self; STATES] = [
         Self::UpstreamConnect,
@@ -410,7 +414,7 @@ impl Default for Breakdown {
 
 impl Breakdown {
     pub fn total_ns(&self) -> u64 {
-        self.state_ns.iter().chain(&self.peer_ns).fold(0, |sum, &part| sum.saturating_add(part))
+        self.categories().iter().fold(0, |sum, &part| sum.saturating_add(part))
     }
 
     pub fn state(&self, state: State) -> u64 {
@@ -420,9 +424,11 @@ impl Breakdown {
     /// The ledger's seven rows, in the order of `Category::ALL`, the peer's part in them.
     pub fn categories(&self) -> [u64; CATEGORIES] {
         let mut rows = self.peer_ns;
-        for state in State::ALL {
-            let row = &mut rows[state.category() as usize];
-            *row = row.saturating_add(self.state_ns[state as usize]);
+        let mut from = 0;
+        for (row, until) in rows.iter_mut().zip(STATES_END) {
+            let own = self.state_ns[from..until].iter().fold(0_u64, |sum, &part| sum.wrapping_add(part));
+            *row = row.saturating_add(own);
+            from = until;
         }
         rows
     }
@@ -457,9 +463,13 @@ mod tests {
         for (at, state) in State::ALL.iter().enumerate() {
             assert_eq!(*state as usize, at);
         }
+        let mut from = 0;
         for (at, category) in Category::ALL.iter().enumerate() {
             assert_eq!(*category as usize, at);
+            assert!(State::ALL[from..STATES_END[at]].iter().all(|state| state.category() == *category));
+            from = STATES_END[at];
         }
+        assert_eq!(from, STATES);
     }
 
     #[test]

@@ -71,8 +71,8 @@ pub struct Cache {
 pub enum Lookup {
     /// The cache has no part in this request. Call `invalidate` when its response is there.
     Bypass,
-    /// Answer with this.
-    Served(Served),
+    /// Answer with this. Boxed: a head is half a kilobyte, and this value lies in every request's future.
+    Served(Box<Served>),
     /// The client wants a stored response or none, and there is none: answer 504 (section 5.2.1.7).
     OnlyIfCached,
     /// Nothing usable is stored. Forward, and offer the response to `begin_store`.
@@ -123,7 +123,7 @@ pub struct Revalidation {
 #[derive(Debug)]
 pub enum Freshened {
     /// The stored response holds: answer with this.
-    Serve(Served),
+    Serve(Box<Served>),
     /// The 304 answers the client's own condition: pass it on.
     Forward,
     /// The 304 speaks of a response that we do not have: send the request again without conditions.
@@ -150,7 +150,7 @@ impl Revalidation {
 
     /// The stored response, where the origin answered 500, 502, 503 or 504 or not at all and it may stand in
     /// (RFC 5861, section 4).
-    pub fn on_error(&self, now_s: u64) -> Option<Served> {
+    pub fn on_error(&self, now_s: u64) -> Option<Box<Served>> {
         self.stale_on_error.then(|| served(&self.stored, &self.pending.request, now_s, ServedKind::StaleOnError))
     }
 
@@ -160,9 +160,9 @@ impl Revalidation {
     }
 }
 
-fn served(stored: &Stored, request: &RequestHead, now_s: u64, kind: ServedKind) -> Served {
+fn served(stored: &Stored, request: &RequestHead, now_s: u64, kind: ServedKind) -> Box<Served> {
     let (head, body) = stored.answer(request, now_s);
-    Served { head, body, kind }
+    Box::new(Served { head, body, kind })
 }
 
 impl Cache {

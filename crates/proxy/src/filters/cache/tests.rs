@@ -40,7 +40,7 @@ fn fetch(cache: &Cache, request: &RequestHead, response: &ResponseHead, body: &s
     writer.finish()
 }
 
-fn hit(cache: &Cache, request: &RequestHead, now_s: u64) -> Served {
+fn hit(cache: &Cache, request: &RequestHead, now_s: u64) -> Box<Served> {
     match cache.lookup(request, now_s) {
         Lookup::Served(served) => served,
         other => panic!("expected an answer, got {other:?}"),
