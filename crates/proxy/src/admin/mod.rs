@@ -1,0 +1,3 @@
+//! What a person or a tool may ask the proxy.
+
+pub mod pprof;
