@@ -31,6 +31,13 @@ pub struct NameServer {
     pub tcp: bool,
 }
 
+impl From<celerity_model::istio::Resolver> for NameServer {
+    fn from(resolver: celerity_model::istio::Resolver) -> Self {
+        let tcp = resolver.transport == celerity_model::istio::ResolverTransport::Tcp;
+        Self { address: resolver.address, tcp }
+    }
+}
+
 /// There is nobody to ask.
 #[derive(Debug, thiserror::Error)]
 #[error("DNS cannot be used: {0}; name resolvers in dns_resolution_config, such as udp://10.0.0.10:53")]

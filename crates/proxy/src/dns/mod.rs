@@ -6,5 +6,27 @@
 mod driver;
 mod plan;
 
+use std::collections::HashSet;
+
+use celerity_model::snapshot::{Address, Cluster};
+
 pub use driver::{NameServer, Resolver, ResolverError};
 pub use plan::{Answer, NAMES_MAX, Name, Plan, Question, Resolved, Table, Wanted};
+
+/// The names that these clusters need, each once per way of asking: what [`Resolver::run`] follows.
+pub fn wanted<'a>(clusters: impl IntoIterator<Item = &'a Cluster>) -> Vec<Wanted> {
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for cluster in clusters {
+        let dns = &cluster.policy.dns;
+        for endpoint in cluster.endpoints.iter() {
+            let Address::Dns { host, .. } = &endpoint.address else { continue };
+            let name = Name::new(host, dns.family);
+            let one = Wanted { name, refresh_rate: dns.refresh_rate, respect_ttl: dns.respect_ttl };
+            if seen.insert((one.name.clone(), one.refresh_rate, one.respect_ttl)) {
+                all.push(one);
+            }
+        }
+    }
+    all
+}

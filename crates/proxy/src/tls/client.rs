@@ -154,7 +154,9 @@ impl Connector {
         };
         let limit = self.policy.handshake_timeout;
         let handshake = TlsConnector::from(Arc::new(config)).connect(name.clone(), io);
-        let stream = tokio::time::timeout(limit, handshake).await.map_err(|_| HandshakeError::timed_out(limit))??;
+        // Boxed: a handshake is kilobytes of state, which a connection's task would carry for its whole life.
+        let stream =
+            Box::pin(tokio::time::timeout(limit, handshake)).await.map_err(|_| HandshakeError::timed_out(limit))??;
         let (_, connection) = stream.get_ref();
         let cipher = connection.negotiated_cipher_suite().map(|suite| suite.suite());
         let peer = Peer::of(connection, cipher)?;

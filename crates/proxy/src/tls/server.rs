@@ -99,7 +99,8 @@ pub struct Accepted<IO> {
 
 /// A connection whose ClientHello was read, and nothing answered yet: enough to choose a filter chain.
 pub struct Hello<IO> {
-    start: StartHandshake<IO>,
+    // Boxed: with the ClientHello it is kilobytes, which a connection's task would carry for its whole life.
+    start: Box<StartHandshake<IO>>,
     began: Instant,
 }
 
@@ -111,8 +112,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Hello<IO> {
     pub async fn read(io: IO, timeout: Duration) -> Result<Self, HandshakeError> {
         let began = Instant::now();
         let lazy = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
-        let start = within(timeout, lazy).await??;
-        Ok(Self { start, began })
+        let start = Box::pin(within(timeout, lazy)).await??;
+        Ok(Self { start: Box::new(start), began })
     }
 
     /// The server name that the client asks for.
@@ -172,7 +173,7 @@ impl Acceptor {
     {
         let built = self.newest()?;
         let left = self.policy.handshake_timeout.saturating_sub(hello.began.elapsed());
-        let stream = within(left, hello.start.into_stream(Arc::clone(&built.config))).await??;
+        let stream = Box::pin(within(left, hello.start.into_stream(Arc::clone(&built.config)))).await??;
         let (_, connection) = stream.get_ref();
         let cipher = connection.negotiated_cipher_suite().map(|suite| suite.suite());
         let mut peer = Peer::of(connection, cipher)?;

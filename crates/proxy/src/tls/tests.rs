@@ -488,3 +488,14 @@ fn snapshot_settings_become_acceptors_and_connectors() {
     assert_eq!(secrets.in_use().len(), 1, "equal sources share one store");
     assert_eq!(one.own_spiffe().as_deref(), Some(ORDERS));
 }
+
+#[test]
+fn futures_of_handshakes_stay_small_in_a_connections_task() {
+    let ca = Authority::new("root");
+    let (acceptor, connector) = (mesh_acceptor(&ca.store(USERS)), mesh_connector(&ca.store(ORDERS)));
+    let (here, there) = duplex(CHANNEL_BYTES);
+    let endpoint: SocketAddr = ENDPOINT.parse().unwrap();
+    let accept = size_of_val(&acceptor.accept(here));
+    let connect = size_of_val(&connector.connect(there, endpoint));
+    assert!(accept <= 3 << 10 && connect <= 3 << 10, "accept {accept}, connect {connect} bytes");
+}
