@@ -109,7 +109,11 @@ fn locked_version(lock: &str) -> Option<String> {
 fn find(manifest_dir: &Path, version: Option<&str>) -> Result<PathBuf, Box<dyn Error>> {
     if let Ok(dir) = env::var(OVERRIDE) {
         let path = Path::new(&dir).join(DESCRIPTORS);
-        return if path.is_file() { Ok(path) } else { Err(format!("{OVERRIDE}: {} does not exist", path.display()).into()) };
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(format!("{OVERRIDE}: {} does not exist", path.display()).into())
+        };
     }
     let folders: Vec<String> = match version {
         Some(version) => vec![format!("envoy-types-{version}"), "envoy-types".to_owned()],
@@ -137,9 +141,9 @@ fn right_version(folder: &Path, version: Option<&str>) -> bool {
 /// Cargo's unpacked registries first, then every folder that a `.cargo/config.toml` in force names, then `vendor`.
 fn bases(manifest_dir: &Path) -> Vec<PathBuf> {
     let mut bases = Vec::new();
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").or_else(|| env::var_os("USERPROFILE")).map(|home| PathBuf::from(home).join(".cargo")));
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
+        env::var_os("HOME").or_else(|| env::var_os("USERPROFILE")).map(|home| PathBuf::from(home).join(".cargo"))
+    });
     if let Some(home) = &home {
         for registry in fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten() {
             bases.push(registry.path());
@@ -150,7 +154,9 @@ fn bases(manifest_dir: &Path) -> Vec<PathBuf> {
         for name in ["config.toml", "config"] {
             let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
             for line in text.lines() {
-                if let Some(value) = line.trim().strip_prefix("directory").and_then(|rest| rest.trim_start().strip_prefix('=')) {
+                if let Some(value) =
+                    line.trim().strip_prefix("directory").and_then(|rest| rest.trim_start().strip_prefix('='))
+                {
                     bases.push(root.join(value.trim().trim_matches(['"', '\''])));
                 }
             }

@@ -11,7 +11,9 @@ use support::{certificates, config, node, service_and_endpoints};
 /// `patches`: the entries of `configPatches`, as YAML flow mappings.
 fn filter(name: &str, head: &str, patches: &[&str]) -> String {
     let list: String = patches.iter().map(|patch| format!("  - {patch}\n")).collect();
-    format!("---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: {name}, namespace: istio-system}}\nspec:\n{head}  configPatches:\n{list}")
+    format!(
+        "---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: {name}, namespace: istio-system}}\nspec:\n{head}  configPatches:\n{list}"
+    )
 }
 
 fn attempt(documents: &str) -> Result<Resources, Vec<PatchError>> {
@@ -27,13 +29,20 @@ fn made(patches: &[&str]) -> Resources {
 fn http_filters(resources: &Resources, listener: &str) -> Vec<String> {
     let listener = resources.listeners.iter().find(|one| one.name == listener).expect("the listener");
     let filters = pool::json(listener)["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"].clone();
-    filters.as_array().expect("filters").iter().map(|f| f["name"].as_str().unwrap_or_default().trim_start_matches("envoy.filters.http.").to_owned()).collect()
+    filters
+        .as_array()
+        .expect("filters")
+        .iter()
+        .map(|f| f["name"].as_str().unwrap_or_default().trim_start_matches("envoy.filters.http.").to_owned())
+        .collect()
 }
 
 const BUFFER: &str = "value: {name: envoy.filters.http.buffer, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 5}}";
 
 fn http(context: &str, sub_filter: &str, operation: &str) -> String {
-    format!("{{applyTo: HTTP_FILTER, match: {{context: {context}, listener: {{filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager{sub_filter}}}}}}}}}, patch: {{operation: {operation}, {BUFFER}}}}}")
+    format!(
+        "{{applyTo: HTTP_FILTER, match: {{context: {context}, listener: {{filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager{sub_filter}}}}}}}}}, patch: {{operation: {operation}, {BUFFER}}}}}"
+    )
 }
 
 #[test]
@@ -55,13 +64,22 @@ fn http_filters_go_where_the_operation_says() {
     assert_eq!(http_filters(&replaced, "outbound"), ["fault", "buffer", "router"]);
     assert_eq!(http_filters(&replaced, "inbound"), ["fault", "buffer", "router"]);
     let old_name = ", subFilter: {name: envoy.cors}";
-    assert_eq!(http_filters(&made(&[&http("ANY", old_name, "INSERT_BEFORE")]), "outbound"), ["fault", "buffer", "cors", "router"]);
+    assert_eq!(
+        http_filters(&made(&[&http("ANY", old_name, "INSERT_BEFORE")]), "outbound"),
+        ["fault", "buffer", "cors", "router"]
+    );
 }
 
 #[test]
 fn priority_orders_documents() {
-    let named = |name: &str| format!("{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND}}, patch: {{operation: INSERT_FIRST, value: {{name: {name}}}}}}}");
-    let documents = filter("late", "  priority: 10\n", &[&named("late")]) + &filter("early", "  priority: -5\n", &[&named("early")]) + &filter("middle", "", &[&named("middle")]);
+    let named = |name: &str| {
+        format!(
+            "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND}}, patch: {{operation: INSERT_FIRST, value: {{name: {name}}}}}}}"
+        )
+    };
+    let documents = filter("late", "  priority: 10\n", &[&named("late")])
+        + &filter("early", "  priority: -5\n", &[&named("early")])
+        + &filter("middle", "", &[&named("middle")]);
     let resources = attempt(&documents).expect("applies");
     assert_eq!(http_filters(&resources, "outbound")[..3], ["late", "middle", "early"]);
 }
@@ -87,7 +105,9 @@ fn merges_reach_into_any_and_lists_grow_or_are_replaced() {
 #[test]
 fn clusters_by_service_port_subset_and_name() {
     let patch = |condition: &str, operation: &str| {
-        format!("{{applyTo: CLUSTER, match: {{context: SIDECAR_OUTBOUND, cluster: {{{condition}}}}}, patch: {{operation: {operation}, value: {{connect_timeout: 1.5s, circuit_breakers: {{thresholds: [{{priority: HIGH}}]}}}}}}}}")
+        format!(
+            "{{applyTo: CLUSTER, match: {{context: SIDECAR_OUTBOUND, cluster: {{{condition}}}}}, patch: {{operation: {operation}, value: {{connect_timeout: 1.5s, circuit_breakers: {{thresholds: [{{priority: HIGH}}]}}}}}}}}"
+        )
     };
     for (condition, hit) in [
         ("service: user-service.default.svc.cluster.local, portNumber: 80", true),
@@ -97,14 +117,26 @@ fn clusters_by_service_port_subset_and_name() {
         ("portNumber: 81", false),
     ] {
         let resources = made(&[&patch(condition, "MERGE")]);
-        assert_eq!(matches!(resources.patches[0].outcome, Outcome::Matched { count: 1, .. }), hit, "{condition}: {:?}", resources.patches[0]);
-        let cluster = resources.clusters.iter().find(|cluster| cluster.name.starts_with("outbound|80||")).map(pool::json).expect("a cluster");
+        assert_eq!(
+            matches!(resources.patches[0].outcome, Outcome::Matched { count: 1, .. }),
+            hit,
+            "{condition}: {:?}",
+            resources.patches[0]
+        );
+        let cluster = resources
+            .clusters
+            .iter()
+            .find(|cluster| cluster.name.starts_with("outbound|80||"))
+            .map(pool::json)
+            .expect("a cluster");
         assert_eq!(cluster["connect_timeout"], if hit { "1.500s" } else { "10s" });
         assert_eq!(cluster["circuit_breakers"]["thresholds"].as_array().map(Vec::len), Some(if hit { 2 } else { 1 }));
     }
     let removed = made(&["{applyTo: CLUSTER, match: {context: SIDECAR_INBOUND}, patch: {operation: REMOVE}}"]);
     assert!(!removed.clusters.iter().any(|cluster| cluster.name.starts_with("inbound")));
-    let added = made(&["{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: ADD, value: {name: mine, type: STATIC}}}"]);
+    let added = made(&[
+        "{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: ADD, value: {name: mine, type: STATIC}}}",
+    ]);
     assert!(added.clusters.iter().any(|cluster| cluster.name == "mine"));
 }
 
@@ -112,22 +144,33 @@ fn clusters_by_service_port_subset_and_name() {
 fn routes_and_virtual_hosts() {
     let host = |resources: &Resources| {
         let hosts = &resources.routes[0].virtual_hosts;
-        pool::json(hosts.iter().find(|host| host.name == "user-service.default.svc.cluster.local:80").expect("the host"))
+        pool::json(
+            hosts.iter().find(|host| host.name == "user-service.default.svc.cluster.local:80").expect("the host"),
+        )
     };
-    let resources = made(&["{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {portNumber: 80, vhost: {name: 'user-service.default.svc.cluster.local:80', route: {action: ROUTE}}}}, patch: {operation: MERGE, value: {route: {timeout: 3s, prefix_rewrite: /x}}}}"]);
+    let resources = made(&[
+        "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {portNumber: 80, vhost: {name: 'user-service.default.svc.cluster.local:80', route: {action: ROUTE}}}}, patch: {operation: MERGE, value: {route: {timeout: 3s, prefix_rewrite: /x}}}}",
+    ]);
     let made_host = host(&resources);
     assert_eq!(made_host["routes"][1]["route"]["timeout"], "3s");
     assert_eq!(made_host["routes"][1]["route"]["cluster"], "outbound|80||user-service.default.svc.cluster.local");
     assert!(made_host["routes"][0]["redirect"].is_object());
 
-    let resources = made(&["{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {name: '80', vhost: {route: {name: all}}}}, patch: {operation: INSERT_BEFORE, value: {name: new, match: {path: /n}, direct_response: {status: 204}}}}"]);
-    let names: Vec<Value> = host(&resources)["routes"].as_array().expect("routes").iter().map(|route| route["name"].clone()).collect();
+    let resources = made(&[
+        "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {name: '80', vhost: {route: {name: all}}}}, patch: {operation: INSERT_BEFORE, value: {name: new, match: {path: /n}, direct_response: {status: 204}}}}",
+    ]);
+    let names: Vec<Value> =
+        host(&resources)["routes"].as_array().expect("routes").iter().map(|route| route["name"].clone()).collect();
     assert_eq!(names, ["old", "new", "all"]);
 
-    let resources = made(&["{applyTo: VIRTUAL_HOST, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {vhost: {domainName: user-service}}}, patch: {operation: MERGE, value: {domains: [users.example.com]}}}"]);
+    let resources = made(&[
+        "{applyTo: VIRTUAL_HOST, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {vhost: {domainName: user-service}}}, patch: {operation: MERGE, value: {domains: [users.example.com]}}}",
+    ]);
     assert!(host(&resources)["domains"].as_array().expect("domains").contains(&json!("users.example.com")));
 
-    let resources = made(&["{applyTo: ROUTE_CONFIGURATION, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {response_headers_to_add: [{header: {key: x, value: y}}]}}}"]);
+    let resources = made(&[
+        "{applyTo: ROUTE_CONFIGURATION, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {response_headers_to_add: [{header: {key: x, value: y}}]}}}",
+    ]);
     assert_eq!(resources.routes[0].response_headers_to_add.len(), 1);
 }
 
@@ -164,14 +207,26 @@ fn what_matches_nothing_says_why() {
 
 #[test]
 fn what_cannot_be_applied_is_refused_by_name() {
-    let error = |patch: &str| attempt(&filter("bad", "", &[patch])).expect_err("refused").iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let error = |patch: &str| {
+        attempt(&filter("bad", "", &[patch]))
+            .expect_err("refused")
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
     let unknown = error("{applyTo: CLUSTER, patch: {operation: MERGE, value: {conect_timeout: 1s}}}");
-    assert!(unknown.contains("patch.value.conect_timeout") && unknown.contains("the nearest is connect_timeout"), "{unknown}");
+    assert!(
+        unknown.contains("patch.value.conect_timeout") && unknown.contains("the nearest is connect_timeout"),
+        "{unknown}"
+    );
     assert!(unknown.starts_with("test.yaml:"), "{unknown}");
     let all = error("{applyTo: HTTP_FILTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: REMOVE}}");
     assert!(all.contains("would change every one"), "{all}");
     let operation = error("{applyTo: ROUTE_CONFIGURATION, patch: {operation: REMOVE}}");
     assert!(operation.contains("REMOVE does not apply to ROUTE_CONFIGURATION"), "{operation}");
-    let wrong_type = error("{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.bufer.v3.Buffer}}}}");
+    let wrong_type = error(
+        "{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.bufer.v3.Buffer}}}}",
+    );
     assert!(wrong_type.contains("did you mean envoy.extensions.filters.http.buffer.v3.Buffer?"), "{wrong_type}");
 }

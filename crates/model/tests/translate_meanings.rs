@@ -12,7 +12,9 @@ fn resources(yaml: &str, node: &Node) -> Value {
     let config = config(yaml);
     let made = translate(&config, node).unwrap_or_else(|errors| panic!("{errors:?}"));
     let named = |values: Vec<Value>, key: &str| {
-        Value::Object(values.into_iter().map(|value| (value[key].as_str().unwrap_or_default().to_owned(), value)).collect())
+        Value::Object(
+            values.into_iter().map(|value| (value[key].as_str().unwrap_or_default().to_owned(), value)).collect(),
+        )
     };
     json!({
         "clusters": named(made.clusters.iter().map(pool::json).collect(), "name"),
@@ -70,13 +72,20 @@ fn connection_pool_settings_arrive() {
         "{connectionPool: {tcp: {maxConnections: 7, connectTimeout: 30ms, idleTimeout: 9s, tcpKeepalive: {time: 7200s, interval: 75s, probes: 3}}, http: {http1MaxPendingRequests: 0, http2MaxRequests: 8, maxRetries: 3, maxRequestsPerConnection: 100, idleTimeout: 30s}}}",
     );
     let limits = &made["circuit_breakers"]["thresholds"][0];
-    assert_eq!((&limits["max_connections"], &limits["max_requests"], &limits["max_retries"]), (&json!(7), &json!(8), &json!(3)));
+    assert_eq!(
+        (&limits["max_connections"], &limits["max_requests"], &limits["max_retries"]),
+        (&json!(7), &json!(8), &json!(3))
+    );
     assert_eq!(limits["max_pending_requests"], 4_294_967_295_u32, "zero counts as unset");
     assert_eq!(made["connect_timeout"], "0.030s");
     let keepalive = &made["upstream_connection_options"]["tcp_keepalive"];
     assert_eq!(keepalive, &json!({"keepalive_probes": 3, "keepalive_time": 7200, "keepalive_interval": 75}));
     let common = &options(&made)["common_http_protocol_options"];
-    assert_eq!(common, &json!({"idle_timeout": "30s", "max_requests_per_connection": 100}), "the HTTP idle timeout beats TCP's");
+    assert_eq!(
+        common,
+        &json!({"idle_timeout": "30s", "max_requests_per_connection": 100}),
+        "the HTTP idle timeout beats TCP's"
+    );
 }
 
 #[test]
@@ -85,14 +94,21 @@ fn the_clients_protocol_beats_an_upgrade() {
     assert!(upgrade["explicit_http_config"]["http2_protocol_options"].is_object(), "{upgrade}");
     let both = options(&cluster("{connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}"));
     assert!(both["use_downstream_protocol_config"].is_object(), "{both}");
-    let http2 = options(&cluster("{connectionPool: {http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 50, http2KeepAlive: {interval: 5s, timeout: 1s}}}}"));
+    let http2 = options(&cluster(
+        "{connectionPool: {http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 50, http2KeepAlive: {interval: 5s, timeout: 1s}}}}",
+    ));
     let http2 = &http2["explicit_http_config"]["http2_protocol_options"];
-    assert_eq!(http2, &json!({"max_concurrent_streams": 50, "connection_keepalive": {"interval": "5s", "timeout": "1s"}}));
+    assert_eq!(
+        http2,
+        &json!({"max_concurrent_streams": 50, "connection_keepalive": {"interval": "5s", "timeout": "1s"}})
+    );
 }
 
 #[test]
 fn outlier_detection_sets_panic_and_switches_success_rate_off() {
-    let made = cluster("{outlierDetection: {consecutive5xxErrors: 7, consecutiveGatewayErrors: 0, interval: 30s, baseEjectionTime: 30s, maxEjectionPercent: 10, outlierDetectionHttpErrorCodes: [429, 503]}}");
+    let made = cluster(
+        "{outlierDetection: {consecutive5xxErrors: 7, consecutiveGatewayErrors: 0, interval: 30s, baseEjectionTime: 30s, maxEjectionPercent: 10, outlierDetectionHttpErrorCodes: [429, 503]}}",
+    );
     assert_eq!(
         made["outlier_detection"],
         json!({
@@ -109,7 +125,10 @@ fn outlier_detection_sets_panic_and_switches_success_rate_off() {
 #[test]
 fn balancers() {
     let ring = cluster("{loadBalancer: {consistentHash: {httpHeaderName: x-user-id}}}");
-    assert_eq!((&ring["lb_policy"], &ring["ring_hash_lb_config"]["minimum_ring_size"]), (&json!("RING_HASH"), &json!(1024)));
+    assert_eq!(
+        (&ring["lb_policy"], &ring["ring_hash_lb_config"]["minimum_ring_size"]),
+        (&json!("RING_HASH"), &json!(1024))
+    );
     let maglev = cluster("{loadBalancer: {consistentHash: {httpHeaderName: x-user-id, maglev: {tableSize: 251}}}}");
     assert_eq!((&maglev["lb_policy"], &maglev["maglev_lb_config"]["table_size"]), (&json!("MAGLEV"), &json!(251)));
     assert_eq!(cluster("{loadBalancer: {simple: LEAST_CONN}}")["lb_policy"], "LEAST_REQUEST");
@@ -131,7 +150,9 @@ fn a_hash_reaches_the_route_and_drops_the_previous_hosts_predicate() {
 
 #[test]
 fn nothing_is_inherited_into_port_level_settings() {
-    let made = cluster("{connectionPool: {tcp: {maxConnections: 7}}, loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}, connectionPool: {http: {maxRetries: 1}}}]}");
+    let made = cluster(
+        "{connectionPool: {tcp: {maxConnections: 7}}, loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}, connectionPool: {http: {maxRetries: 1}}}]}",
+    );
     assert_eq!(made["lb_policy"], "LEAST_REQUEST");
     let limits = &made["circuit_breakers"]["thresholds"][0];
     assert_eq!((&limits["max_connections"], &limits["max_retries"]), (&json!(4_294_967_295_u32), &json!(1)));
@@ -140,11 +161,18 @@ fn nothing_is_inherited_into_port_level_settings() {
 #[test]
 fn several_rules_for_a_host_merge_and_the_first_policy_stands() {
     let second = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: later}\nspec:\n  host: user-service\n  subsets:\n  - {name: v2, labels: {version: v2}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}\n  trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}\n";
-    let all = resources(&format!("{}{second}", rule("{loadBalancer: {simple: RANDOM}, connectionPool: {tcp: {maxConnections: 7}}}")), &node());
+    let all = resources(
+        &format!("{}{second}", rule("{loadBalancer: {simple: RANDOM}, connectionPool: {tcp: {maxConnections: 7}}}")),
+        &node(),
+    );
     assert_eq!(all["clusters"][USER]["lb_policy"], "RANDOM");
     let subset = "outbound|80|v2|user-service.default.svc.cluster.local";
     let made = &all["clusters"][subset];
-    assert_eq!(made["lb_policy"], Value::Null, "the subset's own: ROUND_ROBIN, the zero of the enum, which JSON leaves out");
+    assert_eq!(
+        made["lb_policy"],
+        Value::Null,
+        "the subset's own: ROUND_ROBIN, the zero of the enum, which JSON leaves out"
+    );
     assert_eq!(made["circuit_breakers"]["thresholds"][0]["max_connections"], 7, "the host's");
     let endpoints = &all["endpoints"][subset]["endpoints"];
     assert_eq!(endpoints.as_array().map(Vec::len), Some(1));
@@ -158,25 +186,45 @@ fn failover_orders_localities_only_with_outlier_detection() {
         let endpoints = all["endpoints"][USER]["endpoints"].as_array().cloned().unwrap_or_default();
         endpoints
             .iter()
-            .map(|group| (group["locality"]["zone"].as_str().unwrap_or_default().to_owned(), group["priority"].as_u64().unwrap_or(0)))
+            .map(|group| {
+                (
+                    group["locality"]["zone"].as_str().unwrap_or_default().to_owned(),
+                    group["priority"].as_u64().unwrap_or(0),
+                )
+            })
             .collect::<Vec<_>>()
     };
     let flat = priorities("{loadBalancer: {localityLbSetting: {enabled: true}}}");
     assert!(flat.iter().all(|(_, priority)| *priority == 0), "{flat:?}");
-    let ordered = priorities("{outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: us-central1, to: us-west1}]}}}");
-    assert_eq!(ordered, [("us-central1-a".to_owned(), 0), ("us-central1-b".to_owned(), 1), ("us-west1-a".to_owned(), 2)]);
+    let ordered = priorities(
+        "{outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: us-central1, to: us-west1}]}}}",
+    );
+    assert_eq!(
+        ordered,
+        [("us-central1-a".to_owned(), 0), ("us-central1-b".to_owned(), 1), ("us-west1-a".to_owned(), 2)]
+    );
     let off = priorities("{outlierDetection: {}, loadBalancer: {localityLbSetting: {enabled: false}}}");
     assert!(off.iter().all(|(_, priority)| *priority == 0), "{off:?}");
 }
 
 #[test]
 fn distribute_weighs_localities_and_leaves_out_the_others() {
-    let all = resources(&rule("{loadBalancer: {localityLbSetting: {distribute: [{from: us-central1/us-central1-a/*, to: {us-central1/*: 80, us-west1/*: 20}}]}}}"), &node());
+    let all = resources(
+        &rule(
+            "{loadBalancer: {localityLbSetting: {distribute: [{from: us-central1/us-central1-a/*, to: {us-central1/*: 80, us-west1/*: 20}}]}}}",
+        ),
+        &node(),
+    );
     assert!(all["clusters"][USER]["common_lb_config"]["locality_weighted_lb_config"].is_object());
     let endpoints = all["endpoints"][USER]["endpoints"].as_array().cloned().unwrap_or_default();
     let weights: Vec<(&str, u64)> = endpoints
         .iter()
-        .map(|group| (group["locality"]["zone"].as_str().unwrap_or_default(), group["load_balancing_weight"].as_u64().unwrap_or(0)))
+        .map(|group| {
+            (
+                group["locality"]["zone"].as_str().unwrap_or_default(),
+                group["load_balancing_weight"].as_u64().unwrap_or(0),
+            )
+        })
         .collect();
     // Two endpoints in zone a and one in b share the 80 percent.
     assert_eq!(weights, [("us-central1-a", 54), ("us-central1-b", 27), ("us-west1-a", 20)]);
@@ -191,7 +239,10 @@ fn mesh_mtls_is_automatic_where_every_endpoint_has_a_sidecar() {
     assert_eq!(tls["sni"], "outbound_.80_._.user-service.default.svc.cluster.local");
     assert_eq!(tls["common_tls_context"]["alpn_protocols"], json!(["istio", "h2", "http/1.1"]));
     let names = &tls["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"];
-    assert_eq!(names, &json!([{"san_type": "URI", "matcher": {"exact": "spiffe://cluster.local/ns/default/sa/user-service"}}]));
+    assert_eq!(
+        names,
+        &json!([{"san_type": "URI", "matcher": {"exact": "spiffe://cluster.local/ns/default/sa/user-service"}}])
+    );
     assert!(options(cluster)["auto_config"].is_object());
 
     let one_without = service_and_endpoints().replacen(", security.istio.io/tlsMode: istio", "", 1);
@@ -200,7 +251,10 @@ fn mesh_mtls_is_automatic_where_every_endpoint_has_a_sidecar() {
     assert_eq!(cluster["transport_socket"], Value::Null);
     assert_eq!(cluster["transport_socket_matches"].as_array().map(Vec::len), Some(2));
 
-    let disabled = format!("{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: off}}\nspec: {{mtls: {{mode: DISABLE}}}}\n", service_and_endpoints());
+    let disabled = format!(
+        "{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: off}}\nspec: {{mtls: {{mode: DISABLE}}}}\n",
+        service_and_endpoints()
+    );
     assert_eq!(resources(&disabled, &secure)["clusters"][USER]["transport_socket"], Value::Null);
 }
 
@@ -209,7 +263,10 @@ fn istio_mutual_names_the_server_and_fails_closed_without_a_certificate() {
     let yaml = rule("{tls: {mode: ISTIO_MUTUAL, sni: user-service.default.svc.cluster.local}}");
     let secure = Node { certificates: Some(certificates()), ..node() };
     let all = resources(&yaml, &secure);
-    assert_eq!(all["clusters"][USER]["transport_socket"]["typed_config"]["sni"], "user-service.default.svc.cluster.local");
+    assert_eq!(
+        all["clusters"][USER]["transport_socket"]["typed_config"]["sni"],
+        "user-service.default.svc.cluster.local"
+    );
     let config = config(&yaml);
     let bare = translate(&config, &node()).expect("translates");
     assert!(bare.endpoints.iter().all(|assignment| assignment.endpoints.is_empty()));
@@ -218,12 +275,17 @@ fn istio_mutual_names_the_server_and_fails_closed_without_a_certificate() {
 
 #[test]
 fn simple_tls_takes_the_roots_and_names_of_the_rule() {
-    let made = cluster("{tls: {mode: SIMPLE, caCertificates: /etc/ca.pem, subjectAltNames: [api.example.com], sni: api.example.com}}");
+    let made = cluster(
+        "{tls: {mode: SIMPLE, caCertificates: /etc/ca.pem, subjectAltNames: [api.example.com], sni: api.example.com}}",
+    );
     let tls = &made["transport_socket"]["typed_config"];
     assert_eq!(tls["sni"], "api.example.com");
     assert_eq!(tls["common_tls_context"]["validation_context"]["trusted_ca"]["filename"], "/etc/ca.pem");
     let unnamed = cluster("{tls: {mode: SIMPLE}}");
-    assert_eq!(options(&unnamed)["upstream_http_protocol_options"], json!({"auto_sni": true, "auto_san_validation": true}));
+    assert_eq!(
+        options(&unnamed)["upstream_http_protocol_options"],
+        json!({"auto_sni": true, "auto_san_validation": true})
+    );
 }
 
 fn routes(http: &str) -> Value {
@@ -249,10 +311,19 @@ fn matches_rewrites_and_weights() {
     let route = &first["route"];
     let clusters = route["weighted_clusters"]["clusters"].as_array().expect("clusters");
     assert_eq!(clusters.len(), 2);
-    assert_eq!((&clusters[1]["name"], &clusters[1]["weight"]), (&json!("outbound|80|v2|user-service.default.svc.cluster.local"), &json!(10)));
-    assert_eq!((&route["prefix_rewrite"], &route["host_rewrite_literal"], &route["timeout"]), (&json!("/v2"), &json!("other.example.com"), &json!("2s")));
+    assert_eq!(
+        (&clusters[1]["name"], &clusters[1]["weight"]),
+        (&json!("outbound|80|v2|user-service.default.svc.cluster.local"), &json!(10))
+    );
+    assert_eq!(
+        (&route["prefix_rewrite"], &route["host_rewrite_literal"], &route["timeout"]),
+        (&json!("/v2"), &json!("other.example.com"), &json!("2s"))
+    );
     let retry = &route["retry_policy"];
-    assert_eq!((&retry["retry_on"], &retry["retriable_status_codes"]), (&json!("gateway-error,retriable-status-codes"), &json!([429])));
+    assert_eq!(
+        (&retry["retry_on"], &retry["retriable_status_codes"]),
+        (&json!("gateway-error,retriable-status-codes"), &json!([429]))
+    );
     assert_eq!((&retry["num_retries"], &retry["per_try_timeout"]), (&json!(4), &json!("1s")));
     assert_eq!(retry["retry_back_off"]["base_interval"], "0.010s");
     assert_eq!(retry["retry_priority"]["name"], "envoy.retry_priorities.previous_priorities");
@@ -270,7 +341,10 @@ fn redirects_answers_faults_and_headers() {
     assert_eq!(made[1]["direct_response"], json!({"status": 418, "body": {"inline_string": "short"}}));
     let filters = &made[2]["typed_per_filter_config"];
     let fault = &filters["envoy.filters.http.fault"];
-    assert_eq!(fault["delay"], json!({"fixed_delay": "5s", "percentage": {"numerator": 1000, "denominator": "MILLION"}}));
+    assert_eq!(
+        fault["delay"],
+        json!({"fixed_delay": "5s", "percentage": {"numerator": 1000, "denominator": "MILLION"}})
+    );
     assert_eq!(fault["abort"]["http_status"], 503);
     let cors = &filters["envoy.filters.http.cors"];
     assert_eq!((&cors["allow_methods"], &cors["max_age"]), (&json!("GET,PUT"), &json!("86400")));
@@ -284,23 +358,37 @@ fn redirects_answers_faults_and_headers() {
 
 #[test]
 fn a_workload_serves_its_own_ports_as_peer_authentication_says() {
-    let me = Node { addresses: vec![[127, 0, 1, 4].into()], application: [127, 0, 1, 4].into(), certificates: Some(certificates()), ..node() };
+    let me = Node {
+        addresses: vec![[127, 0, 1, 4].into()],
+        application: [127, 0, 1, 4].into(),
+        certificates: Some(certificates()),
+        ..node()
+    };
     let all = resources(&service_and_endpoints(), &me);
     let inbound = &all["clusters"]["inbound|8080||"];
-    let address = &inbound["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
+    let address =
+        &inbound["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
     assert_eq!(address, &json!({"address": "127.0.1.4", "port_value": 8080}));
     let chains = |all: &Value| -> Vec<String> {
         let chains = all["listeners"]["inbound"]["filter_chains"].as_array().cloned().unwrap_or_default();
         chains.iter().map(|chain| chain["name"].as_str().unwrap_or_default().to_owned()).collect()
     };
     assert_eq!(chains(&all), ["inbound-mtls", "inbound-plain"], "PERMISSIVE is the default");
-    let policy = |mode: &str| format!("{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {{mtls: {{mode: {mode}}}}}\n", service_and_endpoints());
+    let policy = |mode: &str| {
+        format!(
+            "{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {{mtls: {{mode: {mode}}}}}\n",
+            service_and_endpoints()
+        )
+    };
     let strict = resources(&policy("STRICT"), &me);
     assert_eq!(chains(&strict), ["inbound-mtls"]);
     let tls = &strict["listeners"]["inbound"]["filter_chains"][0]["transport_socket"]["typed_config"];
     assert_eq!(tls["require_client_certificate"], true);
     assert_eq!(chains(&resources(&policy("DISABLE"), &me)), ["inbound-plain"]);
-    let port = format!("{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: w}}\nspec: {{selector: {{matchLabels: {{app: order-service}}}}, mtls: {{mode: DISABLE}}, portLevelMtls: {{8080: {{mode: STRICT}}}}}}\n", service_and_endpoints());
+    let port = format!(
+        "{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: w}}\nspec: {{selector: {{matchLabels: {{app: order-service}}}}, mtls: {{mode: DISABLE}}, portLevelMtls: {{8080: {{mode: STRICT}}}}}}\n",
+        service_and_endpoints()
+    );
     assert_eq!(chains(&resources(&port, &me)), ["inbound-mtls"]);
 }
 
@@ -309,8 +397,12 @@ fn outside_services_by_name() {
     let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: out}\nspec:\n  hosts: [api.example.com]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{number: 80, name: http, protocol: HTTP}]\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: dns, namespace: istio-system}\ndata:\n  dns.yaml: |\n    dns_refresh_rate: 300s\n    dns_lookup_family: V4_ONLY\n    dns_resolution_config: {resolvers: ['udp://8.8.8.8:53']}\n";
     let all = resources(yaml, &node());
     let cluster = &all["clusters"]["outbound|80||api.example.com"];
-    assert_eq!((&cluster["type"], &cluster["dns_refresh_rate"], &cluster["dns_lookup_family"]), (&json!("STRICT_DNS"), &json!("300s"), &json!("V4_ONLY")));
-    let address = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
+    assert_eq!(
+        (&cluster["type"], &cluster["dns_refresh_rate"], &cluster["dns_lookup_family"]),
+        (&json!("STRICT_DNS"), &json!("300s"), &json!("V4_ONLY"))
+    );
+    let address =
+        &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
     assert_eq!(address, &json!({"address": "api.example.com", "port_value": 80}));
     let resolvers = &cluster["typed_dns_resolver_config"]["typed_config"]["resolvers"];
     assert_eq!(resolvers[0]["socket_address"]["address"], "8.8.8.8");

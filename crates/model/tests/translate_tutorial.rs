@@ -48,16 +48,25 @@ fn all_together_act() {
     // Each INSERT_BEFORE without a named filter goes to the front; the fault filter is gone, and nothing else.
     assert_eq!(
         filters(&manager),
-        ["envoy.filters.http.buffer", "envoy.filters.http.cache", "envoy.filters.http.cors", "envoy.filters.http.router"]
+        [
+            "envoy.filters.http.buffer",
+            "envoy.filters.http.cache",
+            "envoy.filters.http.cors",
+            "envoy.filters.http.router"
+        ]
     );
     assert_eq!(manager["common_http_protocol_options"]["idle_timeout"], "30s");
-    assert_eq!((&manager["stream_idle_timeout"], &manager["request_timeout"]), (&Value::from("5s"), &Value::from("30s")));
+    assert_eq!(
+        (&manager["stream_idle_timeout"], &manager["request_timeout"]),
+        (&Value::from("5s"), &Value::from("30s"))
+    );
     assert_eq!(manager["http_filters"][0]["typed_config"]["max_request_bytes"], 1_024_000);
     assert_eq!(
         manager["http_filters"][1]["typed_config"]["typed_config"]["@type"],
         "type.googleapis.com/envoy.extensions.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig"
     );
-    let kinds: Vec<WarningKind> = resources.patches.iter().flat_map(|report| &report.warnings).map(|warning| warning.kind).collect();
+    let kinds: Vec<WarningKind> =
+        resources.patches.iter().flat_map(|report| &report.warnings).map(|warning| warning.kind).collect();
     assert_eq!(kinds, [WarningKind::FilterNamedByValue, WarningKind::WrongForm, WarningKind::WrongForm]);
     let subsets = ["v1", "v2"].map(|subset| format!("outbound|80|{subset}|user-service.default.svc.cluster.local"));
     for subset in &subsets {

@@ -1,12 +1,28 @@
-//! The data plane: one request from accept to finish.
+//! The data plane, its modules in the order in which a request meets them.
+//!
+//! ```text
+//!   accept -> downstream (TLS, HTTP/1.1 or HTTP/2) -> exchange: route -> filters -> (pick -> attempt)* -> relay -> finish
+//! ```
+
 pub mod admin;
+pub mod apply;
 pub mod blocking;
 pub mod dns;
+pub mod downstream;
+pub mod exchange;
 pub mod filters;
 pub mod h1;
 pub mod h2;
 pub mod http;
+mod labels;
+pub mod log;
 pub mod net;
+pub mod proxy;
 pub mod sizing;
 pub mod sockets;
+pub mod timers;
 pub mod tls;
+pub mod upstream;
+pub mod worker;
+
+pub use proxy::{Handle, Proxy, Settings, StartError};

@@ -4,16 +4,18 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter,
+};
 use envoy_types::util::pack_any;
 use prost::{Message, Name};
 use prost_reflect::DynamicMessage;
 
+use super::merge::{Lists, merge};
 use super::place::{self, Trace, chain_matches, cluster_matches, in_context, listener_matches, route_matches};
 use super::pool::{dynamic, unpack};
-use super::spec::{ApplyTo, Context, Operation, Patch, Target, VhostMatch};
-use super::merge::{Lists, merge};
 use super::spec::ListenerMatch;
+use super::spec::{ApplyTo, Context, Operation, Patch, Target, VhostMatch};
 
 /// A patch whose value has been read.
 #[derive(Debug, Clone)]
@@ -103,7 +105,13 @@ fn edit<M: Message + Name + Default>(
     }
 }
 
-fn insert<M: Message + Default>(list: &mut Vec<M>, at: usize, compiled: &Compiled, label: impl Fn(&M) -> String, trace: &mut Trace) {
+fn insert<M: Message + Default>(
+    list: &mut Vec<M>,
+    at: usize,
+    compiled: &Compiled,
+    label: impl Fn(&M) -> String,
+    trace: &mut Trace,
+) {
     if let Some(new) = compiled.typed() {
         trace.hit(label(&new));
         list.insert(at.min(list.len()), new);
@@ -115,7 +123,8 @@ pub(crate) fn listeners(list: &mut Vec<Listener>, compiled: &Compiled, trace: &m
     let condition = compiled.listener_match();
     if compiled.patch.apply_to == ApplyTo::Listener {
         let names = list.iter().map(|listener| listener.name.clone()).collect();
-        let selects = |listener: &Listener| in_context(context, direction(listener)) && listener_matches(listener, condition);
+        let selects =
+            |listener: &Listener| in_context(context, direction(listener)) && listener_matches(listener, condition);
         edit(list, compiled, true, selects, |listener| format!("listener {}", listener.name), trace);
         trace.near(0, || place::none_of("listener", names));
         return;
@@ -139,7 +148,8 @@ pub(crate) fn listeners(list: &mut Vec<Listener>, compiled: &Compiled, trace: &m
                 trace.near(1, || format!("no filter chain of {place} matches"));
                 continue;
             }
-            let place = if chain.name.is_empty() { place.clone() } else { format!("{place}, filter chain {}", chain.name) };
+            let place =
+                if chain.name.is_empty() { place.clone() } else { format!("{place}, filter chain {}", chain.name) };
             match compiled.patch.apply_to {
                 ApplyTo::NetworkFilter => network_filters(chain, compiled, &place, trace),
                 _ => http_filters(chain, compiled, &place, trace),
@@ -241,11 +251,17 @@ pub(crate) fn clusters(list: &mut Vec<Cluster>, compiled: &Compiled, trace: &mut
         _ => None,
     };
     let context = compiled.patch.context;
-    let selects = |cluster: &Cluster| in_context(context, place::cluster_direction(&cluster.name)) && cluster_matches(cluster, condition);
+    let selects = |cluster: &Cluster| {
+        in_context(context, place::cluster_direction(&cluster.name)) && cluster_matches(cluster, condition)
+    };
     trace.near(0, || "no cluster matches".to_owned());
     edit(list, compiled, true, selects, |cluster| format!("cluster {}", cluster.name), trace);
 }
 
 fn direction(listener: &Listener) -> Context {
-    if listener.traffic_direction == TrafficDirection::Inbound as i32 { Context::SidecarInbound } else { Context::SidecarOutbound }
+    if listener.traffic_direction == TrafficDirection::Inbound as i32 {
+        Context::SidecarInbound
+    } else {
+        Context::SidecarOutbound
+    }
 }

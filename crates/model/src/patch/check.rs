@@ -17,9 +17,16 @@ pub(crate) struct Mistake {
 }
 
 /// Reads `value` as the message type `type_name`. All mistakes are told at once.
-pub(crate) fn read(type_name: &str, value: &Value, warnings: &mut Vec<PatchWarning>) -> Result<DynamicMessage, Vec<Mistake>> {
+pub(crate) fn read(
+    type_name: &str,
+    value: &Value,
+    warnings: &mut Vec<PatchWarning>,
+) -> Result<DynamicMessage, Vec<Mistake>> {
     let Some(descriptor) = pool::descriptor(type_name) else {
-        return Err(vec![Mistake { path: String::new(), message: format!("the message type {type_name} is not known here") }]);
+        return Err(vec![Mistake {
+            path: String::new(),
+            message: format!("the message type {type_name} is not known here"),
+        }]);
     };
     let mut value = value.clone();
     let mut mistakes = Vec::new();
@@ -82,7 +89,11 @@ fn mend(value: &mut Value, path: &str, depth: usize, warnings: &mut Vec<PatchWar
 fn mend_cache_config(object: &mut Map<String, Value>, path: &str, warnings: &mut Vec<PatchWarning>) {
     let Some(key) = ["cache_config", "cacheConfig"].into_iter().find(|key| object.contains_key(*key)) else { return };
     let storage = match object.get(key) {
-        Some(Value::Object(guess)) => guess.get("typed_config").or_else(|| guess.get("typedConfig")).or_else(|| guess.contains_key("@type").then_some(&object[key])).cloned(),
+        Some(Value::Object(guess)) => guess
+            .get("typed_config")
+            .or_else(|| guess.get("typedConfig"))
+            .or_else(|| guess.contains_key("@type").then_some(&object[key]))
+            .cloned(),
         _ => None,
     };
     let Some(storage) = storage else { return };
@@ -97,7 +108,8 @@ fn mend_cache_config(object: &mut Map<String, Value>, path: &str, warnings: &mut
 
 /// A TypedStruct is a message in disguise: `{type_url, value}`. Unmasked, its fields are checked like any other's.
 fn untype_struct(object: &mut Map<String, Value>) {
-    let masked = object.get("@type").and_then(Value::as_str).is_some_and(|url| TYPED_STRUCTS.contains(&pool::any_type(url)));
+    let masked =
+        object.get("@type").and_then(Value::as_str).is_some_and(|url| TYPED_STRUCTS.contains(&pool::any_type(url)));
     if !masked {
         return;
     }
@@ -137,7 +149,13 @@ fn walk(value: &Value, descriptor: &MessageDescriptor, path: &str, depth: usize,
     walk_fields(object, descriptor, path, depth, mistakes);
 }
 
-fn walk_fields(object: &Map<String, Value>, descriptor: &MessageDescriptor, path: &str, depth: usize, mistakes: &mut Vec<Mistake>) {
+fn walk_fields(
+    object: &Map<String, Value>,
+    descriptor: &MessageDescriptor,
+    path: &str,
+    depth: usize,
+    mistakes: &mut Vec<Mistake>,
+) {
     for (key, value) in object {
         let path = format!("{path}.{key}");
         if key == "@type" {
@@ -145,7 +163,9 @@ fn walk_fields(object: &Map<String, Value>, descriptor: &MessageDescriptor, path
         }
         let Some(field) = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key)) else {
             let names: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
-            let hint = nearest(key, names.iter().map(String::as_str)).map(|name| format!("; the nearest is {name}")).unwrap_or_default();
+            let hint = nearest(key, names.iter().map(String::as_str))
+                .map(|name| format!("; the nearest is {name}"))
+                .unwrap_or_default();
             mistakes.push(Mistake { path, message: format!("{} has no field {key}{hint}", descriptor.full_name()) });
             continue;
         };
@@ -176,7 +196,9 @@ fn walk_field(
                 walk(item, &inner, &format!("{path}[{index}]"), depth + 1, mistakes);
             }
         }
-        (Kind::Message(inner), _) if !field.is_list() && !field.is_map() => walk(value, &inner, path, depth + 1, mistakes),
+        (Kind::Message(inner), _) if !field.is_list() && !field.is_map() => {
+            walk(value, &inner, path, depth + 1, mistakes)
+        }
         // Reading the field alone gives the reader's own reason at this field's path.
         _ => {
             let alone = Value::Object(Map::from_iter([(key.to_owned(), value.clone())]));
@@ -200,8 +222,12 @@ fn walk_any(value: &Value, path: &str, depth: usize, mistakes: &mut Vec<Mistake>
         Some(inner) => walk_fields(object, &inner, path, depth + 1, mistakes),
         None => {
             let alike = pool::types_named(name.rsplit('.').next().unwrap_or(name));
-            let hint = nearest_by_prefix(name, &alike).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-            mistakes.push(Mistake { path: format!("{path}.@type"), message: format!("the message type {name} is not known here{hint}") });
+            let hint =
+                nearest_by_prefix(name, &alike).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+            mistakes.push(Mistake {
+                path: format!("{path}.@type"),
+                message: format!("the message type {name} is not known here{hint}"),
+            });
         }
     }
 }
@@ -212,7 +238,10 @@ fn nearest_by_prefix<'a>(name: &str, alike: &'a [String]) -> Option<&'a str> {
 
 /// The candidate nearest to `word`, if near enough to be meant.
 fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let snake: String = word.chars().flat_map(|c| if c.is_ascii_uppercase() { vec!['_', c.to_ascii_lowercase()] } else { vec![c] }).collect();
+    let snake: String = word
+        .chars()
+        .flat_map(|c| if c.is_ascii_uppercase() { vec!['_', c.to_ascii_lowercase()] } else { vec![c] })
+        .collect();
     candidates
         .map(|candidate| (distance(&snake, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().max(snake.len()) / 2)

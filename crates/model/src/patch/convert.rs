@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::spec::{
-    ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Patch, PatchError, RouteAction,
-    RouteMatch, Target, VhostMatch,
+    ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Patch,
+    PatchError, RouteAction, RouteMatch, Target, VhostMatch,
 };
 use crate::istio::{self, Config, Document, EnvoyFilter, ROOT_NAMESPACE};
 
@@ -24,7 +24,8 @@ pub struct Workload<'a> {
 /// # Errors
 /// For each patch that asks for what is not supported, naming the field.
 pub fn patches(config: &Config, workload: Workload<'_>) -> Result<Vec<Patch>, Vec<PatchError>> {
-    let mut documents: Vec<&Document<EnvoyFilter>> = config.envoy_filters.iter().filter(|document| is_for(document, workload)).collect();
+    let mut documents: Vec<&Document<EnvoyFilter>> =
+        config.envoy_filters.iter().filter(|document| is_for(document, workload)).collect();
     // The sort is stable, so equal ones stay as read.
     documents.sort_by_key(|document| (document.spec.priority.unwrap_or(0), document.meta.namespace != ROOT_NAMESPACE));
     let mut patches = Vec::new();
@@ -63,8 +64,13 @@ fn convert(
         line: document.line(&format!("spec.configPatches[{index}]")),
         index,
     };
-    let refuse = |field: &str, message: &str| PatchError { origin: origin.clone(), field: field.to_owned(), message: message.to_owned() };
-    let apply_to = apply_to(patch.apply_to).ok_or_else(|| refuse("applyTo", &format!("{} is not supported", patch.apply_to.as_str())))?;
+    let refuse = |field: &str, message: &str| PatchError {
+        origin: origin.clone(),
+        field: field.to_owned(),
+        message: message.to_owned(),
+    };
+    let apply_to = apply_to(patch.apply_to)
+        .ok_or_else(|| refuse("applyTo", &format!("{} is not supported", patch.apply_to.as_str())))?;
     let Some(change) = &patch.patch else { return Err(refuse("patch", "is missing")) };
     let mut context = Context::Any;
     let mut target = Target::All;
@@ -77,7 +83,10 @@ fn convert(
         };
         if let Some(proxy) = &matches.proxy {
             if proxy.proxy_version.is_some() {
-                return Err(refuse("match.proxy.proxyVersion", "is not supported: versions of this proxy are not Istio's"));
+                return Err(refuse(
+                    "match.proxy.proxyVersion",
+                    "is not supported: versions of this proxy are not Istio's",
+                ));
             }
             if !proxy.metadata.iter().all(|(key, value)| workload.metadata.get(key) == Some(value)) {
                 return Ok(None);
@@ -96,7 +105,14 @@ fn convert(
             });
         }
     }
-    Ok(Some(Patch { origin, apply_to, context, target, operation: operation(change.operation), value: change.value.clone().unwrap_or(Value::Null) }))
+    Ok(Some(Patch {
+        origin,
+        apply_to,
+        context,
+        target,
+        operation: operation(change.operation),
+        value: change.value.clone().unwrap_or(Value::Null),
+    }))
 }
 
 fn apply_to(apply_to: istio::ApplyTo) -> Option<ApplyTo> {

@@ -30,8 +30,8 @@ use apply::Compiled;
 pub use convert::{Workload, patches};
 use place::Trace;
 pub use spec::{
-    ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Outcome, PLACES_MAX, Patch, PatchError,
-    PatchReport, PatchWarning, RouteAction, RouteMatch, Target, VhostMatch, WarningKind,
+    ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Outcome,
+    PLACES_MAX, Patch, PatchError, PatchReport, PatchWarning, RouteAction, RouteMatch, Target, VhostMatch, WarningKind,
 };
 
 /// Patches that have been checked, in the order in which they apply.
@@ -97,10 +97,15 @@ impl PatchSet {
             match patch.apply_to {
                 ApplyTo::Cluster if !adds => apply::clusters(clusters, compiled, &mut trace),
                 ApplyTo::VirtualHost if adds => {}
-                ApplyTo::VirtualHost | ApplyTo::HttpRoute if matches!(patch.context, Context::Any | Context::SidecarOutbound) => {
+                ApplyTo::VirtualHost | ApplyTo::HttpRoute
+                    if matches!(patch.context, Context::Any | Context::SidecarOutbound) =>
+                {
                     let meant = match &patch.target {
                         Target::Route(route) => {
-                            let outbound = route.name.as_deref().is_none_or(|name| name == "outbound" || name.parse::<u16>().is_ok());
+                            let outbound = route
+                                .name
+                                .as_deref()
+                                .is_none_or(|name| name == "outbound" || name.parse::<u16>().is_ok());
                             outbound && route.gateway.is_none() && route.port_name.is_none()
                         }
                         _ => true,
@@ -131,18 +136,23 @@ fn value_type(apply_to: ApplyTo) -> &'static str {
 
 /// The operations that Istio's reference allows for each kind.
 fn operations(apply_to: ApplyTo) -> &'static [Operation] {
-    use Operation::{Add, InsertAfter, InsertBefore, InsertFirst, Merge, MergeAndReplaceList as MergeLists, Remove, Replace};
+    use Operation::{
+        Add, InsertAfter, InsertBefore, InsertFirst, Merge, MergeAndReplaceList as MergeLists, Remove, Replace,
+    };
     match apply_to {
         ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::Cluster => &[Merge, MergeLists, Add, Remove],
         ApplyTo::VirtualHost => &[Merge, MergeLists, Add, Remove, Replace],
-        ApplyTo::NetworkFilter | ApplyTo::HttpFilter => &[Merge, MergeLists, Add, Remove, InsertBefore, InsertAfter, InsertFirst, Replace],
+        ApplyTo::NetworkFilter | ApplyTo::HttpFilter => {
+            &[Merge, MergeLists, Add, Remove, InsertBefore, InsertAfter, InsertFirst, Replace]
+        }
         ApplyTo::HttpRoute => &[Merge, MergeLists, Add, Remove, InsertBefore, InsertAfter, InsertFirst],
         ApplyTo::RouteConfiguration => &[Merge, MergeLists],
     }
 }
 
 fn compile(patch: Patch) -> Result<(Compiled, Vec<PatchWarning>), Vec<PatchError>> {
-    let error = |field: &str, message: String| PatchError { origin: patch.origin.clone(), field: field.to_owned(), message };
+    let error =
+        |field: &str, message: String| PatchError { origin: patch.origin.clone(), field: field.to_owned(), message };
     let (apply_to, operation) = (patch.apply_to.as_str(), patch.operation.as_str());
     let allowed = operations(patch.apply_to);
     if !allowed.contains(&patch.operation) {
@@ -159,7 +169,10 @@ fn compile(patch: Patch) -> Result<(Compiled, Vec<PatchWarning>), Vec<PatchError
         value => match check::read(value_type(patch.apply_to), value, &mut warnings) {
             Ok(message) => Some(message),
             Err(mistakes) => {
-                return Err(mistakes.into_iter().map(|mistake| error(&format!("patch.value{}", mistake.path), mistake.message)).collect());
+                return Err(mistakes
+                    .into_iter()
+                    .map(|mistake| error(&format!("patch.value{}", mistake.path), mistake.message))
+                    .collect());
             }
         },
     };
@@ -208,9 +221,10 @@ fn named_filter(patch: &Patch, warnings: &mut Vec<PatchWarning>) -> Result<Optio
     }
     let operation = patch.operation.as_str();
     match patch.operation {
-        Operation::Remove | Operation::Merge | Operation::MergeAndReplaceList | Operation::Replace => match patch.value.get("name").and_then(Value::as_str) {
-            Some(name) => {
-                warnings.push(PatchWarning {
+        Operation::Remove | Operation::Merge | Operation::MergeAndReplaceList | Operation::Replace => {
+            match patch.value.get("name").and_then(Value::as_str) {
+                Some(name) => {
+                    warnings.push(PatchWarning {
                     kind: WarningKind::FilterNamedByValue,
                     message: format!(
                         "{operation} names the filter {name} in its value only; on Istio this matches every filter, here the named one"
@@ -222,10 +236,11 @@ fn named_filter(patch: &Patch, warnings: &mut Vec<PatchWarning>) -> Result<Optio
                         _ => format!("match.listener.filterChain.filter: {{name: {name}}}"),
                     },
                 });
-                Ok(Some(name.to_owned()))
+                    Ok(Some(name.to_owned()))
+                }
+                None => Err(format!("{operation} names no filter and would change every one; give {key}.name")),
             }
-            None => Err(format!("{operation} names no filter and would change every one; give {key}.name")),
-        },
+        }
         _ => Ok(None),
     }
 }

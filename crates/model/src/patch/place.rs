@@ -5,7 +5,10 @@ use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address:
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost, route::Action};
 
-use super::spec::{ApplyTo, ClusterMatch, Context, HttpRouteMatch, ListenerMatch, Outcome, PLACES_MAX, RouteAction, RouteMatch, VhostMatch};
+use super::spec::{
+    ApplyTo, ClusterMatch, Context, HttpRouteMatch, ListenerMatch, Outcome, PLACES_MAX, RouteAction, RouteMatch,
+    VhostMatch,
+};
 
 /// What a patch hit, and, while it hit nothing, the deepest place where it failed to.
 #[derive(Debug, Default)]
@@ -82,7 +85,8 @@ pub(crate) fn listener_matches(listener: &Listener, condition: Option<&ListenerM
         "virtualInbound" => "inbound",
         other => other,
     });
-    name.is_none_or(|name| name == listener.name) && condition.port.is_none_or(|port| port_of_listener(listener) == Some(port))
+    name.is_none_or(|name| name == listener.name)
+        && condition.port.is_none_or(|port| port_of_listener(listener) == Some(port))
 }
 
 fn port_of_listener(listener: &Listener) -> Option<u32> {
@@ -100,11 +104,18 @@ pub(crate) fn chain_matches(chain: &FilterChain, condition: Option<&ListenerMatc
     let matches = chain.filter_chain_match.as_ref();
     wanted.name.as_ref().is_none_or(|name| *name == chain.name)
         && wanted.sni.as_ref().is_none_or(|sni| matches.is_some_and(|m| m.server_names.contains(sni)))
-        && wanted.transport_protocol.as_ref().is_none_or(|protocol| matches.is_some_and(|m| m.transport_protocol == *protocol))
+        && wanted
+            .transport_protocol
+            .as_ref()
+            .is_none_or(|protocol| matches.is_some_and(|m| m.transport_protocol == *protocol))
         && wanted.application_protocols.as_ref().is_none_or(|protocols| {
-            matches.is_some_and(|m| protocols.split(',').all(|one| m.application_protocols.iter().any(|has| has == one.trim())))
+            matches.is_some_and(|m| {
+                protocols.split(',').all(|one| m.application_protocols.iter().any(|has| has == one.trim()))
+            })
         })
-        && wanted.destination_port.is_none_or(|port| matches.is_some_and(|m| m.destination_port.as_ref().is_some_and(|p| p.value == port)))
+        && wanted
+            .destination_port
+            .is_none_or(|port| matches.is_some_and(|m| m.destination_port.as_ref().is_some_and(|p| p.value == port)))
 }
 
 /// Whose traffic a route configuration is: `inbound|8080||` or `outbound`.
@@ -114,7 +125,11 @@ pub(crate) fn route_direction(name: &str) -> Context {
 
 /// Whose traffic a cluster is: its name begins with the direction.
 pub(crate) fn cluster_direction(name: &str) -> Context {
-    if name.starts_with("inbound") || name == "InboundPassthroughCluster" { Context::SidecarInbound } else { Context::SidecarOutbound }
+    if name.starts_with("inbound") || name == "InboundPassthroughCluster" {
+        Context::SidecarInbound
+    } else {
+        Context::SidecarOutbound
+    }
 }
 
 /// The port that a condition asks for, as `portNumber` or as the name of one of Istio's per-port route configurations.
@@ -123,7 +138,11 @@ pub(crate) fn port_of(condition: &RouteMatch) -> Option<u32> {
 }
 
 /// Whether a route configuration is meant. `Err` says why not, if there is more to say than that the name differs.
-pub(crate) fn route_matches(config: &RouteConfiguration, condition: &RouteMatch, apply_to: ApplyTo) -> Result<(), Option<String>> {
+pub(crate) fn route_matches(
+    config: &RouteConfiguration,
+    condition: &RouteMatch,
+    apply_to: ApplyTo,
+) -> Result<(), Option<String>> {
     if let Some(gateway) = &condition.gateway {
         return Err(Some(format!("routeConfiguration.gateway {gateway}: a sidecar has no gateway routes")));
     }
@@ -148,7 +167,8 @@ pub(crate) fn route_matches(config: &RouteConfiguration, condition: &RouteMatch,
 
 pub(crate) fn vhost_matches(host: &VirtualHost, condition: Option<&VhostMatch>, port: Option<u32>) -> bool {
     // Inbound virtual hosts (`inbound|http|8080`) were chosen by their route configuration.
-    let port_right = |port: u32| host.name.starts_with("inbound") || host.name.rsplit(':').next() == Some(port.to_string().as_str());
+    let port_right =
+        |port: u32| host.name.starts_with("inbound") || host.name.rsplit(':').next() == Some(port.to_string().as_str());
     port.is_none_or(port_right)
         && condition.is_none_or(|condition| {
             condition.name.as_ref().is_none_or(|name| *name == host.name)

@@ -14,10 +14,16 @@ pub(super) fn mode(config: &Config, namespace: &str, labels: &BTreeMap<String, S
         policies.iter().filter(move |document| document.meta.namespace == namespace)
     };
     let mode_of = |mtls: Option<&Mtls>| mtls.and_then(|mtls| mtls.mode).filter(|mode| *mode != MtlsMode::Unset);
-    let wide = |document: &&Document<PeerAuthentication>| document.spec.selector.as_ref().is_none_or(|selector| selector.match_labels.is_empty());
-    let own = in_namespace(namespace).find(|document| !wide(document) && document.spec.selector.as_ref().is_some_and(|s| contains(labels, &s.match_labels)));
-    own.and_then(|document| mode_of(document.spec.port_level_mtls.get(&port)).or_else(|| mode_of(document.spec.mtls.as_ref())))
-        .or_else(|| in_namespace(namespace).find(wide).and_then(|document| mode_of(document.spec.mtls.as_ref())))
-        .or_else(|| in_namespace(ROOT_NAMESPACE).find(wide).and_then(|document| mode_of(document.spec.mtls.as_ref())))
-        .unwrap_or(MtlsMode::Permissive)
+    let wide = |document: &&Document<PeerAuthentication>| {
+        document.spec.selector.as_ref().is_none_or(|selector| selector.match_labels.is_empty())
+    };
+    let own = in_namespace(namespace).find(|document| {
+        !wide(document) && document.spec.selector.as_ref().is_some_and(|s| contains(labels, &s.match_labels))
+    });
+    own.and_then(|document| {
+        mode_of(document.spec.port_level_mtls.get(&port)).or_else(|| mode_of(document.spec.mtls.as_ref()))
+    })
+    .or_else(|| in_namespace(namespace).find(wide).and_then(|document| mode_of(document.spec.mtls.as_ref())))
+    .or_else(|| in_namespace(ROOT_NAMESPACE).find(wide).and_then(|document| mode_of(document.spec.mtls.as_ref())))
+    .unwrap_or(MtlsMode::Permissive)
 }

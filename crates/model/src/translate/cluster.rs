@@ -5,24 +5,29 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
-use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
-use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
-    RoundRobinLbConfig, SlowStartConfig,
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig,
+    RingHashLbConfig, RoundRobinLbConfig, SlowStartConfig,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, OutlierDetection, UpstreamConnectionOptions,
+};
 use envoy_types::pb::envoy::config::common::matcher::v3::match_predicate::{MatchSet, Rule};
 use envoy_types::pb::envoy::config::common::matcher::v3::{HttpHeadersMatch, MatchPredicate};
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, KeepaliveSettings, RuntimeDouble, TcpKeepalive,
-    UpstreamHttpProtocolOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, KeepaliveSettings, RuntimeDouble,
+    TcpKeepalive, UpstreamHttpProtocolOptions,
 };
 use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    AutoHttpConfig, ExplicitHttpConfig, OutlierDetection as ErrorMatching, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    AutoHttpConfig, ExplicitHttpConfig, OutlierDetection as ErrorMatching, UpstreamProtocolOptions,
+    UseDownstreamHttpConfig,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -64,13 +69,15 @@ pub(super) fn cluster(name: String, discovery: DiscoveryType, policy: &TrafficPo
     balancer(&mut cluster, policy.load_balancer.as_ref(), discovery);
     if let Some(outlier) = &policy.outlier_detection {
         cluster.outlier_detection = Some(outlier_detection(outlier));
-        common_lb(&mut cluster).healthy_panic_threshold = Some(percent(f64::from(outlier.min_health_percent.unwrap_or(0))));
+        common_lb(&mut cluster).healthy_panic_threshold =
+            Some(percent(f64::from(outlier.min_health_percent.unwrap_or(0))));
     }
     cluster
 }
 
 pub(super) fn weigh_localities(cluster: &mut Cluster) {
-    common_lb(cluster).locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}));
+    common_lb(cluster).locality_config_specifier =
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}));
 }
 
 fn common_lb(cluster: &mut Cluster) -> &mut CommonLbConfig {
@@ -122,7 +129,9 @@ fn balancer(cluster: &mut Cluster, balancer: Option<&LoadBalancer>, discovery: D
     let slow_start = || {
         balancer.and_then(LoadBalancer::effective_warmup).map(|warmup| SlowStartConfig {
             slow_start_window: Some(duration(warmup.duration)),
-            aggression: warmup.aggression.map(|value| RuntimeDouble { default_value: value, runtime_key: "aggression".to_owned() }),
+            aggression: warmup
+                .aggression
+                .map(|value| RuntimeDouble { default_value: value, runtime_key: "aggression".to_owned() }),
             min_weight_percent: Some(percent(warmup.minimum_percent.unwrap_or(10.0))),
         })
     };
@@ -130,7 +139,9 @@ fn balancer(cluster: &mut Cluster, balancer: Option<&LoadBalancer>, discovery: D
         Some(LoadBalancer { consistent_hash: Some(hash), .. }) => match &hash.maglev {
             Some(maglev) => (
                 LbPolicy::Maglev,
-                maglev.table_size.map(|size| LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: Some(uint64(size)) })),
+                maglev
+                    .table_size
+                    .map(|size| LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: Some(uint64(size)) })),
             ),
             None => (
                 LbPolicy::RingHash,
@@ -144,7 +155,8 @@ fn balancer(cluster: &mut Cluster, balancer: Option<&LoadBalancer>, discovery: D
             SimpleBalancer::Random => (LbPolicy::Random, None),
             SimpleBalancer::RoundRobin => (
                 LbPolicy::RoundRobin,
-                slow_start().map(|slow| LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config: Some(slow) })),
+                slow_start()
+                    .map(|slow| LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config: Some(slow) })),
             ),
             SimpleBalancer::Passthrough => {
                 cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32));
@@ -153,7 +165,10 @@ fn balancer(cluster: &mut Cluster, balancer: Option<&LoadBalancer>, discovery: D
             SimpleBalancer::Unspecified | SimpleBalancer::LeastConn | SimpleBalancer::LeastRequest => (
                 LbPolicy::LeastRequest,
                 slow_start().map(|slow| {
-                    LbConfig::LeastRequestLbConfig(LeastRequestLbConfig { slow_start_config: Some(slow), ..LeastRequestLbConfig::default() })
+                    LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+                        slow_start_config: Some(slow),
+                        ..LeastRequestLbConfig::default()
+                    })
                 }),
             ),
         },
@@ -215,7 +230,13 @@ pub(super) fn upstream(port: super::registry::Protocol, policy: &TrafficPolicy, 
 }
 
 /// Sets the HTTP options of a cluster. `auto_sni` takes the server name from the request where no rule names one.
-pub(super) fn http_options(cluster: &mut Cluster, policy: &TrafficPolicy, upstream: Upstream, auto_sni: bool, auto_san: bool) {
+pub(super) fn http_options(
+    cluster: &mut Cluster,
+    policy: &TrafficPolicy,
+    upstream: Upstream,
+    auto_sni: bool,
+    auto_san: bool,
+) {
     let pool = policy.connection_pool.as_ref();
     let common = common_options(pool);
     let options = HttpProtocolOptions {
@@ -270,7 +291,10 @@ fn common_options(pool: Option<&ConnectionPool>) -> Option<CommonOptions> {
 fn http2(pool: Option<&ConnectionPool>) -> Http2ProtocolOptions {
     let http = pool.and_then(|pool| pool.http.as_ref());
     Http2ProtocolOptions {
-        max_concurrent_streams: http.and_then(|http| http.max_concurrent_streams).filter(|streams| *streams > 0).map(uint32),
+        max_concurrent_streams: http
+            .and_then(|http| http.max_concurrent_streams)
+            .filter(|streams| *streams > 0)
+            .map(uint32),
         connection_keepalive: http.and_then(|http| http.http2_keep_alive.as_ref()).map(|keepalive| KeepaliveSettings {
             interval: keepalive.interval.map(duration),
             timeout: Some(duration(keepalive.timeout.unwrap_or(HTTP2_PING_TIMEOUT))),

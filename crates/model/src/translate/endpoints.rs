@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoi
 use super::node::Node;
 use super::registry::{Port, Workload};
 use super::wire::{metadata, object, socket, text, uint32};
-use crate::istio::{LocalityLbSetting, Locality, REGION_LABEL, ZONE_LABEL};
+use crate::istio::{Locality, LocalityLbSetting, REGION_LABEL, ZONE_LABEL};
 
 /// Key by which a cluster's `transport_socket_matches` choose.
 pub(super) const SOCKET_MATCH_KEY: &str = "envoy.transport_socket_match";
@@ -69,7 +69,11 @@ pub(super) fn assign<'a>(
         groups.entry((priority, &endpoint.workload.locality)).or_default().push(endpoint);
     }
     let weights = match (shape, setting) {
-        (Shape::Weighted, Some(setting)) => Some(distribution(node, setting, groups.iter().map(|((_, locality), list)| (*locality, total_weight(list))))),
+        (Shape::Weighted, Some(setting)) => Some(distribution(
+            node,
+            setting,
+            groups.iter().map(|((_, locality), list)| (*locality, total_weight(list))),
+        )),
         _ => None,
     };
     let mut dense = HashMap::new();
@@ -128,15 +132,24 @@ fn locality_matches(locality: &Locality, pattern: &str) -> bool {
 
 /// The weight of each locality under the entry that is for the proxy's own. Localities that share one entry share its percent
 /// by the weight of their endpoints.
-fn distribution<'b>(node: &Node, setting: &LocalityLbSetting, localities: impl Iterator<Item = (&'b Locality, u32)>) -> HashMap<&'b Locality, u32> {
-    let Some(entry) = setting.distribute.iter().find(|one| locality_matches(&node.locality, &one.from)) else { return HashMap::new() };
+fn distribution<'b>(
+    node: &Node,
+    setting: &LocalityLbSetting,
+    localities: impl Iterator<Item = (&'b Locality, u32)>,
+) -> HashMap<&'b Locality, u32> {
+    let Some(entry) = setting.distribute.iter().find(|one| locality_matches(&node.locality, &one.from)) else {
+        return HashMap::new();
+    };
     let localities: Vec<(&Locality, u32)> = localities.collect();
     // The more exact name first: `us/a` must not lose its endpoints to `us/*`.
     let mut targets: Vec<(&String, u32)> = entry.to.iter().map(|(to, percent)| (to, *percent)).collect();
     targets.sort_by_key(|(to, _)| (to.contains('*'), std::cmp::Reverse(to.matches('/').count())));
     let mut weights = HashMap::new();
     for (to, percent) in targets {
-        let mine: Vec<_> = localities.iter().filter(|(locality, _)| locality_matches(locality, to) && !weights.contains_key(locality)).collect();
+        let mine: Vec<_> = localities
+            .iter()
+            .filter(|(locality, _)| locality_matches(locality, to) && !weights.contains_key(locality))
+            .collect();
         let total: u64 = mine.iter().map(|(_, weight)| u64::from(*weight)).sum();
         if percent == 0 || total == 0 {
             continue;

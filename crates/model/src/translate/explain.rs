@@ -45,7 +45,11 @@ pub fn explain(index: &Index<'_>) -> Vec<Explanation> {
                 all.push(Explanation { resource: "cluster", name, inputs: inputs.clone() });
             }
             if port.protocol != super::registry::Protocol::Opaque {
-                all.push(Explanation { resource: "virtual_host", name: format!("{}:{}", service.host, port.number), inputs: inputs.clone() });
+                all.push(Explanation {
+                    resource: "virtual_host",
+                    name: format!("{}:{}", service.host, port.number),
+                    inputs: inputs.clone(),
+                });
             }
         }
     }

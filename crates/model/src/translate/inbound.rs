@@ -53,8 +53,10 @@ pub(super) fn inbound(index: &Index<'_>) -> Inbound {
             served.push(Served { service, port, target });
         }
     }
-    let mode = |served: &Served<'_, '_>| authentication::mode(index.config, &node.namespace, &node.labels, served.target);
-    let secured: Vec<&Served<'_, '_>> = served.iter().filter(|one| node.certificates.is_some() && mode(one) != MtlsMode::Disable).collect();
+    let mode =
+        |served: &Served<'_, '_>| authentication::mode(index.config, &node.namespace, &node.labels, served.target);
+    let secured: Vec<&Served<'_, '_>> =
+        served.iter().filter(|one| node.certificates.is_some() && mode(one) != MtlsMode::Disable).collect();
     let plain: Vec<&Served<'_, '_>> = served.iter().filter(|one| mode(one) != MtlsMode::Strict).collect();
     let mut clusters: BTreeMap<u16, Cluster> = BTreeMap::new();
     for one in &served {
@@ -96,7 +98,11 @@ fn inbound_cluster(index: &Index<'_>, served: &Served<'_, '_>) -> Cluster {
 
 fn describe(served: &Served<'_, '_>) -> Metadata {
     let service = served.service;
-    let about = object([("host", text(&*service.host)), ("name", text(&*service.name)), ("namespace", text(service.namespace))]);
+    let about = object([
+        ("host", text(&*service.host)),
+        ("name", text(&*service.name)),
+        ("namespace", text(service.namespace)),
+    ]);
     metadata("istio", object([("services", list(vec![nested(about)])), ("port", text(served.port.number.to_string()))]))
 }
 
@@ -112,20 +118,33 @@ fn route_configuration(index: &Index<'_>, served: &[&Served<'_, '_>]) -> RouteCo
     let several = served.iter().any(|one| Some(one.target) != served.first().map(|first| first.target));
     if several {
         for one in served {
-            let first_of_service = served.iter().find(|other| other.service.host == one.service.host).map(|other| other.port.number);
+            let first_of_service =
+                served.iter().find(|other| other.service.host == one.service.host).map(|other| other.port.number);
             let at_80 = served.iter().any(|other| other.service.host == one.service.host && other.port.number == 80);
             let bare = if at_80 { one.port.number == 80 } else { first_of_service == Some(one.port.number) };
             let mut domains = domains::of_service(one.service, index.node, one.port.number, bare);
             domains.retain(|domain| seen.insert(domain.clone()));
             if !domains.is_empty() {
-                virtual_hosts.push(virtual_host(format!("inbound|http|{}|{}", one.port.number, one.service.host), domains, one.target));
+                virtual_hosts.push(virtual_host(
+                    format!("inbound|http|{}|{}", one.port.number, one.service.host),
+                    domains,
+                    one.target,
+                ));
             }
         }
     }
     if let Some(first) = served.first() {
-        virtual_hosts.push(virtual_host(format!("inbound|http|{}", first.port.number), vec!["*".to_owned()], first.target));
+        virtual_hosts.push(virtual_host(
+            format!("inbound|http|{}", first.port.number),
+            vec!["*".to_owned()],
+            first.target,
+        ));
     }
-    let name = if several { INBOUND.to_owned() } else { served.first().map(|first| cluster_name(first.target)).unwrap_or_default() };
+    let name = if several {
+        INBOUND.to_owned()
+    } else {
+        served.first().map(|first| cluster_name(first.target)).unwrap_or_default()
+    };
     RouteConfiguration { name, virtual_hosts, ..RouteConfiguration::default() }
 }
 
@@ -138,7 +157,12 @@ fn virtual_host(name: String, domains: Vec<String>, target: u16) -> VirtualHost 
     VirtualHost {
         name,
         domains,
-        routes: vec![Route { name: "default".to_owned(), r#match: Some(every_path()), action: Some(Action::Route(action)), ..Route::default() }],
+        routes: vec![Route {
+            name: "default".to_owned(),
+            r#match: Some(every_path()),
+            action: Some(Action::Route(action)),
+            ..Route::default()
+        }],
         ..VirtualHost::default()
     }
 }

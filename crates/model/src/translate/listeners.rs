@@ -13,7 +13,9 @@ use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::Tl
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
 };
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter, Rds, http_filter};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
@@ -29,27 +31,43 @@ pub(super) fn outbound(node: &Node, idle_timeout: Option<Duration>) -> Listener 
         http_filter(CORS_FILTER, pack_any(Cors::default())),
         http_filter(ROUTER_FILTER, pack_any(Router::default())),
     ];
-    let chain = FilterChain { filters: vec![manager(OUTBOUND, routes, filters, idle_timeout)], ..FilterChain::default() };
+    let chain =
+        FilterChain { filters: vec![manager(OUTBOUND, routes, filters, idle_timeout)], ..FilterChain::default() };
     listener(OUTBOUND, node.outbound, TrafficDirection::Outbound, vec![chain])
 }
 
 /// Traffic that arrives: a chain for mesh mTLS, one for plain text, each with the ports that accept it. A workload that
 /// accepts nothing has no listener.
-pub(super) fn inbound(node: &Node, secure: Option<RouteConfiguration>, plain: Option<RouteConfiguration>, idle_timeout: Option<Duration>) -> Option<Listener> {
+pub(super) fn inbound(
+    node: &Node,
+    secure: Option<RouteConfiguration>,
+    plain: Option<RouteConfiguration>,
+    idle_timeout: Option<Duration>,
+) -> Option<Listener> {
     let chain = |name: &str, protocol: &str, routes: RouteConfiguration| FilterChain {
         name: name.to_owned(),
-        filter_chain_match: Some(FilterChainMatch { transport_protocol: protocol.to_owned(), ..FilterChainMatch::default() }),
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: protocol.to_owned(),
+            ..FilterChainMatch::default()
+        }),
         filters: vec![manager(
             INBOUND,
             RouteSpecifier::RouteConfig(routes),
-            vec![http_filter(FAULT_FILTER, pack_any(HttpFault::default())), http_filter(CORS_FILTER, pack_any(Cors::default())), http_filter(ROUTER_FILTER, pack_any(Router::default()))],
+            vec![
+                http_filter(FAULT_FILTER, pack_any(HttpFault::default())),
+                http_filter(CORS_FILTER, pack_any(Cors::default())),
+                http_filter(ROUTER_FILTER, pack_any(Router::default())),
+            ],
             idle_timeout,
         )],
         ..FilterChain::default()
     };
     let mut chains = Vec::new();
     if let (Some(routes), Some(certificates)) = (secure, &node.certificates) {
-        chains.push(FilterChain { transport_socket: Some(tls::inbound(certificates)), ..chain("inbound-mtls", "tls", routes) });
+        chains.push(FilterChain {
+            transport_socket: Some(tls::inbound(certificates)),
+            ..chain("inbound-mtls", "tls", routes)
+        });
     }
     if let Some(routes) = plain {
         chains.push(chain("inbound-plain", "raw_buffer", routes));
@@ -62,7 +80,10 @@ pub(super) fn inbound(node: &Node, secure: Option<RouteConfiguration>, plain: Op
         config_type: Some(ListenerConfig::TypedConfig(pack_any(TlsInspector::default()))),
         ..ListenerFilter::default()
     };
-    Some(Listener { listener_filters: vec![inspector], ..listener(INBOUND, node.inbound, TrafficDirection::Inbound, chains) })
+    Some(Listener {
+        listener_filters: vec![inspector],
+        ..listener(INBOUND, node.inbound, TrafficDirection::Inbound, chains)
+    })
 }
 
 fn listener(name: &str, address: SocketAddr, direction: TrafficDirection, filter_chains: Vec<FilterChain>) -> Listener {
@@ -75,7 +96,12 @@ fn listener(name: &str, address: SocketAddr, direction: TrafficDirection, filter
     }
 }
 
-fn manager(stat_prefix: &str, routes: RouteSpecifier, http_filters: Vec<HttpFilter>, idle_timeout: Option<Duration>) -> Filter {
+fn manager(
+    stat_prefix: &str,
+    routes: RouteSpecifier,
+    http_filters: Vec<HttpFilter>,
+    idle_timeout: Option<Duration>,
+) -> Filter {
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         http_filters,
@@ -93,5 +119,9 @@ fn manager(stat_prefix: &str, routes: RouteSpecifier, http_filters: Vec<HttpFilt
 }
 
 fn http_filter(name: &str, config: Any) -> HttpFilter {
-    HttpFilter { name: name.to_owned(), config_type: Some(http_filter::ConfigType::TypedConfig(config)), ..HttpFilter::default() }
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    }
 }

@@ -17,7 +17,10 @@ use crate::istio::{HttpMatch, StringMatch};
 pub(super) fn concerns(matches: &HttpMatch, node: &Node, port: u16) -> bool {
     matches.port.is_none_or(|wanted| wanted == port)
         && contains(&node.labels, &matches.source_labels)
-        && matches.source_namespace.as_ref().is_none_or(|namespace| namespace.is_empty() || *namespace == node.namespace)
+        && matches
+            .source_namespace
+            .as_ref()
+            .is_none_or(|namespace| namespace.is_empty() || *namespace == node.namespace)
         && (matches.gateways.is_empty() || matches.gateways.iter().any(|gateway| gateway == "mesh"))
 }
 

@@ -269,7 +269,8 @@ pub fn unchanged(old: &Index<'_>, new: &Index<'_>, host: &str) -> bool {
         (None, None) => true,
         (Some(was), Some(is)) => {
             was.spec == is.spec && was.meta.namespace == is.meta.namespace && {
-                let destinations = is.spec.http.iter().flat_map(|http| http.route.iter().map(|one| &one.destination.host));
+                let destinations =
+                    is.spec.http.iter().flat_map(|http| http.route.iter().map(|one| &one.destination.host));
                 destinations.into_iter().all(|name| {
                     let other = registry::full_name(name, &is.meta.namespace, new.node);
                     same_rules(&other) && old.service(&other).map(|s| &s.ports) == new.service(&other).map(|s| &s.ports)
@@ -298,9 +299,15 @@ fn notes(index: &Index<'_>) -> Vec<Note> {
     let mut notes: Vec<Note> = Vec::new();
     for service in &index.services {
         let rule = MergedRule::of(index, &service.host);
-        let asks = service.ports.iter().any(|port| rule.policy(port, None).tls.is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual)));
+        let asks = service
+            .ports
+            .iter()
+            .any(|port| rule.policy(port, None).tls.is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual)));
         if let (true, Some(document)) = (asks, rule.documents.first()) {
-            let message = format!("ISTIO_MUTUAL towards {} needs a certificate of the mesh, and this proxy has none: the service has no endpoints", service.host);
+            let message = format!(
+                "ISTIO_MUTUAL towards {} needs a certificate of the mesh, and this proxy has none: the service has no endpoints",
+                service.host
+            );
             notes.push(Note { input: Input::of("DestinationRule", document), message });
         }
     }

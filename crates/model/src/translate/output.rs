@@ -2,8 +2,8 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
-use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::util::pack_any;
@@ -15,8 +15,10 @@ use crate::patch::pool::{json as message_json, unpack};
 /// `{"static_resources": {"listeners": [...], "clusters": [...]}}`, with what comes by discovery put in its place: routes into
 /// the listeners that name them, endpoints into their clusters, which become STATIC.
 pub fn to_json(resources: &Resources) -> Value {
-    let listeners: Vec<Value> = resources.listeners.iter().map(|listener| message_json(&with_routes(listener.clone(), resources))).collect();
-    let clusters: Vec<Value> = resources.clusters.iter().map(|cluster| message_json(&with_endpoints(cluster.clone(), resources))).collect();
+    let listeners: Vec<Value> =
+        resources.listeners.iter().map(|listener| message_json(&with_routes(listener.clone(), resources))).collect();
+    let clusters: Vec<Value> =
+        resources.clusters.iter().map(|cluster| message_json(&with_endpoints(cluster.clone(), resources))).collect();
     json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
 }
 
@@ -37,7 +39,12 @@ fn with_routes(mut listener: Listener, resources: &Resources) -> Listener {
 
 fn with_endpoints(mut cluster: Cluster, resources: &Resources) -> Cluster {
     if service::is_eds(&cluster) {
-        let name = cluster.eds_cluster_config.take().map(|eds| eds.service_name).filter(|name| !name.is_empty()).unwrap_or_else(|| cluster.name.clone());
+        let name = cluster
+            .eds_cluster_config
+            .take()
+            .map(|eds| eds.service_name)
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| cluster.name.clone());
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
         cluster.load_assignment = resources.endpoints.iter().find(|one| one.cluster_name == name).cloned();
     }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::node::Node;
 use crate::istio::{
-    self, Config, DestinationRule, Document, EndpointPort, Locality, Metadata, ROOT_NAMESPACE, Resolution, ServiceLocation, Source,
-    TargetPort, TransportProtocol, VirtualService, WorkloadEntry,
+    self, Config, DestinationRule, Document, EndpointPort, Locality, Metadata, ROOT_NAMESPACE, Resolution,
+    ServiceLocation, Source, TargetPort, TransportProtocol, VirtualService, WorkloadEntry,
 };
 
 /// Label by which an endpoint says that a sidecar of the mesh stands before it.
@@ -198,7 +198,10 @@ impl<'a> Index<'a> {
 
     /// The routes in force for a host: those that name it, else those of the longest wildcard.
     pub(super) fn virtual_service(&self, host: &str) -> Option<&'a Document<VirtualService>> {
-        self.routes.get(host).copied().or_else(|| longest(self.wildcard_routes.iter().map(|(s, d)| (s.as_str(), *d)), host))
+        self.routes
+            .get(host)
+            .copied()
+            .or_else(|| longest(self.wildcard_routes.iter().map(|(s, d)| (s.as_str(), *d)), host))
     }
 
     /// Hosts that only a VirtualService names.
@@ -223,7 +226,11 @@ impl<'a> Index<'a> {
             let sees = |document: &&Document<DestinationRule>| {
                 document.meta.namespace == namespace
                     && (namespace == self.node.namespace || visible(&document.spec.export_to, namespace, self.node))
-                    && document.spec.workload_selector.as_ref().is_none_or(|s| contains(&self.node.labels, &s.match_labels))
+                    && document
+                        .spec
+                        .workload_selector
+                        .as_ref()
+                        .is_none_or(|s| contains(&self.node.labels, &s.match_labels))
             };
             let mut found: Vec<_> = self.rules.get(host).into_iter().flatten().copied().filter(sees).collect();
             if found.is_empty() {
@@ -260,11 +267,19 @@ impl<'a> Index<'a> {
         }
         for document in &self.config.services {
             let meta = &document.meta;
-            let export: Vec<String> = meta.annotations.get(EXPORT_ANNOTATION).map(|text| text.split(',').map(|w| w.trim().to_owned()).collect()).unwrap_or_default();
+            let export: Vec<String> = meta
+                .annotations
+                .get(EXPORT_ANNOTATION)
+                .map(|text| text.split(',').map(|w| w.trim().to_owned()).collect())
+                .unwrap_or_default();
             if !visible(&export, &meta.namespace, self.node) {
                 continue;
             }
-            let endpoints = slices.get(&(meta.namespace.as_str(), meta.name.as_str())).into_iter().flatten().flat_map(|slice| from_slice(slice));
+            let endpoints = slices
+                .get(&(meta.namespace.as_str(), meta.name.as_str()))
+                .into_iter()
+                .flatten()
+                .flat_map(|slice| from_slice(slice));
             let spec = &document.spec;
             let service = Service {
                 host: format!("{}.{}.svc.{}", meta.name, meta.namespace, self.node.mesh.cluster_domain),
@@ -371,7 +386,9 @@ impl<'a> Selectable<'a> {
     }
 
     fn select(&self, namespace: &'a str, labels: &'a BTreeMap<String, String>) -> Vec<Workload<'a>> {
-        let lists = labels.iter().map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], Vec::as_slice));
+        let lists = labels.iter().map(|(key, value)| {
+            self.by_label.get(&(namespace, key.as_str(), value.as_str())).map_or(&[][..], Vec::as_slice)
+        });
         let shortest = lists.min_by_key(|list| list.len());
         let candidates: Box<dyn Iterator<Item = &Document<WorkloadEntry>>> = match shortest {
             Some(list) => Box::new(list.iter().filter_map(|at| self.entries.get(*at))),
@@ -416,7 +433,11 @@ fn from_entry<'a>(entry: &'a WorkloadEntry, namespace: &'a str) -> Option<Worklo
 
 /// `user-service` in `default` is `user-service.default.svc.<domain>`; a name with a dot, a wildcard or an address is full.
 pub(super) fn full_name(host: &str, namespace: &str, node: &Node) -> String {
-    if host.contains(['.', '*', ':']) { host.to_ascii_lowercase() } else { format!("{host}.{namespace}.svc.{}", node.mesh.cluster_domain) }
+    if host.contains(['.', '*', ':']) {
+        host.to_ascii_lowercase()
+    } else {
+        format!("{host}.{namespace}.svc.{}", node.mesh.cluster_domain)
+    }
 }
 
 /// Whether a proxy sees a document of `namespace` that is exported so.

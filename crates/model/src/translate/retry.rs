@@ -44,10 +44,10 @@ pub(super) fn policy(retries: Option<&Retries>, consistent_hash: bool) -> Option
         host_selection_retry_max_attempts: if avoid_previous { HOST_PICKS_MAX } else { 0 },
         retriable_status_codes,
         retry_priority: (retries.retry_remote_localities == Some(true)).then(previous_priorities),
-        retry_back_off: retries.backoff.filter(|base| *base >= Duration::from_millis(1)).map(|base| RetryBackOff {
-            base_interval: Some(duration(base)),
-            max_interval: None,
-        }),
+        retry_back_off: retries
+            .backoff
+            .filter(|base| *base >= Duration::from_millis(1))
+            .map(|base| RetryBackOff { base_interval: Some(duration(base)), max_interval: None }),
         ..RetryPolicy::default()
     })
 }

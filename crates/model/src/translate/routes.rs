@@ -6,14 +6,20 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::config::route::v3::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
     ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter,
 };
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy};
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
-use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, RedirectAction, Route, RouteAction, RouteMatch, WeightedCluster};
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, RedirectAction, Route, RouteAction, RouteMatch, WeightedCluster,
+};
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType};
@@ -27,7 +33,9 @@ use super::policy::MergedRule;
 use super::registry::{Index, Port, full_name};
 use super::wire::{boolean, duration, fraction, runtime_fraction, uint32};
 use super::{CORS_FILTER, FAULT_FILTER, outbound_name, retry};
-use crate::istio::{self, Destination, Document, HashKey, HeaderOperations, HttpRoute, UnmatchedPreflights, VirtualService};
+use crate::istio::{
+    self, Destination, Document, HashKey, HeaderOperations, HttpRoute, UnmatchedPreflights, VirtualService,
+};
 
 /// The routes of a host and port without a VirtualService: everything to the service.
 pub(super) fn plain(rule: &MergedRule<'_>, host: &str, port: &Port) -> Vec<Route> {
@@ -39,14 +47,20 @@ pub(super) fn plain(rule: &MergedRule<'_>, host: &str, port: &Port) -> Vec<Route
         hash_policy,
         ..RouteAction::default()
     };
-    vec![Route { name: "default".to_owned(), r#match: Some(every_path()), action: Some(Action::Route(action)), ..Route::default() }]
+    vec![Route {
+        name: "default".to_owned(),
+        r#match: Some(every_path()),
+        action: Some(Action::Route(action)),
+        ..Route::default()
+    }]
 }
 
 /// The routes of a VirtualService for requests to `port`, in order. What follows a route that takes everything is left out.
 pub(super) fn of_virtual_service(index: &Index<'_>, document: &Document<VirtualService>, port: &Port) -> Vec<Route> {
     let mut routes = Vec::new();
     for http in &document.spec.http {
-        let concerning: Vec<_> = http.matches.iter().filter(|matches| concerns(matches, index.node, port.number)).collect();
+        let concerning: Vec<_> =
+            http.matches.iter().filter(|matches| concerns(matches, index.node, port.number)).collect();
         if http.matches.is_empty() {
             routes.push(route(index, document, http, None, every_path(), port));
             break;
@@ -63,7 +77,14 @@ pub(super) fn of_virtual_service(index: &Index<'_>, document: &Document<VirtualS
     routes
 }
 
-fn route(index: &Index<'_>, document: &Document<VirtualService>, http: &HttpRoute, match_name: Option<&str>, conditions: RouteMatch, port: &Port) -> Route {
+fn route(
+    index: &Index<'_>,
+    document: &Document<VirtualService>,
+    http: &HttpRoute,
+    match_name: Option<&str>,
+    conditions: RouteMatch,
+    port: &Port,
+) -> Route {
     let name = match (http.name.as_deref(), match_name) {
         (Some(route), Some(one)) => format!("{route}.{one}"),
         (Some(route), None) => route.to_owned(),
@@ -89,7 +110,10 @@ fn route(index: &Index<'_>, document: &Document<VirtualService>, http: &HttpRout
     } else if let Some(response) = &http.direct_response {
         Action::DirectResponse(DirectResponseAction {
             status: u32::from(response.status),
-            body: response.body.as_ref().map(|body| DataSource { specifier: Some(body_of(&body.0)), ..DataSource::default() }),
+            body: response
+                .body
+                .as_ref()
+                .map(|body| DataSource { specifier: Some(body_of(&body.0)), ..DataSource::default() }),
             ..DirectResponseAction::default()
         })
     } else {
@@ -106,11 +130,19 @@ fn body_of(bytes: &[u8]) -> Specifier {
     }
 }
 
-fn forward(index: &Index<'_>, document: &Document<VirtualService>, http: &HttpRoute, port: &Port, host_rewrite: Option<String>) -> RouteAction {
+fn forward(
+    index: &Index<'_>,
+    document: &Document<VirtualService>,
+    http: &HttpRoute,
+    port: &Port,
+    host_rewrite: Option<String>,
+) -> RouteAction {
     let namespace = &document.meta.namespace;
-    let mut action = RouteAction { timeout: Some(duration(http.timeout.unwrap_or(Duration::ZERO))), ..RouteAction::default() };
+    let mut action =
+        RouteAction { timeout: Some(duration(http.timeout.unwrap_or(Duration::ZERO))), ..RouteAction::default() };
     // Of several destinations those of weight zero get nothing.
-    let weighted: Vec<_> = http.route.iter().filter(|one| http.route.len() == 1 || one.weight.unwrap_or(0) > 0).collect();
+    let weighted: Vec<_> =
+        http.route.iter().filter(|one| http.route.len() == 1 || one.weight.unwrap_or(0) > 0).collect();
     for one in &weighted {
         let host = full_name(&one.destination.host, namespace, index.node);
         let rule = MergedRule::of(index, &host);
@@ -120,9 +152,12 @@ fn forward(index: &Index<'_>, document: &Document<VirtualService>, http: &HttpRo
     }
     action.retry_policy = retry::policy(http.retries.as_ref(), !action.hash_policy.is_empty());
     action.cluster_specifier = Some(match weighted.as_slice() {
-        [one] if one.headers.is_none() => ClusterSpecifier::Cluster(destination_cluster(index, &one.destination, namespace, port)),
+        [one] if one.headers.is_none() => {
+            ClusterSpecifier::Cluster(destination_cluster(index, &one.destination, namespace, port))
+        }
         many => {
-            let clusters: Vec<ClusterWeight> = many.iter().map(|one| cluster_weight(index, one, namespace, port)).collect();
+            let clusters: Vec<ClusterWeight> =
+                many.iter().map(|one| cluster_weight(index, one, namespace, port)).collect();
             ClusterSpecifier::WeightedClusters(WeightedCluster { clusters, ..WeightedCluster::default() })
         }
     });
@@ -131,11 +166,14 @@ fn forward(index: &Index<'_>, document: &Document<VirtualService>, http: &HttpRo
             action.prefix_rewrite = uri.clone();
         }
         if let Some(regex) = &rewrite.uri_regex_rewrite {
-            action.regex_rewrite =
-                Some(RegexMatchAndSubstitute { pattern: Some(regex_matcher(&regex.pattern)), substitution: regex.rewrite.clone() });
+            action.regex_rewrite = Some(RegexMatchAndSubstitute {
+                pattern: Some(regex_matcher(&regex.pattern)),
+                substitution: regex.rewrite.clone(),
+            });
         }
     }
-    let authority = http.rewrite.as_ref().and_then(|rewrite| rewrite.authority.clone()).filter(|authority| !authority.is_empty());
+    let authority =
+        http.rewrite.as_ref().and_then(|rewrite| rewrite.authority.clone()).filter(|authority| !authority.is_empty());
     action.host_rewrite_specifier = authority.or(host_rewrite).map(HostRewriteSpecifier::HostRewriteLiteral);
     let one_mirror = http.mirror.as_ref().map(|mirror| (mirror, http.mirror_percentage.as_ref()));
     let mirrors = http.mirrors.iter().map(|mirror| (&mirror.destination, mirror.percentage.as_ref()));
@@ -192,7 +230,9 @@ fn port_of(index: &Index<'_>, destination: &Destination, host: &str, port: &Port
 /// What a consistent hash is taken of; empty where there is none.
 fn hash_policy(rule: &MergedRule<'_>, port: &Port, subset: Option<&str>) -> Vec<HashPolicy> {
     let policy = rule.policy(port, subset);
-    let Some(key) = policy.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref()?.key()) else { return Vec::new() };
+    let Some(key) = policy.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref()?.key()) else {
+        return Vec::new();
+    };
     let specifier = match key {
         HashKey::Header(name) => PolicySpecifier::Header(Header { header_name: name.to_owned(), ..Header::default() }),
         HashKey::Cookie(cookie) => PolicySpecifier::Cookie(Cookie {
@@ -202,7 +242,10 @@ fn hash_policy(rule: &MergedRule<'_>, port: &Port, subset: Option<&str>) -> Vec<
             attributes: cookie
                 .attributes
                 .iter()
-                .map(|attribute| CookieAttribute { name: attribute.name.clone(), value: attribute.value.clone().unwrap_or_default() })
+                .map(|attribute| CookieAttribute {
+                    name: attribute.name.clone(),
+                    value: attribute.value.clone().unwrap_or_default(),
+                })
                 .collect(),
         }),
         HashKey::SourceIp => PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true }),
@@ -230,7 +273,8 @@ fn redirect_action(redirect: &istio::Redirect, port: &Port) -> RedirectAction {
         port_redirect,
         response_code: code as i32,
         scheme_rewrite_specifier: redirect.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
-        path_rewrite_specifier: path.or_else(|| redirect.prefix_rewrite.clone().map(PathRewriteSpecifier::PrefixRewrite)),
+        path_rewrite_specifier: path
+            .or_else(|| redirect.prefix_rewrite.clone().map(PathRewriteSpecifier::PrefixRewrite)),
         ..RedirectAction::default()
     }
 }
@@ -284,7 +328,10 @@ fn fault_config(fault: &istio::Fault) -> HttpFault {
 }
 
 fn cors_config(cors: &istio::CorsPolicy) -> CorsPolicy {
-    let any = || StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex_matcher(".*"))), ..StringMatcher::default() };
+    let any = || StringMatcher {
+        match_pattern: Some(MatchPattern::SafeRegex(regex_matcher(".*"))),
+        ..StringMatcher::default()
+    };
     let exact = |origin: &String| match origin.as_str() {
         "*" => any(),
         _ => StringMatcher { match_pattern: Some(MatchPattern::Exact(origin.clone())), ..StringMatcher::default() },
@@ -302,7 +349,9 @@ fn cors_config(cors: &istio::CorsPolicy) -> CorsPolicy {
         max_age: cors.max_age.map(|age| age.as_secs().to_string()).unwrap_or_default(),
         allow_credentials: cors.allow_credentials.map(boolean),
         filter_enabled: Some(runtime_fraction(100.0)),
-        forward_not_matching_preflights: Some(boolean(cors.unmatched_preflights.unwrap_or_default() != UnmatchedPreflights::Ignore)),
+        forward_not_matching_preflights: Some(boolean(
+            cors.unmatched_preflights.unwrap_or_default() != UnmatchedPreflights::Ignore,
+        )),
         ..CorsPolicy::default()
     }
 }

@@ -6,11 +6,11 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, DnsLookupFamily as EnvoyFamily, EdsClusterConfig, TransportSocketMatch,
 };
+use envoy_types::pb::envoy::config::core::v3::DnsResolverOptions;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::route::v3::VirtualHost;
 use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
-use envoy_types::pb::envoy::config::core::v3::DnsResolverOptions;
 use envoy_types::util::pack_any;
 
 use super::cluster::{self, Upstream};
@@ -64,7 +64,13 @@ pub fn translate_service(index: &Index<'_>, host: &str) -> ServiceResources {
     resources
 }
 
-fn clusters(index: &Index<'_>, service: &Service<'_>, rule: &MergedRule<'_>, port: &Port, resources: &mut ServiceResources) {
+fn clusters(
+    index: &Index<'_>,
+    service: &Service<'_>,
+    rule: &MergedRule<'_>,
+    port: &Port,
+    resources: &mut ServiceResources,
+) {
     let subsets = rule.subsets.iter().map(|subset| Some(subset.name.as_str()));
     for subset in std::iter::once(None).chain(subsets) {
         let policy = rule.policy(port, subset);
@@ -98,7 +104,8 @@ fn one_cluster(
     let discovery = discovery(service);
     let auto = policy.tls.is_none() && node.mesh.auto_mtls && node.certificates.is_some() && !service.external;
     let takes_mtls = |workload: &Workload<'_>, number: u16| {
-        auto && workload.in_mesh() && authentication::mode(index.config, workload.namespace, &workload.labels, number) != MtlsMode::Disable
+        auto && workload.in_mesh()
+            && authentication::mode(index.config, workload.namespace, &workload.labels, number) != MtlsMode::Disable
     };
     let mut reached = endpoints::reached(&service.endpoints, port, rule.labels(subset), takes_mtls);
     let mode = policy.tls.as_ref().map(|tls| tls.mode.unwrap_or_default());
@@ -117,7 +124,10 @@ fn one_cluster(
     let tls_rule = policy.tls.as_ref().filter(|_| matches!(mode, Some(TlsMode::Simple | TlsMode::Mutual)));
     let auto_sni = tls_rule.is_some_and(|tls| tls.sni.as_deref().unwrap_or_default().is_empty());
     let auto_san = tls_rule.is_some_and(|tls| {
-        auto_sni && tls.subject_alt_names.is_empty() && service.subject_alt_names.is_empty() && tls.insecure_skip_verify != Some(true)
+        auto_sni
+            && tls.subject_alt_names.is_empty()
+            && service.subject_alt_names.is_empty()
+            && tls.insecure_skip_verify != Some(true)
     });
     cluster::http_options(&mut made, policy, upstream, auto_sni, auto_san);
     transport(index, service, &mut made, policy, &reached, port, subset, inner(upstream));
@@ -133,9 +143,17 @@ fn one_cluster(
             made.load_assignment = Some(endpoints::assign(&name, node, &reached, setting, shape));
         }
         _ => {
-            let by_name = if service.endpoints.is_empty() { endpoints::reached(&local, port, None, |_, _| false) } else { reached };
+            let by_name = if service.endpoints.is_empty() {
+                endpoints::reached(&local, port, None, |_, _| false)
+            } else {
+                reached
+            };
             // A logical DNS cluster has one name; the first stands.
-            let kept = if discovery == DiscoveryType::LogicalDns { by_name.get(..1).unwrap_or_default() } else { by_name.as_slice() };
+            let kept = if discovery == DiscoveryType::LogicalDns {
+                by_name.get(..1).unwrap_or_default()
+            } else {
+                by_name.as_slice()
+            };
             made.load_assignment = Some(endpoints::assign(&name, node, kept, setting, shape));
             resolver(&mut made, &index.config.dns_settings(&node.namespace));
         }
@@ -179,7 +197,8 @@ fn transport(
                     [] => identities(index, service, reached),
                     stated => Identities { exact: stated.to_vec(), prefix: None },
                 };
-                cluster.transport_socket = Some(tls::mesh_upstream(certificates, sni(rule.sni.as_deref()), identities, inner));
+                cluster.transport_socket =
+                    Some(tls::mesh_upstream(certificates, sni(rule.sni.as_deref()), identities, inner));
             }
             // The cluster has no endpoints then, and translation says why.
             (TlsMode::IstioMutual, None) => {}
@@ -194,7 +213,11 @@ fn transport(
             } else {
                 let wanted = object([("tlsMode", text("istio"))]);
                 cluster.transport_socket_matches = vec![
-                    TransportSocketMatch { name: "tlsMode-istio".to_owned(), r#match: Some(wanted), transport_socket: Some(socket) },
+                    TransportSocketMatch {
+                        name: "tlsMode-istio".to_owned(),
+                        r#match: Some(wanted),
+                        transport_socket: Some(socket),
+                    },
                     TransportSocketMatch {
                         name: "tlsMode-disabled".to_owned(),
                         r#match: Some(object([])),
@@ -246,14 +269,24 @@ fn resolver(cluster: &mut Cluster, settings: &DnsSettings) {
             }),
             ..CaresDnsResolverConfig::default()
         };
-        cluster.typed_dns_resolver_config =
-            Some(TypedExtensionConfig { name: "envoy.network.dns_resolver.cares".to_owned(), typed_config: Some(pack_any(config)) });
+        cluster.typed_dns_resolver_config = Some(TypedExtensionConfig {
+            name: "envoy.network.dns_resolver.cares".to_owned(),
+            typed_config: Some(pack_any(config)),
+        });
     }
 }
 
 /// Which service a cluster stands for, in Istio's own place for it (`filter_metadata.istio`), for metrics and logs.
-fn describe(service: &Service<'_>, port: &Port, subset: Option<&str>) -> envoy_types::pb::envoy::config::core::v3::Metadata {
-    let about = object([("host", text(&*service.host)), ("name", text(&*service.name)), ("namespace", text(service.namespace))]);
+fn describe(
+    service: &Service<'_>,
+    port: &Port,
+    subset: Option<&str>,
+) -> envoy_types::pb::envoy::config::core::v3::Metadata {
+    let about = object([
+        ("host", text(&*service.host)),
+        ("name", text(&*service.name)),
+        ("namespace", text(service.namespace)),
+    ]);
     let mut fields = object([("services", list(vec![nested(about)])), ("port", text(port.number.to_string()))]);
     if let Some(subset) = subset {
         fields.fields.insert("subset".to_owned(), text(subset));

@@ -7,7 +7,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::certificate_
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher, TlsCertificate, UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher, TlsCertificate,
+    UpstreamTlsContext,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -45,13 +46,19 @@ pub(super) enum Inner {
 }
 
 /// Mutual TLS with the mesh's own certificates.
-pub(super) fn mesh_upstream(certificates: &Certificates, sni: String, identities: Identities, inner: Inner) -> TransportSocket {
+pub(super) fn mesh_upstream(
+    certificates: &Certificates,
+    sni: String,
+    identities: Identities,
+    inner: Inner,
+) -> TransportSocket {
     let alpn = match inner {
         Inner::Http1 => ALPN_MESH_HTTP1,
         Inner::Http2 => ALPN_MESH_HTTP2,
         Inner::Either | Inner::Other => ALPN_MESH,
     };
-    let mut names: Vec<SubjectAltNameMatcher> = identities.exact.into_iter().map(|id| san(SanType::Uri, MatchPattern::Exact(id))).collect();
+    let mut names: Vec<SubjectAltNameMatcher> =
+        identities.exact.into_iter().map(|id| san(SanType::Uri, MatchPattern::Exact(id))).collect();
     names.extend(identities.prefix.map(|prefix| san(SanType::Uri, MatchPattern::Prefix(prefix))));
     let validation = CertificateValidationContext {
         trusted_ca: Some(file(&certificates.roots)),
@@ -82,7 +89,8 @@ pub(super) fn client_upstream(node: &Node, tls: &ClientTls, alt_names: &[String]
             .iter()
             .flat_map(|name| {
                 // A name says nothing of its type; Istio asks for any type too.
-                let kinds: &[SanType] = if name.contains("://") { &[SanType::Uri] } else { &[SanType::Dns, SanType::IpAddress] };
+                let kinds: &[SanType] =
+                    if name.contains("://") { &[SanType::Uri] } else { &[SanType::Dns, SanType::IpAddress] };
                 kinds.iter().map(|kind| san(*kind, MatchPattern::Exact(name.clone())))
             })
             .collect();
@@ -105,7 +113,10 @@ pub(super) fn client_upstream(node: &Node, tls: &ClientTls, alt_names: &[String]
 
 /// From callers of the mesh: their certificate is asked for and must come from the mesh's roots.
 pub(super) fn inbound(certificates: &Certificates) -> TransportSocket {
-    let validation = CertificateValidationContext { trusted_ca: Some(file(&certificates.roots)), ..CertificateValidationContext::default() };
+    let validation = CertificateValidationContext {
+        trusted_ca: Some(file(&certificates.roots)),
+        ..CertificateValidationContext::default()
+    };
     let context = DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_certificates: vec![certificate(&certificates.chain, &certificates.key)],
@@ -116,7 +127,10 @@ pub(super) fn inbound(certificates: &Certificates) -> TransportSocket {
         require_client_certificate: Some(boolean(true)),
         ..DownstreamTlsContext::default()
     };
-    TransportSocket { name: "envoy.transport_sockets.tls".to_owned(), config_type: Some(ConfigType::TypedConfig(pack_any(context))) }
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack_any(context))),
+    }
 }
 
 /// No TLS.
@@ -128,7 +142,10 @@ pub(super) fn raw() -> TransportSocket {
 }
 
 fn upstream(context: UpstreamTlsContext) -> TransportSocket {
-    TransportSocket { name: "envoy.transport_sockets.tls".to_owned(), config_type: Some(ConfigType::TypedConfig(pack_any(context))) }
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack_any(context))),
+    }
 }
 
 fn certificate(chain: &str, key: &str) -> TlsCertificate {

@@ -8,7 +8,8 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, Metadata, RuntimeFractionalPercent, SocketAddress,
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, Metadata, RuntimeFractionalPercent,
+    SocketAddress,
 };
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent};

@@ -28,13 +28,22 @@ pub fn node() -> Node {
 
 /// Names of files that nobody opens.
 pub fn certificates() -> Certificates {
-    Certificates { chain: "/certs/cert-chain.pem".to_owned(), key: "/certs/key.pem".to_owned(), roots: "/certs/root-cert.pem".to_owned() }
+    Certificates {
+        chain: "/certs/cert-chain.pem".to_owned(),
+        key: "/certs/key.pem".to_owned(),
+        roots: "/certs/root-cert.pem".to_owned(),
+    }
 }
 
 /// The user-service: v1 with two endpoints in one zone and one in another, v2 in another region.
 pub fn service_and_endpoints() -> String {
     let mut yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: user-service}\nspec:\n  hosts: [user-service.default.svc.cluster.local]\n  addresses: [10.1.2.3]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{name: http, number: 80, protocol: HTTP, targetPort: 8080}]\n  workloadSelector: {labels: {app: user-service}}\n".to_owned();
-    let endpoints = [("v1", "us-central1/us-central1-a"), ("v1", "us-central1/us-central1-a"), ("v1", "us-central1/us-central1-b"), ("v2", "us-west1/us-west1-a")];
+    let endpoints = [
+        ("v1", "us-central1/us-central1-a"),
+        ("v1", "us-central1/us-central1-a"),
+        ("v1", "us-central1/us-central1-b"),
+        ("v2", "us-west1/us-west1-a"),
+    ];
     for (at, (version, locality)) in endpoints.iter().enumerate() {
         let n = at + 1;
         yaml.push_str(&format!(
@@ -55,7 +64,9 @@ pub fn tutorial() -> Option<Vec<String>> {
             (None, "```yaml") => block = Some(String::new()),
             (Some(_), "```") => {
                 let block = block.take().unwrap_or_default();
-                documents.extend(block.split("\n---\n").filter(|one| one.contains("\napiVersion:")).map(|one| format!("{one}\n")));
+                documents.extend(
+                    block.split("\n---\n").filter(|one| one.contains("\napiVersion:")).map(|one| format!("{one}\n")),
+                );
             }
             (Some(block), line) => {
                 block.push_str(line);

@@ -1,3 +1,156 @@
-//! What a person or a tool may ask the proxy.
+//! The admin, metrics and health ports, and what else runs beside the workers.
 
+mod pages;
 pub mod pprof;
+
+use crate::downstream::stream::DownstreamStream;
+use crate::h1::{BodyLength, ServerConn, Wire};
+use crate::http::{Method, RequestHead, ResponseHead};
+use crate::log;
+use crate::net::Io;
+use crate::proxy::Control;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
+
+/// Connections to the admin ports at once: a scraper, a person, a probe, and room for a few more.
+const CONNECTIONS_MAX: usize = 64;
+
+/// A connection to an admin port that says nothing.
+const IDLE: Duration = Duration::from_secs(60);
+
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Series without a request are swept this often.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Which pages a port shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    All,
+    Metrics,
+    Health,
+}
+
+#[derive(Default)]
+pub struct Admin {
+    pub sockets: Vec<(std::net::TcpListener, Pages)>,
+}
+
+/// A page's answer.
+pub struct Page {
+    pub status: u16,
+    pub kind: &'static str,
+    pub body: Vec<u8>,
+}
+
+impl Page {
+    pub fn text(body: impl Into<Vec<u8>>) -> Self {
+        Self { status: 200, kind: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    pub fn json(value: &serde_json::Value) -> Self {
+        let body = serde_json::to_vec_pretty(value).unwrap_or_default();
+        Self { status: 200, kind: "application/json", body }
+    }
+
+    pub fn status(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, ..Self::text(body) }
+    }
+}
+
+/// Runs the control thread until the proxy stops.
+pub fn run(control: &Arc<Control>, admin: Admin) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return log::line(format_args!("the admin port could not start: {error}")),
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let open = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+        for (socket, pages) in admin.sockets {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => drop(tokio::task::spawn_local(accept(control.clone(), socket, pages, open.clone()))),
+                Err(error) => log::line(format_args!("an admin port could not start: {error}")),
+            }
+        }
+        let secrets = control.secrets.clone();
+        tokio::task::spawn_local(secrets.watch(|_, result| {
+            if let Err(error) = result {
+                log::line(format_args!("certificates were not reloaded, the running ones stay: {error}"));
+            }
+        }));
+        let registry = control.shared.registry.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                registry.sweep(Instant::now());
+            }
+        });
+        control.until_stopped().await;
+    });
+}
+
+async fn accept(
+    control: Arc<Control>,
+    socket: tokio::net::TcpListener,
+    pages: Pages,
+    open: Arc<tokio::sync::Semaphore>,
+) {
+    loop {
+        let Ok(permit) = open.clone().acquire_owned().await else { return };
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let control = control.clone();
+                tokio::task::spawn_local(async move {
+                    serve(&control, ServerConn::new(Wire::new(Io::Tcp(stream))), pages).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn serve(control: &Arc<Control>, mut conn: ServerConn, pages: Pages) {
+    let mut head = RequestHead::default();
+    loop {
+        let read = async {
+            match conn.wait().await {
+                Ok(true) => conn.read_head(&mut head, HEAD_BYTES_MAX).await.ok(),
+                _ => None,
+            }
+        };
+        let Ok(Some(_)) = tokio::time::timeout(IDLE, read).await else { return };
+        let page = pages::answer(control, &head, pages).await;
+        let mut response = ResponseHead::new(page.status);
+        response.headers.push(b"content-type", page.kind.as_bytes());
+        response.headers.push(b"cache-control", b"no-store");
+        let mut down = DownstreamStream::H1(&mut conn);
+        let is_head = head.method == Method::Head;
+        let length = if is_head { BodyLength::Empty } else { BodyLength::Exact(page.body.len() as u64) };
+        if is_head {
+            response.headers.push(b"content-length", page.body.len().to_string().as_bytes());
+        }
+        if down.send_head(&response, length, false).is_err() {
+            return;
+        }
+        let mut rest = if is_head { &[][..] } else { &page.body[..] };
+        let sent = poll_fn(|cx| {
+            while !rest.is_empty() {
+                match ready!(down.poll_send(cx, rest)) {
+                    Ok(count) => rest = &rest[count..],
+                    Err(_) => return Poll::Ready(false),
+                }
+            }
+            if ready!(down.poll_finish(cx, None)).is_err() {
+                return Poll::Ready(false);
+            }
+            Poll::Ready(ready!(down.poll_flush(cx)).is_ok())
+        });
+        if !matches!(tokio::time::timeout(IDLE, sent).await, Ok(true)) || !conn.may_continue() {
+            return;
+        }
+    }
+}

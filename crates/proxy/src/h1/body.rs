@@ -136,6 +136,16 @@ impl BodyReader {
         })
     }
 
+    /// The data at the front of `bytes`; empty where framing comes first.
+    pub fn piece<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let left = match self.state {
+            State::Exact(left) | State::Data(left) => usize::try_from(left).unwrap_or(usize::MAX),
+            State::UntilClose => usize::MAX,
+            _ => 0,
+        };
+        &bytes[..bytes.len().min(left)]
+    }
+
     /// Counts `taken` bytes of the data that `step` named.
     pub fn took(&mut self, taken: usize) {
         let taken = taken as u64;

@@ -113,8 +113,9 @@ impl ClientConn {
         self.wire.poll_body(cx, &mut self.reader, &mut self.trailer)
     }
 
-    pub fn body(&self, count: usize) -> &[u8] {
-        &self.wire.unread()[..count]
+    /// The piece of body at the front of the buffer, which the last `poll_body` found.
+    pub fn piece(&self) -> &[u8] {
+        self.reader.piece(self.wire.unread())
     }
 
     pub fn consume_body(&mut self, count: usize) {

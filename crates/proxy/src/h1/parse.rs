@@ -36,6 +36,22 @@ pub enum HeadError {
 }
 
 impl HeadError {
+    /// The reason, as metric labels name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::BareLineFeed => "bare_lf",
+            Self::LengthAndEncoding => "length_and_encoding",
+            Self::ContentLength => "content_length",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::Host => "host",
+            Self::Target => "target",
+            Self::Version => "version",
+            Self::TooManyHeaders => "too_many_headers",
+            Self::TooLarge => "too_large",
+        }
+    }
+
     /// The status that tells the client.
     pub fn status(self) -> u16 {
         match self {

@@ -104,8 +104,9 @@ impl ServerConn {
         self.wire.poll_body(cx, &mut self.reader, &mut self.trailer)
     }
 
-    pub fn body(&self, count: usize) -> &[u8] {
-        &self.wire.unread()[..count]
+    /// The piece of body at the front of the buffer, which the last `poll_body` found.
+    pub fn piece(&self) -> &[u8] {
+        self.reader.piece(self.wire.unread())
     }
 
     pub fn consume_body(&mut self, count: usize) {
@@ -167,6 +168,14 @@ impl ServerConn {
 
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.wire.poll_flush(cx)
+    }
+
+    /// The response broke off: the connection must not look as if it had ended well.
+    pub fn abort(&mut self) {
+        self.close = true;
+        // With a reset instead of an end of stream, a body that only the end of the connection frames is seen to be
+        // cut short.
+        let _ = socket2::SockRef::from(self.wire.io().tcp()).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// Whether another request may follow. A body that was not read to its end would be taken for one.

@@ -1,0 +1,143 @@
+//! The admin port's pages, as Envoy's admin interface names them.
+
+use super::{Page, Pages};
+use crate::http::{Method, RequestHead};
+use crate::proxy::Control;
+use serde_json::json;
+use std::fmt::Write;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+const INDEX: &str = "celerity admin\n\
+    /ready                      200 when the proxy takes traffic, 503 while it drains\n\
+    /config_dump                the running configuration and the state of the last change\n\
+    /clusters                   endpoints, limits and ejections\n\
+    /listeners                  where it listens\n\
+    /stats/prometheus           every metric\n\
+    /ledger                     where the time goes; ?format=json\n\
+    /drain                      POST: stop taking traffic, finish what is under way\n\
+    /debug/pprof/profile        CPU profile; ?seconds=10\n\
+    /debug/pprof/heap           heap profile\n";
+
+pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pages) -> Page {
+    let target = String::from_utf8_lossy(&head.path);
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let parameter = |name: &str| {
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default().to_owned()
+    };
+    let allowed = match pages {
+        Pages::All => true,
+        Pages::Metrics => matches!(path, "/stats/prometheus" | "/metrics"),
+        Pages::Health => matches!(path, "/ready" | "/healthz/ready" | "/"),
+    };
+    if !allowed {
+        return Page::status(404, format!("{path} is not on this port\n"));
+    }
+    if path == "/drain" || path == "/drain_listeners" {
+        if head.method != Method::Post {
+            return Page::status(405, "draining changes the proxy: use POST\n");
+        }
+        control.start_draining();
+        return Page::text("draining\n");
+    }
+    if !matches!(head.method, Method::Get | Method::Head) {
+        return Page::status(405, "use GET\n");
+    }
+    match path {
+        "/" if pages == Pages::All => Page::text(INDEX),
+        "/ready" | "/healthz/ready" | "/" => ready(control),
+        "/config_dump" => config_dump(control),
+        "/clusters" => clusters(control, &parameter("format")),
+        "/listeners" => listeners(control),
+        "/stats/prometheus" | "/metrics" => metrics(control),
+        "/ledger" => ledger(control, &parameter("format")),
+        "/debug/pprof/profile" => profile(&parameter("seconds")).await,
+        "/debug/pprof/heap" => heap(),
+        _ => Page::status(404, format!("{path} is not an admin page\n\n{INDEX}")),
+    }
+}
+
+fn ready(control: &Control) -> Page {
+    if control.is_draining() { Page::status(503, "DRAINING\n") } else { Page::text("LIVE\n") }
+}
+
+fn config_dump(control: &Control) -> Page {
+    let state = control.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let describe = control.describe.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Page::json(&json!({
+        "version": control.running.load().snapshot.version,
+        "last_change": {
+            "state": if state.rejected.is_some() { "rejected" } else { "accepted" },
+            "reason": state.rejected,
+            "accepted": state.accepted_count,
+            "rejected": state.rejected_count,
+        },
+        "resources": describe(),
+    }))
+}
+
+fn listeners(control: &Control) -> Page {
+    let running = control.running.load();
+    let text = running.snapshot.listeners.iter().fold(String::new(), |mut text, listener| {
+        let _ = writeln!(text, "{}::{}", listener.name, listener.address);
+        text
+    });
+    Page::text(text)
+}
+
+fn clusters(control: &Control, format: &str) -> Page {
+    let running = control.running.load();
+    let mut all: Vec<_> = running.snapshot.clusters().collect();
+    all.sort_by(|left, right| left.name.cmp(&right.name));
+    let mut text = String::new();
+    let mut list = Vec::new();
+    for cluster in all {
+        let shared = control.shared.cluster(cluster);
+        let gates = [
+            ("max_connections", &shared.connections, "cx_active"),
+            ("max_pending_requests", &shared.pending, "rq_pending_active"),
+            ("max_requests", &shared.requests, "rq_active"),
+            ("max_retries", &shared.retries, "rq_retry_active"),
+        ];
+        let name = &cluster.name;
+        let mut limits = serde_json::Map::new();
+        for (limit, gate, active) in gates {
+            let _ = writeln!(text, "{name}::default_priority::{limit}::{}", gate.limit());
+            let _ = writeln!(text, "{name}::{active}::{}", gate.used());
+            limits.insert(limit.into(), json!({ "limit": gate.limit(), "used": gate.used() }));
+        }
+        let mut endpoints = Vec::new();
+        for endpoint in &cluster.endpoints {
+            let address = &endpoint.address;
+            let _ = writeln!(text, "{name}::{address}::weight::{}", endpoint.weight);
+            endpoints.push(json!({ "address": address.to_string(), "weight": endpoint.weight }));
+        }
+        list.push(json!({ "name": &**name, "limits": limits, "endpoints": endpoints }));
+    }
+    if format == "json" { Page::json(&json!({ "clusters": list })) } else { Page::text(text) }
+}
+
+fn metrics(control: &Control) -> Page {
+    let mut body = Vec::with_capacity(64 * 1024);
+    match control.shared.registry.expose(Instant::now(), &mut body) {
+        Ok(()) => Page { status: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body },
+        Err(error) => Page::status(500, format!("the metrics could not be written: {error}\n")),
+    }
+}
+
+fn ledger(control: &Control, format: &str) -> Page {
+    let reports = control.shared.registry.ledger_reports();
+    if format == "json" {
+        return Page::json(&json!(reports.iter().map(|report| report.json()).collect::<Vec<_>>()));
+    }
+    Page::text(reports.iter().map(|report| report.text(false)).collect::<Vec<_>>().join("\n"))
+}
+
+async fn profile(seconds: &str) -> Page {
+    let _ = seconds;
+    Page::status(501, "CPU profiles are not supported in this build\n")
+}
+
+fn heap() -> Page {
+    Page::status(501, "heap profiles are not supported in this build\n")
+}

@@ -1,0 +1,57 @@
+//! The only door by which configuration reaches the workers: made ready off to the side, then handed over whole.
+
+use crate::tls::{Acceptor, Connector, Secrets};
+use celerity_model::snapshot::{DownstreamTls, Snapshot, Transport, UpstreamTls};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A snapshot with its certificates loaded: what the workers run. A request holds one for its whole life.
+pub struct Running {
+    pub snapshot: Arc<Snapshot>,
+    acceptors: HashMap<Arc<DownstreamTls>, Arc<Acceptor>>,
+    connectors: HashMap<Arc<UpstreamTls>, Arc<Connector>>,
+}
+
+impl Running {
+    /// Loads what `snapshot` names. What `previous` has loaded already is kept, with its sessions.
+    ///
+    /// # Errors
+    /// Every certificate that can't be used, with the listener or cluster that wants it: nothing is taken up.
+    pub fn prepare(snapshot: Arc<Snapshot>, secrets: &Secrets, previous: Option<&Self>) -> Result<Self, Vec<String>> {
+        let mut acceptors = HashMap::new();
+        let mut connectors = HashMap::new();
+        let mut errors = Vec::new();
+        for listener in &snapshot.listeners {
+            for chain in listener.chains.iter().chain(listener.default_chain.as_deref()) {
+                let Some(tls) = chain.tls.as_ref().filter(|tls| !acceptors.contains_key(*tls)) else { continue };
+                let known = previous.and_then(|previous| previous.acceptors.get(tls)).cloned();
+                match known.map_or_else(|| secrets.acceptor(tls).map(Arc::new), Ok) {
+                    Ok(acceptor) => drop(acceptors.insert(tls.clone(), acceptor)),
+                    Err(error) => errors.push(format!("listener {}: {error}", listener.name)),
+                }
+            }
+        }
+        for cluster in snapshot.clusters() {
+            for transport in cluster.transports.iter() {
+                let Transport::Tls(tls) = transport else { continue };
+                if connectors.contains_key(tls) {
+                    continue;
+                }
+                let known = previous.and_then(|previous| previous.connectors.get(tls)).cloned();
+                match known.map_or_else(|| secrets.connector(tls).map(Arc::new), Ok) {
+                    Ok(connector) => drop(connectors.insert(tls.clone(), connector)),
+                    Err(error) => errors.push(format!("cluster {}: {error}", cluster.name)),
+                }
+            }
+        }
+        if errors.is_empty() { Ok(Self { snapshot, acceptors, connectors }) } else { Err(errors) }
+    }
+
+    pub fn acceptor(&self, tls: &Arc<DownstreamTls>) -> Option<&Arc<Acceptor>> {
+        self.acceptors.get(tls)
+    }
+
+    pub fn connector(&self, tls: &Arc<UpstreamTls>) -> Option<&Arc<Connector>> {
+        self.connectors.get(tls)
+    }
+}

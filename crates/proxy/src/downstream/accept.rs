@@ -1,0 +1,179 @@
+//! From an accepted socket to the protocol that it speaks.
+
+use super::conn::{Accepted, Conn};
+use super::{h1, h2};
+use crate::h1::Wire;
+use crate::net::Io;
+use crate::tls::{Alpn, Hello, Sniffed, sniff};
+use crate::worker::Worker;
+use celerity_model::snapshot::{Codec, ConnectionView, FilterChain, Listener};
+use celerity_telemetry::metrics::names;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Time for the first bytes of a connection where the listener sets none.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection without any request, where the manager sets no idle timeout.
+const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// After an accept that failed for want of descriptors or memory: trying at once would only burn the CPU.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Accepts connections of one listener until the worker drains.
+pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = worker.until_draining() => return,
+        };
+        match accepted {
+            Ok((stream, client)) => {
+                let (worker, name) = (worker.clone(), name.clone());
+                tokio::task::spawn_local(async move { admit(worker, name, stream, client).await });
+            }
+            Err(error) => {
+                worker.shared.log_limited("accept", format_args!("accepting on {name} failed: {error}"));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let Ok(local) = stream.local_addr() else { return };
+    let running = worker.running();
+    let Some(listener) = running.snapshot.listener(&name).cloned() else { return };
+    worker.count(&names::LISTENER_DOWNSTREAM_CX_TOTAL);
+    let original_dst = if listener.use_original_dst {
+        crate::sockets::original_destination(&stream).filter(|meant| *meant != local)
+    } else {
+        None
+    };
+    let inspect_timeout =
+        if listener.inspect_timeout.is_zero() { FIRST_BYTES_TIMEOUT } else { listener.inspect_timeout };
+    let looks_for_tls = listener.inspects_tls
+        || listener.chains.iter().chain(listener.default_chain.as_deref()).any(|chain| chain.tls.is_some());
+    let is_tls = looks_for_tls
+        && match sniff(&stream, inspect_timeout).await {
+            Ok(Sniffed::Tls) => true,
+            Ok(Sniffed::Plain | Sniffed::Silent) => false,
+            Ok(Sniffed::Closed) | Err(_) => return,
+        };
+    let accepted = |chain: &FilterChain| Accepted {
+        listener: name.clone(),
+        chain: chain.name.clone(),
+        direction: listener.direction,
+        client,
+        local,
+        original_dst,
+        peer: None,
+        own_identity: None,
+        is_tls: false,
+        is_http2: false,
+        manager: chain.manager.clone(),
+        version: running.snapshot.version,
+    };
+    let port = original_dst.unwrap_or(local).port();
+    if is_tls {
+        return admit_tls(&worker, &listener, stream, port, accepted).await;
+    }
+    let view = ConnectionView { destination_port: port, ..ConnectionView::default() };
+    let Some(chain) = listener.chain(&view).filter(|chain| chain.tls.is_none()) else {
+        // STRICT mutual TLS and a client that speaks plain text: there is nothing to say that it would understand.
+        worker.count(&names::LISTENER_SSL_CONNECTION_ERROR);
+        return;
+    };
+    let first_request_wait = chain.manager.timeouts.idle.unwrap_or(FIRST_REQUEST_WAIT);
+    let http2 = match chain.manager.codec {
+        Codec::Http1 => false,
+        Codec::Http2 => true,
+        Codec::Auto => match starts_with_preface(&stream, first_request_wait).await {
+            Some(http2) => http2,
+            None => return,
+        },
+    };
+    serve(&worker, Accepted { is_http2: http2, ..accepted(chain) }, Io::Tcp(stream), Duration::ZERO).await;
+}
+
+async fn admit_tls(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    stream: TcpStream,
+    port: u16,
+    accepted: impl Fn(&FilterChain) -> Accepted,
+) {
+    let failed = |error: &dyn std::fmt::Display| {
+        worker.count(&names::LISTENER_SSL_CONNECTION_ERROR);
+        worker.shared.log_limited("handshake", format_args!("TLS handshake on {} failed: {error}", listener.name));
+    };
+    let hello = match Hello::read(stream, FIRST_BYTES_TIMEOUT).await {
+        Ok(hello) => hello,
+        Err(error) => return failed(&error),
+    };
+    let name = hello.server_name();
+    let offered = hello.alpn();
+    let offered: Vec<&str> = offered.iter().filter_map(|alpn| std::str::from_utf8(alpn).ok()).collect();
+    let view = ConnectionView { destination_port: port, is_tls: true, server_name: name.as_deref(), alpn: &offered };
+    let running = worker.running();
+    let chain = listener.chain(&view);
+    let Some((chain, tls)) = chain.and_then(|chain| Some((chain, chain.tls.as_ref()?))) else {
+        return failed(&"no filter chain takes TLS with this server name and protocol");
+    };
+    let Some(acceptor) = running.acceptor(tls) else { return failed(&"its certificate is not loaded") };
+    let done = match acceptor.accept_hello(hello).await {
+        Ok(done) => done,
+        Err(error) => return failed(&error),
+    };
+    worker.count(&names::LISTENER_SSL_HANDSHAKE);
+    if done.peer.resumed {
+        worker.count(&names::LISTENER_SSL_SESSION_REUSED);
+    }
+    let http2 = chain.manager.codec == Codec::Http2 || chain.manager.codec == Codec::Auto && done.peer.alpn == Alpn::H2;
+    let accepted = Accepted {
+        peer: Some(done.peer),
+        own_identity: acceptor.own_spiffe(),
+        is_tls: true,
+        is_http2: http2,
+        ..accepted(chain)
+    };
+    serve(worker, accepted, Io::TlsServer(Box::new(done.stream)), done.duration).await;
+}
+
+async fn serve(worker: &Rc<Worker>, accepted: Accepted, io: Io, handshake: Duration) {
+    let http2 = accepted.is_http2;
+    let conn = Conn::new(worker, accepted);
+    if http2 {
+        h2::serve(conn, io, handshake).await;
+    } else {
+        h1::serve(conn, Wire::new(io), handshake).await;
+    }
+}
+
+/// Looks at the first bytes without taking them. `None`: the client closed, or sent nothing in time.
+async fn starts_with_preface(stream: &TcpStream, wait: Duration) -> Option<bool> {
+    let deadline = Instant::now() + wait;
+    let mut bytes = [0; PREFACE.len()];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let seen = tokio::time::timeout(left, stream.peek(&mut bytes)).await.ok()?.ok()?;
+        if seen == 0 {
+            return None;
+        }
+        if bytes[..seen] != PREFACE[..seen] {
+            return Some(false);
+        }
+        if seen == PREFACE.len() {
+            return Some(true);
+        }
+        // A preface in pieces: peeking again at once would spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,132 @@
+//! What is known of a client's connection, for all its requests.
+
+use crate::apply::Running;
+use crate::http::RequestHead;
+use crate::tls::Peer;
+use crate::worker::Worker;
+use celerity_model::snapshot::{Direction, HttpManager, VirtualHost};
+use celerity_telemetry::metrics::RequestSeries;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub struct Conn {
+    pub worker: Rc<Worker>,
+    pub listener: Arc<str>,
+    pub chain: Box<str>,
+    pub direction: Direction,
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    /// Where the client meant to go, when the kernel redirected it here.
+    pub original_dst: Option<SocketAddr>,
+    pub peer: Option<Peer>,
+    pub own_identity: Option<Arc<str>>,
+    pub is_tls: bool,
+    pub is_http2: bool,
+    /// The manager of the running configuration. Looked up again when the configuration is swapped.
+    manager: RefCell<(u64, Rc<Arc<HttpManager>>)>,
+    /// The connection's listener or filter chain is gone: it closes after the present request.
+    pub orphaned: Cell<bool>,
+    /// The series of the last request, which the next one most likely belongs to as well.
+    pub series: RefCell<Option<(u64, Rc<RequestSeries>)>>,
+    pub requests: Cell<u64>,
+}
+
+/// A connection as it was accepted.
+pub struct Accepted {
+    pub listener: Arc<str>,
+    pub chain: Box<str>,
+    pub direction: Direction,
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    pub original_dst: Option<SocketAddr>,
+    pub peer: Option<Peer>,
+    pub own_identity: Option<Arc<str>>,
+    pub is_tls: bool,
+    pub is_http2: bool,
+    pub manager: Arc<HttpManager>,
+    pub version: u64,
+}
+
+impl Conn {
+    pub fn new(worker: &Rc<Worker>, accepted: Accepted) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        Self {
+            worker: worker.clone(),
+            listener: accepted.listener,
+            chain: accepted.chain,
+            direction: accepted.direction,
+            client: accepted.client,
+            local: accepted.local,
+            original_dst: accepted.original_dst,
+            peer: accepted.peer,
+            own_identity: accepted.own_identity,
+            is_tls: accepted.is_tls,
+            is_http2: accepted.is_http2,
+            manager: RefCell::new((accepted.version, Rc::new(accepted.manager))),
+            orphaned: Cell::new(false),
+            series: RefCell::new(None),
+            requests: Cell::new(0),
+        }
+    }
+
+    /// The manager as `running` has it: a connection that outlives a swap follows the new routes.
+    pub fn manager(&self, running: &Running) -> Rc<Arc<HttpManager>> {
+        let mut held = self.manager.borrow_mut();
+        if held.0 != running.snapshot.version {
+            held.0 = running.snapshot.version;
+            let listener = running.snapshot.listener(&self.listener);
+            let chain = listener.and_then(|listener| {
+                let all = listener.chains.iter().chain(listener.default_chain.as_deref());
+                all.into_iter().find(|chain| chain.name == self.chain)
+            });
+            match chain {
+                Some(chain) if chain.tls.is_some() == self.is_tls => {
+                    if !Arc::ptr_eq(&held.1, &chain.manager) {
+                        held.1 = Rc::new(chain.manager.clone());
+                    }
+                }
+                _ => self.orphaned.set(true),
+            }
+        }
+        held.1.clone()
+    }
+
+    /// The virtual host of a request. Traffic that was redirected here says by its destination which port it meant.
+    pub fn virtual_host<'m>(&self, manager: &'m HttpManager, request: &RequestHead) -> Option<&'m Arc<VirtualHost>> {
+        let routes = &manager.routes;
+        if let Some(meant) = self.original_dst
+            && !request.authority.iter().rev().take(6).any(|&byte| byte == b':')
+        {
+            let mut authority = request.authority.clone();
+            authority.push(b':');
+            authority.extend_from_slice(itoa::Buffer::new().format(meant.port()).as_bytes());
+            if let Some(host) = routes.lookup(&authority) {
+                return Some(host);
+            }
+        }
+        routes.lookup(&request.authority)
+    }
+
+    pub fn is_inbound(&self) -> bool {
+        self.direction == Direction::Inbound
+    }
+
+    /// Whether the client is another sidecar, which can read our part of the ledger.
+    pub fn is_mesh_inbound(&self) -> bool {
+        self.is_inbound() && self.peer.as_ref().is_some_and(|peer| peer.spiffe.is_some())
+    }
+
+    /// Counts a request; `true` when it is the last that this connection may carry.
+    pub fn count_request(&self, manager: &HttpManager) -> bool {
+        self.requests.set(self.requests.get() + 1);
+        manager.max_requests_per_connection.is_some_and(|most| self.requests.get() >= u64::from(most))
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.worker.connections.set(self.worker.connections.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,93 @@
+//! A client's HTTP/1.1 connection: its requests, one after the other.
+
+use super::conn::Conn;
+use super::stream::DownstreamStream;
+use crate::exchange::{self, Begun};
+use crate::h1::server::RequestError;
+use crate::h1::write::ResponseFraming;
+use crate::h1::{BodyLength, ServerConn, Wire, write};
+use crate::http::{Method, RequestHead, ResponseHead};
+use crate::timers::Deadline;
+use celerity_telemetry::{Ledger, State};
+use std::time::Duration;
+
+/// What a closing connection still takes from its client, so that the last response is not lost to a reset.
+const LINGER_BYTES_MAX: u64 = 1 << 20;
+
+/// Time for a request's head where the configuration sets none: what a slow link needs, not what an attacker wants.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
+    let worker = conn.worker.clone();
+    let clock = worker.clock;
+    let mut server = ServerConn::new(wire);
+    let mut head = RequestHead::default();
+    let mut idle = Deadline::never(&worker.slow_timers);
+    let mut handshake_ticks = clock.ticks_of(handshake);
+    let opened = std::time::Instant::now();
+
+    loop {
+        let manager = conn.manager(&worker.running());
+        if !server.has_unread() {
+            if worker.draining() || conn.orphaned.get() {
+                break;
+            }
+            let now = clock.to_instant(clock.now());
+            idle.set(manager.timeouts.idle.and_then(|limit| now.checked_add(limit)));
+            match idle.within(server.wait()).await {
+                Some(Ok(true)) => {}
+                // Closed by the client, broken, idle for too long, or draining.
+                _ => break,
+            }
+        }
+        let started = clock.now();
+        let mut ledger = Ledger::start(State::Parse, started);
+        if handshake_ticks > 0 {
+            // Charged once: Envoy's connection times repeat for every request of the connection.
+            ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
+        }
+        let limit = manager.max_request_headers_kb.max(1) as usize * 1024;
+        let head_timeout = manager.timeouts.request_headers.filter(|limit| !limit.is_zero()).unwrap_or(HEAD_TIMEOUT);
+        let mut deadline = Deadline::new(&worker.timers, clock.to_instant(started).checked_add(head_timeout));
+        let meta = match deadline.within(server.read_head(&mut head, limit)).await {
+            Some(Ok(meta)) => meta,
+            Some(Err(RequestError::Head(error))) => {
+                worker.bad_request(error.name());
+                refuse(&mut server, error.status(), &error.to_string()).await;
+                break;
+            }
+            Some(Err(_)) => break,
+            None => {
+                refuse(&mut server, 408, "the request's head did not arrive in time").await;
+                break;
+            }
+        };
+        drop(deadline);
+        let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
+        let last = conn.count_request(&manager) || spent || conn.orphaned.get();
+        let begun = Begun { ledger, started, body: meta.body, http_10: meta.http_10, last };
+        let is_connect = head.method == Method::Connect;
+        let reusable = if is_connect {
+            refuse(&mut server, 405, "CONNECT is not supported here").await;
+            false
+        } else {
+            exchange::serve(&conn, &mut DownstreamStream::H1(&mut server), &mut head, begun).await
+        };
+        if !reusable || !server.may_continue() {
+            break;
+        }
+    }
+    let linger = conn.manager(&worker.running()).timeouts.delayed_close.unwrap_or(Duration::from_secs(1));
+    let _ = tokio::time::timeout(linger, server.linger(LINGER_BYTES_MAX)).await;
+}
+
+/// Answers what is no request. The connection ends with it: nobody knows where the next one would begin.
+async fn refuse(server: &mut ServerConn, status: u16, reason: &str) {
+    let mut response = ResponseHead::new(status);
+    response.headers.push(b"content-type", b"text/plain");
+    let length = BodyLength::Exact(reason.len() as u64);
+    write::response(&response, ResponseFraming::Body(length), true, server.wire.out());
+    server.wire.out().extend_from_slice(reason.as_bytes());
+    // The client may be gone; there is nobody else to tell.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server.wire.flush()).await;
+}

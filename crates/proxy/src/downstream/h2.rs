@@ -1,0 +1,84 @@
+//! A client's HTTP/2 connection: each request is a task of its own.
+
+use super::conn::Conn;
+use super::stream::DownstreamStream;
+use crate::exchange::{self, Begun};
+use crate::h1::BodyLength;
+use crate::h2;
+use crate::http::{HeaderId, RequestHead};
+use crate::net::Io;
+use crate::timers::Deadline;
+use celerity_telemetry::{Ledger, State};
+use std::rc::Rc;
+use std::time::Duration;
+
+pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
+    let worker = conn.worker.clone();
+    let clock = worker.clock;
+    let manager = conn.manager(&worker.running());
+    let mut settings = h2::ServerSettings::default();
+    settings.max_concurrent_streams = manager.http2.max_concurrent_streams.min(STREAMS_MAX);
+    settings.common.stream_window = manager.http2.initial_stream_window_bytes;
+    settings.common.connection_window = manager.http2.initial_connection_window_bytes;
+    settings.common.max_header_list_size = manager.max_request_headers_kb.max(1) * 1024;
+    settings.common.keepalive = manager
+        .http2
+        .keepalive
+        .map(|keepalive| h2::Keepalive { interval: keepalive.interval, timeout: keepalive.timeout });
+    let (connection, mut incoming) = h2::accept(io, settings);
+    let control = incoming.control();
+    let mut running = tokio::task::spawn_local(connection.run());
+
+    let conn = Rc::new(conn);
+    let mut handshake_ticks = clock.ticks_of(handshake);
+    let mut idle = Deadline::never(&worker.slow_timers);
+    let mut shutting_down = false;
+    let opened = std::time::Instant::now();
+    loop {
+        let now = clock.to_instant(clock.now());
+        let limit = manager.timeouts.idle.filter(|_| control.active() == 0);
+        // A connection that has streams is looked at again later.
+        idle.set(now.checked_add(limit.unwrap_or(LOOK_AGAIN)));
+        let next = idle.within(incoming.next()).await;
+        let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
+        let idled = next.is_none() && limit.is_some() && !worker.draining();
+        if !shutting_down && (worker.draining() || conn.orphaned.get() || idled || spent) {
+            control.shutdown();
+            shutting_down = true;
+        }
+        let (mut head, mut stream, end) = match next {
+            None => continue,
+            Some(None) => break,
+            Some(Some(request)) => request,
+        };
+        let started = clock.now();
+        let mut ledger = Ledger::start(State::Parse, started);
+        ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
+        let last = conn.count_request(&conn.manager(&worker.running()));
+        if last && !shutting_down {
+            control.shutdown();
+            shutting_down = true;
+        }
+        let body = if end { BodyLength::Empty } else { body_length(&head) };
+        let begun = Begun { ledger, started, body, http_10: false, last };
+        let conn = conn.clone();
+        let control = control.clone();
+        tokio::task::spawn_local(async move {
+            exchange::serve(&conn, &mut DownstreamStream::http2(&mut stream), &mut head, begun).await;
+            drop(stream);
+            control.recycle(head);
+        });
+    }
+    // Ends when the last stream has: responses are still being written.
+    let _ = (&mut running).await;
+}
+
+/// Streams in progress on one connection, whatever the configuration says: each is a task.
+const STREAMS_MAX: u32 = 1024;
+
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+fn body_length(head: &RequestHead) -> BodyLength {
+    let told = head.headers.get_id(HeaderId::ContentLength);
+    told.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).map_or(BodyLength::Chunked, BodyLength::Exact)
+}

@@ -1,0 +1,9 @@
+//! Towards the clients: accepting, TLS, and the two protocols.
+
+pub mod accept;
+pub mod conn;
+mod h1;
+mod h2;
+pub mod stream;
+
+pub use conn::Conn;

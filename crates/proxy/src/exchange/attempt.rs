@@ -1,0 +1,479 @@
+//! The router: which cluster, which endpoint, how often.
+
+use super::context::{Exchange, Failure};
+use super::fields::{self, ResponseView};
+use super::patience::Expired;
+use super::relay::{self, Broken};
+use crate::downstream::stream::DownstreamStream;
+use crate::h1::BodyLength;
+use crate::http::HeaderId;
+use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
+use crate::upstream::shared::{ClusterShared, RareEvents};
+use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
+use celerity_model::snapshot::{
+    Chosen, Cluster, Forward, HostRewrite, Limits, RetryOn, RetryPolicy, Route, VirtualHost, WeightedCluster,
+};
+use celerity_telemetry::{ResponseFlags, State};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Sends of a request that no upstream processed: a connection that the peer closed while it was idle costs the client
+/// nothing. More often than this and something else is wrong.
+const REPLAYS_MAX: u32 = 3;
+
+/// A response whose head has come.
+pub struct Up<'a> {
+    pub stream: UpstreamStream,
+    pub length: BodyLength,
+    pub weighted: Option<&'a WeightedCluster>,
+    /// Held until the response is over.
+    _request: RequestPermit,
+}
+
+/// One unit of `max_requests`; nothing where there is no limit.
+struct RequestPermit(Option<Arc<ClusterShared>>);
+
+impl RequestPermit {
+    fn take(shared: &Arc<ClusterShared>, limits: &Limits) -> Option<Self> {
+        // A counter that all workers write costs tens of nanoseconds: only who needs it pays.
+        if shared.requests.is_unlimited() && limits.retry_budget.is_none() {
+            return Some(Self(None));
+        }
+        shared.requests.try_take().then(|| Self(Some(shared.clone())))
+    }
+}
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.requests.give_back();
+        }
+    }
+}
+
+/// One unit of `max_retries`, held until the retry is over.
+struct RetryPermit(Arc<ClusterShared>);
+
+impl Drop for RetryPermit {
+    fn drop(&mut self) {
+        self.0.retries.give_back();
+    }
+}
+
+/// How an attempt ended, when it is not what the client is given.
+enum End {
+    Acquire(AcquireError),
+    Attempt(AttemptError),
+    PerTry,
+    Status,
+}
+
+impl<'a> Exchange<'a> {
+    /// Sends the request until there is a response to give, or a reason why there is none.
+    pub async fn forward(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &'a VirtualHost,
+        route: &'a Route,
+        forward: &'a Forward,
+    ) -> Result<Up<'a>, Failure> {
+        let (cluster, weighted) = self.choose(forward)?;
+        let pool = self.worker.clusters.of(self.worker, &cluster);
+        self.cluster = Some(pool.clone());
+        self.rewrite(host, route, forward, weighted);
+
+        let Some(permit) = RequestPermit::take(&pool.shared, &cluster.policy.limits) else {
+            RareEvents::add(&pool.shared.events.request_overflows);
+            return Err(Failure::new(
+                503,
+                ResponseFlags::UPSTREAM_OVERFLOW,
+                "the cluster's requests are at their limit",
+            ));
+        };
+        let hash = self.hash(forward, &cluster);
+        let policy = forward.retry.as_deref();
+        if forward.timeout.is_some_and(|limit| !limit.is_zero()) && self.upload.is_finished() {
+            self.start_timeout(forward);
+        }
+        let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
+        let (mut retries, mut replays) = (0, 0);
+        // Held while a retry is under way, given back with the next one or the exchange.
+        let mut held: [Option<RetryPermit>; 1] = [None];
+
+        loop {
+            self.ledger.begin_attempt(State::Pick, self.worker.clock.now());
+            let avoid: &[u64] = if policy.is_some_and(|policy| policy.avoid_previous_hosts) { &tried } else { &[] };
+            let Some(endpoint) = pool.pick(self.worker, hash, avoid) else {
+                RareEvents::add(&pool.shared.events.no_healthy_upstream);
+                return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, "no healthy upstream"));
+            };
+            self.endpoint = Some(endpoint.clone());
+            self.attempts += 1;
+            self.attempt_headers(host, forward, &endpoint);
+
+            let end = match self.attempt(down, forward, policy, &endpoint).await? {
+                Ok((stream, length)) => {
+                    endpoint.report_status(self.worker, &pool, self.response.status);
+                    let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &End::Status));
+                    if !wanted {
+                        return Ok(Up { stream, length, weighted, _request: permit });
+                    }
+                    if let Some(next) = self.next_retry(policy, &pool, retries) {
+                        held[0] = Some(next);
+                        drop(stream);
+                        End::Status
+                    } else {
+                        self.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                        return Ok(Up { stream, length, weighted, _request: permit });
+                    }
+                }
+                Err(end) => {
+                    if self.is_free_replay(&end) && replays < REPLAYS_MAX && self.upload.can_repeat() {
+                        replays += 1;
+                        self.upload.rewind();
+                        continue;
+                    }
+                    endpoint.report_failure(
+                        self.worker,
+                        &pool,
+                        matches!(end, End::Acquire(_)),
+                        matches!(end, End::PerTry),
+                    );
+                    let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &end));
+                    let next = if wanted { self.next_retry(policy, &pool, retries) } else { None };
+                    match next {
+                        Some(next) => held[0] = Some(next),
+                        None => {
+                            let mut failure = failure_of(&end);
+                            if wanted {
+                                failure.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                            }
+                            return Err(failure);
+                        }
+                    }
+                    end
+                }
+            };
+            // A retry: not before a while, so that the upstream is not met by all of them at once.
+            retries += 1;
+            RareEvents::add(&pool.shared.events.retries);
+            tried.push(endpoint.identity);
+            self.upload.rewind();
+            if let Some(policy) = policy {
+                self.back_off(down, policy, retries, &end).await?;
+            }
+        }
+    }
+
+    /// One attempt on one endpoint. The outer error ends the exchange; the inner one may be tried again.
+    async fn attempt(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        forward: &Forward,
+        policy: Option<&RetryPolicy>,
+        endpoint: &Rc<WorkerEndpoint>,
+    ) -> Result<Result<(UpstreamStream, BodyLength), End>, Failure> {
+        let pool = endpoint.pool_for(self.conn.is_http2);
+        let lease = match pool.try_acquire() {
+            Some(lease) => lease,
+            None => match self.wait_for_connection(down, pool).await? {
+                Ok(lease) => lease,
+                Err(error) => return Ok(Err(End::Acquire(error))),
+            },
+        };
+        self.enter(State::Serialise);
+        let mut stream = match UpstreamStream::start(lease, pool.clone(), self.request, self.upload.length()) {
+            Ok(stream) => stream,
+            Err(error) => return Ok(Err(End::Attempt(error))),
+        };
+        let per_try = policy.and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
+        let timeout = forward.timeout.filter(|limit| !limit.is_zero());
+        let was_uploaded = self.upload.is_finished();
+        let clock = &self.worker.clock;
+        // Envoy counts both from the end of the request: a slow upload is not the upstream's fault.
+        let on_uploaded = |patience: &mut super::patience::Patience| {
+            if per_try.is_none() && (timeout.is_none() || was_uploaded) {
+                return;
+            }
+            let now = Instant::now();
+            patience.set_per_try(per_try.and_then(|limit| now.checked_add(limit)));
+            if !was_uploaded {
+                patience.set_overall(timeout.and_then(|limit| now.checked_add(limit)));
+            }
+        };
+        let result = relay::until_head(
+            &mut stream,
+            down,
+            &mut self.upload,
+            &mut self.response,
+            &mut self.patience,
+            &mut self.ledger,
+            clock,
+            on_uploaded,
+        )
+        .await;
+        self.patience.set_per_try(None);
+        match result {
+            Ok(length) => Ok(Ok((stream, length))),
+            Err(Broken::Client(error)) => Err(Failure::of_client(&error)),
+            Err(Broken::Upstream(error)) => Ok(Err(End::Attempt(error))),
+            Err(Broken::Expired(Expired::PerTry)) => Ok(Err(End::PerTry)),
+            Err(Broken::Expired(expired)) => {
+                let pool = self.cluster.clone();
+                if let (Expired::Overall, Some(pool)) = (expired, &pool) {
+                    RareEvents::add(&pool.shared.events.request_timeouts);
+                    endpoint.report_failure(self.worker, pool, false, true);
+                }
+                Err(Failure::of_time(expired))
+            }
+        }
+    }
+
+    async fn wait_for_connection(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        pool: &Rc<crate::upstream::EndpointPool>,
+    ) -> Result<Result<crate::upstream::Lease, AcquireError>, Failure> {
+        self.enter(State::PoolPending);
+        let acquired = {
+            let mut acquire = std::pin::pin!(pool.acquire());
+            let patience = &mut self.patience;
+            // A client that goes away gives its place up.
+            let watches_client = self.upload.is_finished();
+            std::future::poll_fn(|cx| {
+                if let std::task::Poll::Ready(result) = acquire.as_mut().poll(cx) {
+                    return std::task::Poll::Ready(Ok(result));
+                }
+                if watches_client && down.poll_gone(cx).is_ready() {
+                    return std::task::Poll::Ready(Err(Failure::of_client(
+                        &crate::downstream::stream::ClientError::Gone("while it waited for a connection".into()),
+                    )));
+                }
+                patience.poll(cx).map(|expired| Err(Failure::of_time(expired)))
+            })
+            .await
+        };
+        self.enter(State::Copy);
+        let mut acquired = acquired?;
+        if let Ok(lease) = &mut acquired
+            && let Some(setup) = lease.setup()
+        {
+            // Only the request that asked for the connection pays for it.
+            let clock = &self.worker.clock;
+            self.ledger.reattribute(State::PoolPending, State::UpstreamTls, clock.ticks_of(setup.tls));
+            self.ledger.reattribute(State::PoolPending, State::UpstreamConnect, clock.ticks_of(setup.connect));
+        }
+        Ok(acquired)
+    }
+
+    fn choose(&self, forward: &'a Forward) -> Result<(Arc<Cluster>, Option<&'a WeightedCluster>), Failure> {
+        let missing = |name: &str| {
+            let details = format!("the cluster {name} is not in the configuration");
+            Failure::new(forward.cluster_missing_status, ResponseFlags::NO_CLUSTER_FOUND, details)
+        };
+        match forward.target.choose(self.rng()) {
+            Some(Chosen::Cluster(reference)) => {
+                let cluster = self.snapshot.cluster(reference).ok_or_else(|| missing(&reference.name))?;
+                Ok((cluster.clone(), None))
+            }
+            Some(Chosen::Weighted(weighted)) => {
+                let cluster =
+                    self.snapshot.cluster(&weighted.cluster).ok_or_else(|| missing(&weighted.cluster.name))?;
+                Ok((cluster.clone(), Some(weighted)))
+            }
+            Some(Chosen::Header(name)) => {
+                let value = self.request.headers.get(name.as_bytes()).and_then(|value| std::str::from_utf8(value).ok());
+                let cluster = value.and_then(|value| self.snapshot.cluster_by_name(value));
+                Ok((cluster.ok_or_else(|| missing(value.unwrap_or_default()))?.clone(), None))
+            }
+            None => Err(missing("(none)")),
+        }
+    }
+
+    /// The route's changes to the request, once, before the first attempt.
+    fn rewrite(&mut self, host: &VirtualHost, route: &Route, forward: &Forward, weighted: Option<&WeightedCluster>) {
+        let table = &self.manager.routes;
+        let mut order = [
+            weighted.map(|weighted| &weighted.request_headers),
+            Some(&route.request_headers),
+            Some(&host.request_headers),
+            Some(&table.request_headers),
+        ];
+        if table.most_specific_mutation_wins {
+            order.reverse();
+        }
+        if let Some(path) = forward.path_rewrite.apply(&route.matching, &self.request.path) {
+            let original = std::mem::replace(&mut self.request.path, path);
+            self.request.headers.set(b"x-envoy-original-path", &original);
+        }
+        if order.iter().flatten().any(|mutations| !mutations.is_empty()) {
+            // Taken out while it is changed: the context reads the rest of the exchange.
+            let mut request = std::mem::take(self.request);
+            fields::mutate_request(order.into_iter().flatten(), &mut request, &self.format_context());
+            *self.request = request;
+        }
+        let literal = weighted.and_then(|weighted| weighted.host_rewrite.as_deref().map(str::as_bytes));
+        let literal = literal.map(<[u8]>::to_vec).or_else(|| match &forward.host_rewrite {
+            HostRewrite::Literal(name) => Some(name.as_bytes().to_vec()),
+            HostRewrite::Header(name) => self.request.headers.get(name.as_bytes()).map(<[u8]>::to_vec),
+            HostRewrite::None | HostRewrite::Endpoint => None,
+        });
+        if let Some(authority) = literal {
+            self.replace_authority(forward, authority);
+        }
+    }
+
+    fn replace_authority(&mut self, forward: &Forward, authority: Vec<u8>) {
+        let original = std::mem::replace(&mut self.request.authority, authority);
+        if forward.append_forwarded_host {
+            self.request.headers.append_to_list(b"x-forwarded-host", &original);
+        }
+    }
+
+    fn attempt_headers(&mut self, host: &VirtualHost, forward: &Forward, endpoint: &WorkerEndpoint) {
+        if host.attempt_count_in_request {
+            let count = self.attempts;
+            self.request.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
+        }
+        if forward.host_rewrite == HostRewrite::Endpoint
+            && let Some(name) = endpoint.hostname.clone()
+        {
+            self.replace_authority(forward, name.as_bytes().to_vec());
+        }
+    }
+
+    fn hash(&mut self, _forward: &Forward, _cluster: &Cluster) -> Option<u64> {
+        None
+    }
+
+    fn start_timeout(&mut self, forward: &Forward) {
+        if let Some(limit) = forward.timeout {
+            self.patience.set_overall(Instant::now().checked_add(limit));
+        }
+    }
+
+    /// A request that certainly was not processed is sent again without counting as a retry. So is one without effects
+    /// on a connection that had carried others: the peer closed it while it was idle (RFC 9112, section 9.3.1).
+    fn is_free_replay(&self, end: &End) -> bool {
+        match end {
+            End::Attempt(AttemptError::Unprocessed(_)) => true,
+            End::Attempt(AttemptError::Idle(_)) => {
+                self.request.method.is_idempotent() && self.upload.length() == BodyLength::Empty
+            }
+            _ => false,
+        }
+    }
+
+    fn wants_retry(&self, policy: &RetryPolicy, end: &End) -> bool {
+        if !policy.request_headers.is_empty()
+            && !policy.request_headers.iter().any(|wanted| wanted.matches(&self.view()))
+        {
+            return false;
+        }
+        let on = policy.on;
+        let reset = RetryOn::SERVER_ERROR.with(RetryOn::GATEWAY_ERROR).with(RetryOn::RESET);
+        match end {
+            // A full queue is no reason to try again: the limit is the cluster's.
+            End::Acquire(AcquireError::PendingOverflow) => false,
+            End::Acquire(_) => on.any(reset.with(RetryOn::CONNECT_FAILURE).with(RetryOn::RESET_BEFORE_REQUEST)),
+            End::Attempt(AttemptError::Refused) => on.any(reset.with(RetryOn::REFUSED_STREAM)),
+            End::Attempt(AttemptError::Unprocessed(_)) => {
+                on.any(reset.with(RetryOn::RESET_BEFORE_REQUEST).with(RetryOn::CONNECT_FAILURE))
+            }
+            End::Attempt(_) | End::PerTry => on.any(reset),
+            End::Status => status_is_retriable(policy, &self.response),
+        }
+    }
+
+    /// The permit for one more retry, if the policy, the body and the cluster allow one.
+    fn next_retry(&self, policy: Option<&RetryPolicy>, pool: &ClusterPool, done: u32) -> Option<RetryPermit> {
+        if policy.is_none_or(|policy| done >= policy.num_retries) || !self.upload.can_repeat() {
+            return None;
+        }
+        if !pool.shared.try_take_retry(&pool.cluster.policy.limits) {
+            RareEvents::add(&pool.shared.events.retry_overflows);
+            return None;
+        }
+        Some(RetryPermit(pool.shared.clone()))
+    }
+
+    async fn back_off(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        policy: &RetryPolicy,
+        retry: u32,
+        _end: &End,
+    ) -> Result<(), Failure> {
+        self.enter(State::RetryBackoff);
+        let ceiling = policy.backoff_base.saturating_mul(1 << retry.min(16)).min(policy.backoff_max);
+        let ceiling_us = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX).max(1);
+        let wait = std::time::Duration::from_micros(self.rng() % ceiling_us);
+        let mut sleep = std::pin::pin!(tokio::time::sleep(wait));
+        let patience = &mut self.patience;
+        let watches_client = self.upload.is_finished();
+        std::future::poll_fn(|cx| {
+            if sleep.as_mut().poll(cx).is_ready() {
+                return std::task::Poll::Ready(Ok(()));
+            }
+            if watches_client && down.poll_gone(cx).is_ready() {
+                let gone = crate::downstream::stream::ClientError::Gone("between two attempts".into());
+                return std::task::Poll::Ready(Err(Failure::of_client(&gone)));
+            }
+            patience.poll(cx).map(|expired| Err(Failure::of_time(expired)))
+        })
+        .await
+    }
+}
+
+fn status_is_retriable(policy: &RetryPolicy, response: &crate::http::ResponseHead) -> bool {
+    let (on, status) = (policy.on, response.status);
+    let grpc = response.headers.get_id(HeaderId::GrpcStatus);
+    let grpc = grpc.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse::<u32>().ok());
+    on.any(RetryOn::SERVER_ERROR) && (500..600).contains(&status)
+        || on.any(RetryOn::GATEWAY_ERROR) && matches!(status, 502..=504)
+        || on.any(RetryOn::RETRIABLE_4XX) && status == 409
+        || on.any(RetryOn::RATELIMITED) && response.headers.get(b"x-envoy-ratelimited").is_some()
+        || on.any(RetryOn::RETRIABLE_STATUS_CODES) && policy.statuses.contains(&status)
+        || on.any(RetryOn::RETRIABLE_HEADERS)
+            && policy.headers.iter().any(|wanted| wanted.matches(&ResponseView(response)))
+        || match grpc {
+            Some(1) => on.any(RetryOn::GRPC_CANCELLED),
+            Some(4) => on.any(RetryOn::GRPC_DEADLINE_EXCEEDED),
+            Some(8) => on.any(RetryOn::GRPC_RESOURCE_EXHAUSTED),
+            Some(13) => on.any(RetryOn::GRPC_INTERNAL),
+            Some(14) => on.any(RetryOn::GRPC_UNAVAILABLE),
+            _ => false,
+        }
+}
+
+fn failure_of(end: &End) -> Failure {
+    let prefix = "upstream connect error or disconnect/reset before headers";
+    match end {
+        End::Acquire(AcquireError::PendingOverflow) => {
+            Failure::new(503, ResponseFlags::UPSTREAM_OVERFLOW, format!("{prefix}. reset reason: overflow"))
+        }
+        End::Acquire(error) => Failure::new(
+            503,
+            ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            format!("{prefix}. reset reason: connection failure. {error}"),
+        ),
+        End::Attempt(AttemptError::Protocol(reason)) => Failure::new(
+            502,
+            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            format!("{prefix}. reset reason: protocol error. {reason}"),
+        ),
+        End::Attempt(AttemptError::Refused) => Failure::new(
+            503,
+            ResponseFlags::UPSTREAM_REMOTE_RESET,
+            format!("{prefix}. reset reason: remote refused stream reset"),
+        ),
+        End::Attempt(error) => Failure::new(
+            503,
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            format!("{prefix}. reset reason: connection termination. {error}"),
+        ),
+        End::PerTry => Failure::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream per-try timeout"),
+        End::Status => Failure::new(503, ResponseFlags::NONE, "retries used up"),
+    }
+}

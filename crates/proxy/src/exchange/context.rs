@@ -1,0 +1,215 @@
+//! What one exchange knows while it lasts.
+
+use super::fields::{self, Client, FormatContext, View};
+use super::patience::{Expired, Patience};
+use super::upload::Upload;
+use crate::downstream::Conn;
+use crate::downstream::stream::ClientError;
+use crate::h1::BodyLength;
+use crate::http::{HeaderId, RequestHead, ResponseHead};
+use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
+use crate::worker::Worker;
+use celerity_model::snapshot::{Action, HttpManager, Snapshot};
+use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A request as its connection hands it over.
+#[derive(Debug)]
+pub struct Begun {
+    pub ledger: Ledger,
+    /// When its first byte was there.
+    pub started: Tick,
+    pub body: BodyLength,
+    pub http_10: bool,
+    /// The connection will not carry another request.
+    pub last: bool,
+}
+
+/// Why no response came from the upstream, or not all of it.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: u16,
+    pub flags: ResponseFlags,
+    /// One sentence for the client and the access log.
+    pub details: String,
+    /// The client is gone: nothing can be answered.
+    pub client_gone: bool,
+}
+
+impl Failure {
+    pub fn new(status: u16, flags: ResponseFlags, details: impl Into<String>) -> Self {
+        Self { status, flags, details: details.into(), client_gone: false }
+    }
+
+    pub fn of_client(error: &ClientError) -> Self {
+        match error {
+            ClientError::Gone(_) => Self {
+                status: 0,
+                flags: ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
+                details: error.to_string(),
+                client_gone: true,
+            },
+            ClientError::Malformed(_) => Self::new(400, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, error.to_string()),
+            ClientError::Length => Self::new(502, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, error.to_string()),
+        }
+    }
+
+    pub fn of_time(expired: Expired) -> Self {
+        match expired {
+            Expired::Overall | Expired::PerTry => {
+                Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout")
+            }
+            Expired::Idle => Self::new(504, ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout"),
+            Expired::Request => Self::new(
+                408,
+                ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+                "the request did not arrive within request_timeout",
+            ),
+        }
+    }
+}
+
+/// How the exchange ended, as far as the connection has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The response is whole.
+    Whole,
+    /// It broke off after its head: the connection must not be used again.
+    Broken,
+    /// No response was sent; nobody was there for it.
+    Unanswered,
+}
+
+pub struct Exchange<'a> {
+    pub conn: &'a Conn,
+    pub worker: &'a Rc<Worker>,
+    pub snapshot: &'a Snapshot,
+    pub manager: &'a HttpManager,
+    pub request: &'a mut RequestHead,
+    pub response: ResponseHead,
+    pub upload: Upload,
+    pub patience: Patience,
+    pub ledger: Ledger,
+    pub started: Tick,
+    pub flags: ResponseFlags,
+    pub details: String,
+    pub last: bool,
+    pub http_10: bool,
+    pub route_name: Option<&'a str>,
+    pub cluster: Option<Rc<ClusterPool>>,
+    pub endpoint: Option<Rc<WorkerEndpoint>>,
+    pub attempts: u32,
+    pub response_bytes: u64,
+    /// 0 until a head was sent.
+    pub status: u16,
+    pub cookie: Option<Vec<u8>>,
+    pub cors: Option<super::filters::CorsAnswer>,
+    pub wants_ledger: bool,
+    pub is_grpc: bool,
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(
+        conn: &'a Conn,
+        worker: &'a Rc<Worker>,
+        snapshot: &'a Snapshot,
+        manager: &'a HttpManager,
+        request: &'a mut RequestHead,
+        begun: Begun,
+    ) -> Self {
+        let now = worker.clock.to_instant(begun.started);
+        let timeouts = &manager.timeouts;
+        let is_grpc =
+            request.headers.get_id(HeaderId::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let wants_ledger = request.headers.remove(celerity_telemetry::LEDGER_REQUEST_HEADER.as_bytes());
+        let mut patience = Patience::new(&worker.timers, now, timeouts.stream_idle, timeouts.request);
+        if begun.body == BodyLength::Empty {
+            patience.request_is_in();
+        }
+        Self {
+            conn,
+            worker,
+            snapshot,
+            manager,
+            request,
+            response: ResponseHead::default(),
+            upload: Upload::new(begun.body, true),
+            patience,
+            ledger: begun.ledger,
+            started: begun.started,
+            flags: ResponseFlags::NONE,
+            details: String::new(),
+            last: begun.last,
+            http_10: begun.http_10,
+            route_name: None,
+            cluster: None,
+            endpoint: None,
+            attempts: 0,
+            response_bytes: 0,
+            status: 0,
+            cookie: None,
+            cors: None,
+            wants_ledger,
+            is_grpc,
+        }
+    }
+
+    pub fn enter(&mut self, state: State) {
+        self.ledger.enter(state, self.worker.clock.now());
+    }
+
+    pub fn rng(&self) -> u64 {
+        self.worker.rng.borrow_mut().next_u64()
+    }
+
+    pub fn view(&self) -> View<'_> {
+        View { head: self.request, source: Some(self.conn.client.ip()) }
+    }
+
+    pub fn clean(&mut self) {
+        let client = Client {
+            address: self.conn.client,
+            peer: self.conn.peer.as_ref(),
+            own_identity: self.conn.own_identity.as_deref(),
+            is_tls: self.conn.is_tls,
+        };
+        if self.manager.normalize_path || self.manager.merge_slashes {
+            let normal =
+                fields::normal_path(&self.request.path, self.manager.normalize_path, self.manager.merge_slashes);
+            if let Some(path) = normal {
+                self.request.path = path;
+            }
+        }
+        fields::clean_request(self.manager, &client, self.request, &mut self.worker.rng.borrow_mut());
+    }
+
+    /// The route's own limits replace the listener's.
+    pub fn patience_of(&mut self, action: &Action) {
+        let started = self.worker.clock.to_instant(self.started);
+        let mut duration = self.manager.timeouts.max_stream_duration;
+        if let Action::Forward(forward) = action {
+            if let Some(idle) = forward.idle_timeout {
+                self.patience.set_idle((!idle.is_zero()).then_some(idle));
+            }
+            duration = forward.max_stream_duration.or(duration);
+        }
+        let duration = duration.filter(|limit| !limit.is_zero());
+        self.patience.set_overall(duration.and_then(|limit| started.checked_add(limit)));
+    }
+
+    pub fn format_context(&self) -> FormatContext<'_> {
+        FormatContext {
+            client: self.conn.client,
+            upstream: self.endpoint.as_ref().map(|endpoint| endpoint.address),
+            cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.cluster.name),
+            protocol: if self.conn.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
+            flags: self.flags,
+            hostname: &self.worker.shared.hostname,
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.worker.clock.ns_between(self.started, self.worker.clock.now()))
+    }
+}

@@ -1,0 +1,428 @@
+//! The header fields that a connection manager owns, and the configuration's changes to header sections.
+
+use crate::http::{HeaderId, Headers, RequestHead, ResponseHead, Scheme};
+use crate::tls::Peer;
+use celerity_model::snapshot::{
+    AppendAction, ClientCertificateHeader, FormatPiece, ForwardMode, HeaderMutations, HeaderValue, HttpManager,
+    RequestView,
+};
+use celerity_telemetry::{HOP_HEADER, ResponseFlags, Rng};
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// A request as routing sees it.
+pub struct View<'a> {
+    pub head: &'a RequestHead,
+    pub source: Option<IpAddr>,
+}
+
+impl RequestView for View<'_> {
+    fn method(&self) -> &[u8] {
+        self.head.method.as_str().as_bytes()
+    }
+
+    fn scheme(&self) -> &[u8] {
+        self.head.scheme.as_str().as_bytes()
+    }
+
+    fn authority(&self) -> &[u8] {
+        &self.head.authority
+    }
+
+    fn path(&self) -> &[u8] {
+        &self.head.path
+    }
+
+    fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        joined(&self.head.headers, name)
+    }
+
+    fn source_ip(&self) -> Option<IpAddr> {
+        self.source
+    }
+}
+
+/// A response as retry conditions see it.
+pub(super) struct ResponseView<'a>(pub &'a ResponseHead);
+
+impl RequestView for ResponseView<'_> {
+    fn method(&self) -> &[u8] {
+        b""
+    }
+
+    fn scheme(&self) -> &[u8] {
+        b""
+    }
+
+    fn authority(&self) -> &[u8] {
+        b""
+    }
+
+    fn path(&self) -> &[u8] {
+        b""
+    }
+
+    fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        joined(&self.0.headers, name)
+    }
+}
+
+fn joined<'a>(headers: &'a Headers, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.iter().filter(|header| header.name == name).map(|header| header.value);
+    let first = values.next()?;
+    let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
+    let mut all = [first, b",", second].concat();
+    for value in values {
+        all.push(b',');
+        all.extend_from_slice(value);
+    }
+    Some(Cow::Owned(all))
+}
+
+/// What the manager knows of the client's connection.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    pub address: SocketAddr,
+    pub peer: Option<&'a Peer>,
+    pub own_identity: Option<&'a str>,
+    pub is_tls: bool,
+}
+
+/// Makes a request fit to be routed: identity, forwarding and tracing fields as Envoy's connection manager sets them.
+pub(super) fn clean_request(manager: &HttpManager, client: &Client<'_>, head: &mut RequestHead, rng: &mut Rng) {
+    let edge = manager.use_remote_address;
+    if edge && !manager.skip_xff_append {
+        let mut text = Buffer::default();
+        text.display(client.address.ip());
+        head.headers.append_to_list(b"x-forwarded-for", text.bytes());
+    }
+    let scheme = if client.is_tls { Scheme::Https } else { Scheme::Http };
+    match head.headers.get_id(HeaderId::XForwardedProto) {
+        Some(value) if !edge => {
+            head.scheme = if value.eq_ignore_ascii_case(b"https") { Scheme::Https } else { Scheme::Http };
+        }
+        _ => {
+            head.scheme = scheme;
+            head.headers.set(b"x-forwarded-proto", scheme.as_str().as_bytes());
+        }
+    }
+    let keep_id = !edge || manager.request_id.preserve_external;
+    if manager.request_id.generate && !(keep_id && head.headers.contains_id(HeaderId::XRequestId)) {
+        head.headers.set(b"x-request-id", &request_id(rng));
+    }
+    client_certificate(manager.client_certificate, client, &mut head.headers);
+    if let Some(via) = &manager.via {
+        head.headers.append_to_list(b"via", via.as_bytes());
+    }
+}
+
+/// A random UUID, version 4 (RFC 9562, section 5.4).
+fn request_id(rng: &mut Rng) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bits = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+    let bits = bits & !(0xf << 76) | 0x4 << 76;
+    let bits = bits & !(0x3 << 62) | 0x2 << 62;
+    let mut text = [b'-'; 36];
+    let mut shift = 128;
+    for (at, byte) in text.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *byte = HEX[(bits >> shift & 0xf) as usize];
+        }
+    }
+    text
+}
+
+fn client_certificate(rule: ClientCertificateHeader, client: &Client<'_>, headers: &mut Headers) {
+    let name = b"x-forwarded-client-cert";
+    let certificate = client.peer.and_then(|peer| peer.certificate.as_ref());
+    let keeps = match rule.mode {
+        ForwardMode::AlwaysForwardOnly => true,
+        ForwardMode::ForwardOnly | ForwardMode::AppendForward => certificate.is_some(),
+        ForwardMode::Sanitize | ForwardMode::SanitizeSet => false,
+    };
+    if !keeps && headers.contains_id(HeaderId::XForwardedClientCert) {
+        headers.remove(name);
+    }
+    let (ForwardMode::AppendForward | ForwardMode::SanitizeSet, Some(certificate)) = (rule.mode, certificate) else {
+        return;
+    };
+    let mut value = String::with_capacity(256);
+    if let Some(own) = client.own_identity {
+        value.push_str("By=");
+        value.push_str(own);
+        value.push(';');
+    }
+    value.push_str("Hash=");
+    value.push_str(&certificate.sha256_hex);
+    if rule.subject {
+        value.push_str(";Subject=\"");
+        value.push_str(&certificate.subject.replace('"', "\\\""));
+        value.push('"');
+    }
+    if rule.uri {
+        value.push_str(";URI=");
+        value.push_str(certificate.uris.first().map_or("", |uri| uri));
+    }
+    if rule.dns {
+        for dns in &certificate.dns_names {
+            value.push_str(";DNS=");
+            value.push_str(dns);
+        }
+    }
+    headers.append_to_list(name, value.as_bytes());
+}
+
+/// What header formats may read.
+pub struct FormatContext<'a> {
+    pub client: SocketAddr,
+    pub upstream: Option<SocketAddr>,
+    pub cluster: &'a str,
+    pub protocol: &'static str,
+    pub flags: ResponseFlags,
+    pub hostname: &'a str,
+}
+
+/// Additions that were worked out while the section they change was still borrowed.
+type Worked = Vec<(Box<str>, Vec<u8>, AppendAction)>;
+
+/// Works out a mutation's values. Literals too: the section they go into may be the one that formats read.
+fn work_out(
+    mutations: &HeaderMutations,
+    context: &FormatContext<'_>,
+    request: &RequestHead,
+    response: Option<&ResponseHead>,
+) -> Worked {
+    let worked = mutations.add.iter().filter_map(|addition| {
+        let value = match &addition.value {
+            HeaderValue::Literal(bytes) => bytes.to_vec(),
+            HeaderValue::Format(pieces) => pieces.iter().fold(Vec::new(), |mut text, piece| {
+                format_piece(piece, context, request, response, &mut text);
+                text
+            }),
+        };
+        (!value.is_empty() || addition.keep_empty).then(|| (addition.name.clone(), value, addition.action))
+    });
+    worked.collect()
+}
+
+fn format_piece(
+    piece: &FormatPiece,
+    context: &FormatContext<'_>,
+    request: &RequestHead,
+    response: Option<&ResponseHead>,
+    out: &mut Vec<u8>,
+) {
+    use std::io::Write;
+    let view = View { head: request, source: None };
+    let field = |name: &str| celerity_model::snapshot::matching::field(&view, name).map(Cow::into_owned);
+    // Writing to a Vec cannot fail.
+    let _ = match piece {
+        FormatPiece::Text(text) => out.write_all(text),
+        FormatPiece::RequestHeader { name, alternative, bytes_max } => {
+            let value = field(name).or_else(|| alternative.as_deref().and_then(field)).unwrap_or_default();
+            out.write_all(&value[..value.len().min(bytes_max.unwrap_or(usize::MAX))])
+        }
+        FormatPiece::ResponseHeader { name } => {
+            let value = response.and_then(|response| response.headers.get(name.as_bytes()));
+            out.write_all(value.unwrap_or_default())
+        }
+        FormatPiece::DownstreamAddress => write!(out, "{}", context.client),
+        FormatPiece::DownstreamIp => write!(out, "{}", context.client.ip()),
+        FormatPiece::UpstreamAddress => match context.upstream {
+            Some(address) => write!(out, "{address}"),
+            None => Ok(()),
+        },
+        FormatPiece::UpstreamCluster => out.write_all(context.cluster.as_bytes()),
+        FormatPiece::Protocol => out.write_all(context.protocol.as_bytes()),
+        FormatPiece::ResponseCode => write!(out, "{}", response.map_or(0, |response| response.status)),
+        FormatPiece::ResponseFlags => write!(out, "{}", context.flags),
+        FormatPiece::StartTime => {
+            let now = time::OffsetDateTime::now_utc();
+            write!(
+                out,
+                "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+                now.year(),
+                u8::from(now.month()),
+                now.day(),
+                now.hour(),
+                now.minute(),
+                now.second(),
+                now.millisecond()
+            )
+        }
+        FormatPiece::Hostname => out.write_all(context.hostname.as_bytes()),
+    };
+}
+
+fn apply(worked: Worked, headers: &mut Headers) {
+    for (name, value, action) in worked {
+        let name = name.as_bytes();
+        match action {
+            AppendAction::Append => headers.push(name, &value),
+            AppendAction::AddIfAbsent if headers.get(name).is_none() => headers.push(name, &value),
+            AppendAction::Overwrite => headers.set(name, &value),
+            AppendAction::OverwriteIfPresent if headers.get(name).is_some() => headers.set(name, &value),
+            AppendAction::AddIfAbsent | AppendAction::OverwriteIfPresent => {}
+        }
+    }
+}
+
+/// Changes a request's section. `:authority` and `:path` are changed where they stand.
+pub(super) fn mutate_request<'m>(
+    all: impl IntoIterator<Item = &'m HeaderMutations>,
+    request: &mut RequestHead,
+    context: &FormatContext<'_>,
+) {
+    for mutations in all.into_iter().filter(|mutations| !mutations.is_empty()) {
+        for name in &mutations.remove {
+            request.headers.remove(name.as_bytes());
+        }
+        let mut worked = work_out(mutations, context, request, None);
+        worked.retain(|(name, value, _)| match &**name {
+            ":authority" => {
+                request.authority.clone_from(value);
+                false
+            }
+            ":path" => {
+                request.path.clone_from(value);
+                false
+            }
+            _ => true,
+        });
+        apply(worked, &mut request.headers);
+    }
+}
+
+pub(super) fn mutate_response<'m>(
+    all: impl IntoIterator<Item = &'m HeaderMutations>,
+    response: &mut ResponseHead,
+    request: &RequestHead,
+    context: &FormatContext<'_>,
+) {
+    for mutations in all.into_iter().filter(|mutations| !mutations.is_empty()) {
+        for name in &mutations.remove {
+            response.headers.remove(name.as_bytes());
+        }
+        let worked = work_out(mutations, context, request, Some(response));
+        apply(worked, &mut response.headers);
+    }
+}
+
+/// Takes the peer proxy's report off a response.
+pub(super) fn take_hop(headers: &mut Headers) -> Option<celerity_telemetry::HopReport> {
+    let report = celerity_telemetry::HopReport::parse(headers.get(HOP_HEADER.as_bytes())?);
+    headers.remove(HOP_HEADER.as_bytes());
+    report
+}
+
+/// `.` and `..` segments, and doubled slashes, as RFC 3986, section 5.2.4 resolves them. `None`: nothing to change.
+/// `%2e` counts as a dot. The query stays.
+pub(super) fn normal_path(path: &[u8], dots: bool, slashes: bool) -> Option<Vec<u8>> {
+    let end = path.iter().position(|&byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
+    let (bare, rest) = path.split_at(end);
+    let has_dot = dots && bare.windows(2).any(|pair| pair == b"/." || pair == b"/%");
+    let has_double = slashes && bare.windows(2).any(|pair| pair == b"//");
+    if bare.first() != Some(&b'/') || !has_dot && !has_double {
+        return None;
+    }
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut segments = bare[1..].split(|&byte| byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match dots.then(|| dot_segment(segment)).flatten() {
+            Some(up) => {
+                if up {
+                    kept.pop();
+                }
+                if last {
+                    kept.push(b"");
+                }
+            }
+            None if segment.is_empty() && slashes && !last => {}
+            None => kept.push(segment),
+        }
+    }
+    let mut out = Vec::with_capacity(path.len());
+    for segment in kept {
+        out.push(b'/');
+        out.extend_from_slice(segment);
+    }
+    if out.is_empty() {
+        out.push(b'/');
+    }
+    out.extend_from_slice(rest);
+    (out != path).then_some(out)
+}
+
+/// `Some(true)` for `..`, `Some(false)` for `.`.
+fn dot_segment(segment: &[u8]) -> Option<bool> {
+    if segment.len() > 6 {
+        return None;
+    }
+    let mut dots = 0;
+    let mut rest = segment;
+    while !rest.is_empty() {
+        rest = match rest {
+            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+            _ => return None,
+        };
+        dots += 1;
+    }
+    match dots {
+        1 => Some(false),
+        2 => Some(true),
+        _ => None,
+    }
+}
+
+/// Text on the stack: an address is short, and this is the request path.
+#[derive(Default)]
+struct Buffer {
+    bytes: smallvec::SmallVec<[u8; 48]>,
+}
+
+impl Buffer {
+    fn display(&mut self, value: impl fmt::Display) {
+        // Writing here cannot fail.
+        let _ = fmt::Write::write_fmt(self, format_args!("{value}"));
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Write for Buffer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.bytes.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_resolved() {
+        let normal = |path: &str| {
+            normal_path(path.as_bytes(), true, true).map(|path| String::from_utf8_lossy(&path).into_owned())
+        };
+        assert_eq!(normal("/a/b"), None);
+        assert_eq!(normal("/a/../b?x=/../"), Some("/b?x=/../".into()));
+        assert_eq!(normal("/a/./b//c/."), Some("/a/b/c/".into()));
+        assert_eq!(normal("/../.."), Some("/".into()));
+        assert_eq!(normal("/%2e%2E/etc"), Some("/etc".into()));
+        assert_eq!(normal("/.hidden/%20"), None);
+    }
+
+    #[test]
+    fn request_ids_are_version_4() {
+        let id = request_id(&mut Rng::seeded(7));
+        assert_eq!(id[14], b'4');
+        assert!(b"89ab".contains(&id[19]));
+        assert_eq!(id.iter().filter(|&&byte| byte == b'-').count(), 4);
+    }
+}

@@ -1,0 +1,182 @@
+//! The filters before the router, in the order of the configuration.
+
+use super::context::{Ended, Exchange, Failure};
+use crate::downstream::stream::DownstreamStream;
+use crate::http::{HeaderId, Headers, Method, ResponseHead};
+use celerity_model::snapshot::{Abort, CorsPolicy, Fault, HttpFilter, Route, RouteBuffer};
+use celerity_telemetry::{ResponseFlags, State};
+use std::task::Poll;
+
+/// What the filters did with a request.
+pub enum Passed {
+    On,
+    Answered(Ended),
+}
+
+/// What a response to a cross-origin request is given.
+pub struct CorsAnswer {
+    origin: Vec<u8>,
+    credentials: bool,
+    expose: Box<str>,
+}
+
+impl CorsAnswer {
+    pub fn write(&self, headers: &mut Headers) {
+        headers.set(b"access-control-allow-origin", &self.origin);
+        if self.credentials {
+            headers.set(b"access-control-allow-credentials", b"true");
+        }
+        if !self.expose.is_empty() {
+            headers.set(b"access-control-expose-headers", self.expose.as_bytes());
+        }
+    }
+}
+
+impl Exchange<'_> {
+    pub async fn filters(&mut self, down: &mut DownstreamStream<'_>, route: &Route) -> Passed {
+        let manager = self.manager;
+        for filter in &manager.filters {
+            let passed = match filter {
+                HttpFilter::Router(_) => break,
+                HttpFilter::Fault(fault) => match route.filters.fault.as_ref().or(fault.as_ref()) {
+                    Some(fault) => self.fault(down, fault).await,
+                    None => Passed::On,
+                },
+                HttpFilter::Cors(policy) => match route.filters.cors.as_ref().or(policy.as_ref()) {
+                    Some(policy) if policy.enabled => self.cross_origin(down, policy).await,
+                    _ => Passed::On,
+                },
+                HttpFilter::Buffer { max_request_bytes } => match route.filters.buffer {
+                    Some(RouteBuffer::Off) => Passed::On,
+                    Some(RouteBuffer::MaxRequestBytes(limit)) => self.buffer(down, limit).await,
+                    None => self.buffer(down, *max_request_bytes).await,
+                },
+                HttpFilter::Cache(_) => Passed::On,
+            };
+            if let Passed::Answered(ended) = passed {
+                return Passed::Answered(ended);
+            }
+        }
+        Passed::On
+    }
+
+    /// Faults that the configuration puts in (Envoy `HTTPFault`).
+    async fn fault(&mut self, down: &mut DownstreamStream<'_>, fault: &Fault) -> Passed {
+        if !fault.headers.iter().all(|wanted| wanted.matches(&self.view())) {
+            return Passed::On;
+        }
+        if let Some((delay, share)) = fault.delay
+            && share.hits(self.rng())
+        {
+            self.flags.insert(ResponseFlags::DELAY_INJECTED);
+            self.enter(State::FaultDelay);
+            let mut sleep = std::pin::pin!(tokio::time::sleep(delay));
+            let watches_client = self.upload.is_finished();
+            let gone = std::future::poll_fn(|cx| {
+                if sleep.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                if watches_client { down.poll_gone(cx).map(|()| true) } else { Poll::Pending }
+            })
+            .await;
+            self.enter(State::Filters);
+            if gone {
+                self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                down.abort();
+                return Passed::Answered(Ended::Unanswered);
+            }
+        }
+        if let Some((abort, share)) = fault.abort
+            && share.hits(self.rng())
+        {
+            let flags = ResponseFlags::FAULT_INJECTED;
+            return Passed::Answered(match abort {
+                Abort::Http(status) => self.reply(down, status, b"fault filter abort", flags).await,
+                Abort::Grpc(code) => {
+                    self.flags.insert(flags);
+                    self.response = ResponseHead::new(200);
+                    self.response.headers.push(b"content-type", b"application/grpc");
+                    self.response.headers.push(b"grpc-status", itoa::Buffer::new().format(code).as_bytes());
+                    self.response.headers.push(b"grpc-message", b"fault filter abort");
+                    self.respond(down, &[]).await
+                }
+            });
+        }
+        Passed::On
+    }
+
+    /// Cross-origin resource sharing (WHATWG Fetch, section 3.2; Envoy `Cors`).
+    async fn cross_origin(&mut self, down: &mut DownstreamStream<'_>, policy: &CorsPolicy) -> Passed {
+        let Some(origin) = self.request.headers.get_id(HeaderId::Origin).map(<[u8]>::to_vec) else {
+            return Passed::On;
+        };
+        let allowed = policy.allow_origins.iter().any(|matcher| matcher.matches(&origin));
+        let preflight = self.request.method == Method::Options
+            && self.request.headers.get(b"access-control-request-method").is_some();
+        if !allowed {
+            if preflight && !policy.forward_unmatched_preflights {
+                self.response = ResponseHead::new(200);
+                return Passed::Answered(self.respond(down, &[]).await);
+            }
+            return Passed::On;
+        }
+        self.cors = Some(CorsAnswer {
+            origin,
+            credentials: policy.allow_credentials,
+            expose: if preflight { Box::default() } else { policy.expose_headers.clone() },
+        });
+        if !preflight {
+            return Passed::On;
+        }
+        self.response = ResponseHead::new(200);
+        for (name, value) in [
+            (&b"access-control-allow-methods"[..], &policy.allow_methods),
+            (b"access-control-allow-headers", &policy.allow_headers),
+            (b"access-control-max-age", &policy.max_age),
+        ] {
+            if !value.is_empty() {
+                self.response.headers.set(name, value.as_bytes());
+            }
+        }
+        Passed::Answered(self.respond(down, &[]).await)
+    }
+
+    /// Takes the whole request in before anything goes up (Envoy `Buffer`).
+    async fn buffer(&mut self, down: &mut DownstreamStream<'_>, limit: u32) -> Passed {
+        if self.upload.is_finished() {
+            return Passed::On;
+        }
+        if self.request.headers.get_id(HeaderId::Expect).is_some() {
+            // Nobody above will see the expectation before the body is here.
+            self.request.headers.remove_id(HeaderId::Expect);
+            down.send_interim(&ResponseHead::new(100));
+        }
+        self.enter(State::RequestBodyWait);
+        let patience = &mut self.patience;
+        let upload = &mut self.upload;
+        let read = std::future::poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
+                return Poll::Ready(Err(Failure::of_client(&error)));
+            }
+            match upload.poll_buffer(cx, down, limit as usize) {
+                Poll::Ready(Ok(fits)) => Poll::Ready(Ok(fits)),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::of_client(&error))),
+                Poll::Pending => patience.poll(cx).map(|expired| Err(Failure::of_time(expired))),
+            }
+        })
+        .await;
+        self.enter(State::Filters);
+        match read {
+            Ok(true) => {
+                self.patience.request_is_in();
+                Passed::On
+            }
+            Ok(false) => {
+                let details = format!("the request's body is larger than max_request_bytes, {limit}");
+                let failure = Failure::new(413, ResponseFlags::NONE, details);
+                Passed::Answered(self.fail(down, failure).await)
+            }
+            Err(failure) => Passed::Answered(self.fail(down, failure).await),
+        }
+    }
+}

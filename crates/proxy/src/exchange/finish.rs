@@ -1,0 +1,103 @@
+//! What a request leaves behind: its series, its ledger, its line in the access log.
+
+use super::context::{Ended, Exchange};
+use crate::downstream::stream::DownstreamStream;
+use crate::http::HeaderId;
+use celerity_telemetry::access_log::Record;
+use celerity_telemetry::metrics::{ConnectionSecurity, Outcome, RequestProtocol, Sample};
+use celerity_telemetry::{Breakdown, ResponseFlags};
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+impl Exchange<'_> {
+    /// Accounts for the request. `true`: the client's connection may carry another one.
+    pub fn finish(mut self, down: &mut DownstreamStream<'_>, ended: Ended) -> bool {
+        let worker = self.worker;
+        let now = worker.clock.now();
+        let breakdown = self.ledger.finish(now, &worker.clock);
+        if ended == Ended::Unanswered && self.flags == ResponseFlags::NONE {
+            self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+        }
+        let grpc_status = self.is_grpc.then(|| self.response.headers.get_id(HeaderId::GrpcStatus)).flatten();
+        let outcome = Outcome {
+            request_protocol: if self.is_grpc { RequestProtocol::Grpc } else { RequestProtocol::Http },
+            response_code: self.status,
+            response_flags: self.flags,
+            grpc_response_status: grpc_status.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok()),
+            connection_security_policy: match (self.conn.is_inbound(), self.conn.is_tls) {
+                (false, _) => ConnectionSecurity::Unknown,
+                (true, true) => ConnectionSecurity::MutualTls,
+                (true, false) => ConnectionSecurity::None,
+            },
+        };
+        let total_ns = breakdown.total_ns();
+        let sample = Sample {
+            duration_us: total_ns / 1_000,
+            request_bytes: self.upload.bytes,
+            response_bytes: self.response_bytes,
+        };
+        worker.record(&self, outcome, sample, &breakdown, now);
+        self.log(&breakdown);
+        let reusable = ended == Ended::Whole && self.upload.is_finished();
+        let _ = down;
+        reusable
+    }
+}
+
+impl Exchange<'_> {
+    /// The service that an inbound request was meant for: the name of its virtual host, which Istio's inbound routes
+    /// do not tell, so the authority as far as it is a Kubernetes name.
+    pub fn inbound_service(&self) -> Option<(String, String, String)> {
+        let authority = std::str::from_utf8(&self.request.authority).ok()?;
+        let host = authority.split(':').next().unwrap_or(authority);
+        let own = &self.worker.shared.workload;
+        let mut labels = host.split('.');
+        let short = labels.next().filter(|short| !short.is_empty() && host.parse::<std::net::IpAddr>().is_err())?;
+        // A name that this workload does not have would let a client make up series.
+        if short != own.canonical_service && short != own.app && short != own.workload {
+            return None;
+        }
+        let namespace = labels.next().unwrap_or(&own.workload_namespace);
+        if namespace != own.workload_namespace {
+            return None;
+        }
+        Some((format!("{short}.{namespace}.svc.cluster.local"), short.to_owned(), namespace.to_owned()))
+    }
+
+    fn log(&self, breakdown: &Breakdown) {
+        let worker = self.worker;
+        if !worker.logs(self.status, self.flags) {
+            return;
+        }
+        let text = |address: SocketAddr| address.to_string();
+        let (local, client) = (text(self.conn.local), text(self.conn.client));
+        let upstream = self.endpoint.as_ref().map(|endpoint| text(endpoint.address)).unwrap_or_default();
+        let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let duration_ms = breakdown.total_ns() / 1_000_000;
+        let sni = self.conn.peer.as_ref().and_then(|peer| peer.sni.as_deref()).unwrap_or_default();
+        let header = |id| self.request.headers.get_id(id).unwrap_or_default();
+        worker.log(&Record {
+            start_time_unix_ms: (since_unix.as_millis() as u64).saturating_sub(duration_ms),
+            method: self.request.method.as_str().as_bytes(),
+            path: &self.request.path,
+            authority: &self.request.authority,
+            protocol: if self.conn.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
+            response_code: self.status,
+            response_code_details: &self.details,
+            response_flags: self.flags,
+            bytes_received: self.upload.bytes,
+            bytes_sent: self.response_bytes,
+            route_name: self.route_name.unwrap_or_default(),
+            upstream_cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.cluster.name),
+            upstream_host: &upstream,
+            downstream_local_address: &local,
+            downstream_remote_address: &client,
+            requested_server_name: sni,
+            request_id: header(HeaderId::XRequestId),
+            user_agent: header(HeaderId::UserAgent),
+            x_forwarded_for: header(HeaderId::XForwardedFor),
+            ledger: Some(breakdown),
+            ..Record::default()
+        });
+    }
+}

@@ -1,0 +1,65 @@
+//! A request's whole life, from its head to its last byte.
+//!
+//! ```text
+//!   clean -> route -> filters (fault, cors, buffer, cache) -> (pick -> admit -> connection -> attempt)* -> relay -> finish
+//! ```
+//!
+//! `serve` shows it in one function: the branches are there, the leaves are pure or poll one thing.
+
+mod attempt;
+mod context;
+mod fields;
+mod filters;
+mod finish;
+mod patience;
+mod relay;
+mod reply;
+mod upload;
+
+pub use context::{Begun, Exchange, Failure};
+pub use fields::{FormatContext, View};
+
+use crate::downstream::Conn;
+use crate::downstream::stream::DownstreamStream;
+use crate::http::RequestHead;
+use celerity_model::snapshot::Action;
+use celerity_telemetry::{ResponseFlags, State};
+
+/// Serves one request. `true`: the client's connection may carry another one.
+pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut RequestHead, begun: Begun) -> bool {
+    let worker = conn.worker.clone();
+    let running = worker.running();
+    let manager = conn.manager(&running);
+
+    let mut x = Exchange::new(conn, &worker, &running.snapshot, &manager, request, begun);
+    x.clean();
+
+    // Route.
+    x.enter(State::Route);
+    let rng = x.rng();
+    let host = conn.virtual_host(&manager, x.request);
+    let route = host.and_then(|host| host.route(&x.view(), rng));
+    let (Some(host), Some(route)) = (host, route) else {
+        let ended = x.reply(down, 404, b"", ResponseFlags::NO_ROUTE_FOUND).await;
+        return x.finish(down, ended);
+    };
+    x.route_name = Some(&route.name);
+    x.patience_of(&route.action);
+
+    // Filters, in the order of the configuration. One that is not there costs nothing.
+    x.enter(State::Filters);
+    match x.filters(down, route).await {
+        filters::Passed::On => {}
+        filters::Passed::Answered(ended) => return x.finish(down, ended),
+    }
+
+    let ended = match &route.action {
+        Action::Redirect(redirect) => x.redirect(down, route, redirect, host).await,
+        Action::Respond(direct) => x.direct(down, route, direct, host).await,
+        Action::Forward(forward) => match x.forward(down, host, route, forward).await {
+            Ok(up) => x.relay(down, host, route, forward, up).await,
+            Err(failure) => x.fail(down, failure).await,
+        },
+    };
+    x.finish(down, ended)
+}

@@ -1,0 +1,128 @@
+//! The time limits of one exchange behind one deadline.
+
+use crate::timers::{Deadline, Timers};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// Which limit was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// The route's timeout, or the stream's longest duration: response flag UT.
+    Overall,
+    /// One attempt took too long.
+    PerTry,
+    /// Nothing moved for too long: response flag SI.
+    Idle,
+    /// The request itself did not arrive in time.
+    Request,
+}
+
+/// Progress is a store; only when the deadline fires is it looked at how long nothing moved.
+pub struct Patience {
+    deadline: Deadline,
+    overall: Option<Instant>,
+    per_try: Option<Instant>,
+    request: Option<Instant>,
+    idle: Option<Duration>,
+    progress: Instant,
+}
+
+impl Patience {
+    pub fn new(timers: &Rc<Timers>, now: Instant, idle: Option<Duration>, request: Option<Duration>) -> Self {
+        let mut patience = Self {
+            deadline: Deadline::never(timers),
+            overall: None,
+            per_try: None,
+            request: request.and_then(|limit| now.checked_add(limit)),
+            idle,
+            progress: now,
+        };
+        patience.arm();
+        patience
+    }
+
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        self.idle = idle;
+        self.arm();
+    }
+
+    pub fn set_overall(&mut self, at: Option<Instant>) {
+        if at.is_some() {
+            self.overall = match (self.overall, at) {
+                (Some(old), Some(new)) => Some(old.min(new)),
+                (_, at) => at,
+            };
+            self.arm();
+        }
+    }
+
+    pub fn set_per_try(&mut self, at: Option<Instant>) {
+        if self.per_try != at {
+            self.per_try = at;
+            self.arm();
+        }
+    }
+
+    /// The request has arrived whole.
+    pub fn request_is_in(&mut self) {
+        if self.request.take().is_some() {
+            self.arm();
+        }
+    }
+
+    pub fn progressed(&mut self, now: Instant) {
+        self.progress = now;
+    }
+
+    /// Time left until the overall limit, where there is one.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        self.overall.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn idle_at(&self) -> Option<Instant> {
+        self.idle.and_then(|limit| self.progress.checked_add(limit))
+    }
+
+    fn arm(&mut self) {
+        let next = [self.overall, self.per_try, self.request, self.idle_at()].into_iter().flatten().min();
+        if self.deadline.at() != next {
+            self.deadline.set(next);
+        }
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        loop {
+            if self.deadline.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if passed(self.overall) {
+                return Poll::Ready(Expired::Overall);
+            }
+            if passed(self.per_try) {
+                return Poll::Ready(Expired::PerTry);
+            }
+            if passed(self.request) {
+                return Poll::Ready(Expired::Request);
+            }
+            if passed(self.idle_at()) {
+                return Poll::Ready(Expired::Idle);
+            }
+            // Something moved in the meantime: wait for what is left.
+            self.deadline.set(None);
+            self.arm();
+        }
+    }
+
+    /// Runs `work` until it is done or a limit is reached.
+    pub async fn within<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Expired> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Ok(value)),
+            Poll::Pending => self.poll(cx).map(Err),
+        })
+        .await
+    }
+}

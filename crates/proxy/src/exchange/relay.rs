@@ -1,0 +1,175 @@
+//! The response on its way down, while the rest of the request may still be on its way up.
+
+use super::patience::{Expired, Patience};
+use super::upload::{Upload, UploadError};
+use crate::downstream::stream::{ClientError, DownstreamStream};
+use crate::h1::BodyLength;
+use crate::http::ResponseHead;
+use crate::upstream::{AttemptError, UpstreamStream};
+use celerity_telemetry::{Clock, Direction, Ledger, State};
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+
+/// How a wait for a response's head, or its relay, ended badly.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Client(ClientError),
+    Upstream(AttemptError),
+    Expired(Expired),
+}
+
+impl From<UploadError> for Broken {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Client(error) => Self::Client(error),
+            UploadError::Upstream(error) => Self::Upstream(error),
+        }
+    }
+}
+
+/// Sends the request and waits for the final response's head, passing interim ones on.
+pub(super) async fn until_head(
+    up: &mut UpstreamStream,
+    down: &mut DownstreamStream<'_>,
+    upload: &mut Upload,
+    response: &mut ResponseHead,
+    patience: &mut Patience,
+    ledger: &mut Ledger,
+    clock: &Clock,
+    on_uploaded: impl Fn(&mut Patience),
+) -> Result<BodyLength, Broken> {
+    let mut uploading = true;
+    let result = poll_fn(|cx| {
+        if uploading {
+            let mut waits_for_client = false;
+            match upload.poll(cx, down, up, &mut waits_for_client) {
+                Poll::Ready(Ok(())) => {
+                    uploading = false;
+                    patience.request_is_in();
+                    on_uploaded(patience);
+                    ledger.enter(State::AwaitResponse, clock.now());
+                }
+                // A response may explain why the upstream does not read on: look for one first.
+                Poll::Ready(Err(UploadError::Upstream(error))) => {
+                    return match up.poll_head(cx, response) {
+                        Poll::Ready(Ok(length)) if !response.is_interim() => Poll::Ready(Ok(length)),
+                        _ => Poll::Ready(Err(Broken::Upstream(error))),
+                    };
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {
+                    let state = if waits_for_client { State::RequestBodyWait } else { State::UpstreamFlush };
+                    ledger.enter_direction(Direction::Request, state, clock.now());
+                }
+            }
+        }
+        loop {
+            match up.poll_head(cx, response) {
+                Poll::Ready(Ok(_)) if response.is_interim() => {
+                    down.send_interim(response);
+                    if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
+                        return Poll::Ready(Err(Broken::Client(error)));
+                    }
+                }
+                Poll::Ready(Ok(length)) => return Poll::Ready(Ok(length)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Upstream(error))),
+                Poll::Pending => break,
+            }
+        }
+        if !uploading && down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Broken::Client(ClientError::Gone("while it waited for the response".into()))));
+        }
+        patience.poll(cx).map(|expired| Err(Broken::Expired(expired)))
+    })
+    .await;
+    ledger.end_directions(State::Copy, clock.now());
+    result
+}
+
+/// What the relay of a body reports and looks at.
+pub(super) struct Watch<'a> {
+    pub patience: &'a mut Patience,
+    pub ledger: &'a mut Ledger,
+    pub clock: &'a Clock,
+    pub response_bytes: u64,
+}
+
+/// Passes the response's body down, chunk by chunk as they come, and ends the response. `tee` sees every piece.
+pub(super) async fn body(
+    up: &mut UpstreamStream,
+    down: &mut DownstreamStream<'_>,
+    upload: &mut Upload,
+    watch: &mut Watch<'_>,
+    mut tee: impl FnMut(&[u8]),
+) -> Result<(), Broken> {
+    let mut finishing = Finishing::Body;
+    poll_fn(|cx| {
+        if !upload.is_finished() {
+            let mut waits_for_client = false;
+            // The response decides how this ends; an upload that fails now is only not carried on.
+            if let Poll::Ready(Err(UploadError::Client(error))) = upload.poll(cx, down, up, &mut waits_for_client) {
+                return Poll::Ready(Err(Broken::Client(error)));
+            }
+        }
+        match poll_download(cx, up, down, &mut finishing, watch, &mut tee) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => watch.patience.poll(cx).map(|expired| Err(Broken::Expired(expired))),
+        }
+    })
+    .await
+}
+
+enum Finishing {
+    Body,
+    Trailers(Option<crate::http::Headers>),
+    Flush,
+}
+
+fn poll_download(
+    cx: &mut Context<'_>,
+    up: &mut UpstreamStream,
+    down: &mut DownstreamStream<'_>,
+    finishing: &mut Finishing,
+    watch: &mut Watch<'_>,
+    tee: &mut impl FnMut(&[u8]),
+) -> Poll<Result<(), Broken>> {
+    loop {
+        match finishing {
+            Finishing::Body => match up.poll_body(cx) {
+                Poll::Ready(Ok(true)) => {
+                    let sent = up.with_body(|piece| match down.poll_send(cx, piece) {
+                        Poll::Ready(Ok(count)) => {
+                            tee(&piece[..count]);
+                            watch.response_bytes += count as u64;
+                            (count, Poll::Ready(Ok(())))
+                        }
+                        Poll::Ready(Err(error)) => (0, Poll::Ready(Err(Broken::Client(error)))),
+                        Poll::Pending => (0, Poll::Pending),
+                    });
+                    if sent.is_pending() {
+                        watch.ledger.enter(State::DownstreamFlush, watch.clock.now());
+                    }
+                    ready!(sent)?;
+                }
+                Poll::Ready(Ok(false)) => *finishing = Finishing::Trailers(up.take_trailers()),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Upstream(error))),
+                Poll::Pending => {
+                    // What has come goes on at once: a stream of small pieces must not wait for a large one.
+                    if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
+                        return Poll::Ready(Err(Broken::Client(error)));
+                    }
+                    let now = watch.clock.now();
+                    watch.ledger.enter(State::ResponseBodyWait, now);
+                    watch.patience.progressed(watch.clock.to_instant(now));
+                    return Poll::Pending;
+                }
+            },
+            Finishing::Trailers(trailers) => {
+                ready!(down.poll_finish(cx, trailers.as_ref())).map_err(Broken::Client)?;
+                watch.ledger.enter(State::DownstreamFlush, watch.clock.now());
+                *finishing = Finishing::Flush;
+            }
+            Finishing::Flush => return down.poll_flush(cx).map_err(Broken::Client),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Responses: the proxy's own, and the upstream's on its way down.
+
+use super::attempt::Up;
+use super::context::{Ended, Exchange, Failure};
+use super::fields;
+use super::relay::{self, Broken};
+use crate::downstream::stream::DownstreamStream;
+use crate::h1::BodyLength;
+use crate::http::{HeaderId, Method, ResponseHead};
+use celerity_model::snapshot::{
+    DirectResponse, Forward, HashSource, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
+};
+use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
+use std::future::poll_fn;
+
+impl<'a> Exchange<'a> {
+    /// Relays the upstream's response.
+    pub async fn relay(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &VirtualHost,
+        route: &Route,
+        forward: &Forward,
+        up: Up<'a>,
+    ) -> Ended {
+        let Up { mut stream, length, weighted, .. } = up;
+        let worker = self.worker.clone();
+        match fields::take_hop(&mut self.response.headers) {
+            Some(report) => self.ledger.join_peer(&report, &worker.clock),
+            None => self.sample_round_trip(&stream),
+        }
+        self.enter(State::Filters);
+        self.mutate_response([
+            weighted.map(|weighted| &weighted.response_headers),
+            Some(&route.response_headers),
+            Some(&host.response_headers),
+            Some(&self.manager.routes.response_headers),
+        ]);
+        if host.attempt_count_in_response {
+            let count = self.attempts;
+            self.response.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
+        }
+        self.set_hash_cookie(forward);
+        self.enter(State::Serialise);
+        self.send_head(down, length).map_or_else(|failure| failure, |()| Ended::Whole);
+        if self.status == 0 {
+            return Ended::Unanswered;
+        }
+        let now = worker.clock.now();
+        self.ledger.enter(State::Copy, now);
+        self.patience.progressed(worker.clock.to_instant(now));
+        let mut watch = relay::Watch {
+            patience: &mut self.patience,
+            ledger: &mut self.ledger,
+            clock: &worker.clock,
+            response_bytes: 0,
+        };
+        let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, |_| ()).await;
+        self.response_bytes = watch.response_bytes;
+        match result {
+            Ok(()) => Ended::Whole,
+            Err(broken) => {
+                let failure = match broken {
+                    Broken::Client(error) => Failure::of_client(&error),
+                    Broken::Expired(expired) => Failure::of_time(expired),
+                    Broken::Upstream(error) => {
+                        Failure::new(0, ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, error.to_string())
+                    }
+                };
+                self.flags.insert(failure.flags);
+                self.details = failure.details;
+                down.abort();
+                Ended::Broken
+            }
+        }
+    }
+
+    /// The kernel's smoothed round trip splits the wait from the service's own time; asked for now and then only, since
+    /// it is a system call.
+    fn sample_round_trip(&mut self, _stream: &crate::upstream::UpstreamStream) {
+        if let Some(us) = self.endpoint.as_ref().and_then(|endpoint| endpoint.round_trip_us(self.worker, _stream)) {
+            let clock = &self.worker.clock;
+            self.ledger.split_round_trip(clock.ticks(u64::from(us) * 1_000));
+        }
+    }
+
+    pub fn mutate_response<const N: usize>(&mut self, mut order: [Option<&HeaderMutations>; N]) {
+        if order.iter().flatten().all(|mutations| mutations.is_empty()) {
+            return;
+        }
+        if self.manager.routes.most_specific_mutation_wins {
+            order.reverse();
+        }
+        let mut response = std::mem::take(&mut self.response);
+        fields::mutate_response(order.into_iter().flatten(), &mut response, self.request, &self.format_context());
+        self.response = response;
+    }
+
+    /// A client without the cookie that its requests are hashed by is given one.
+    fn set_hash_cookie(&mut self, forward: &Forward) {
+        let Some(value) = self.cookie.take() else { return };
+        for policy in &forward.hash {
+            if let HashSource::Cookie { name, ttl: Some(ttl), path, attributes } = &policy.kind {
+                let mut text = format!("{name}={}", String::from_utf8_lossy(&value));
+                if !ttl.is_zero() {
+                    text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
+                }
+                if !path.is_empty() {
+                    text.push_str(&format!("; Path={path}"));
+                }
+                for (name, value) in attributes {
+                    text.push_str(&format!("; {name}"));
+                    if !value.is_empty() {
+                        text.push_str(&format!("={value}"));
+                    }
+                }
+                text.push_str("; HttpOnly");
+                self.response.headers.push(b"set-cookie", text.as_bytes());
+            }
+        }
+    }
+
+    /// The fields that every response gets, then the head goes into the client's buffer.
+    pub fn send_head(&mut self, down: &mut DownstreamStream<'_>, length: BodyLength) -> Result<(), Ended> {
+        let worker = self.worker.clone();
+        let headers = &mut self.response.headers;
+        if let Some(server) = &self.manager.server_header {
+            headers.set(b"server", server.as_bytes());
+        }
+        if !headers.contains_id(HeaderId::Date) {
+            worker.with_date(|date| headers.push(b"date", date));
+        }
+        if self.manager.request_id.always_set_in_response
+            && let Some(id) = self.request.headers.get_id(HeaderId::XRequestId)
+        {
+            headers.set(b"x-request-id", id);
+        }
+        if let Some(cors) = &self.cors {
+            cors.write(headers);
+        }
+        let now = worker.clock.now();
+        if self.conn.is_mesh_inbound() {
+            let mut text = Vec::with_capacity(celerity_telemetry::hop::HOP_BYTES_MAX);
+            HopReport::of(&mut self.ledger, now, &worker.clock).write(&mut text);
+            headers.set(HOP_HEADER.as_bytes(), &text);
+        }
+        if self.wants_ledger {
+            let mut text = Vec::with_capacity(256);
+            self.ledger.so_far(now, &worker.clock).write_server_timing(&mut text);
+            headers.append_to_list(b"server-timing", &text);
+        }
+        // A body that nobody read to its end would be taken for the next request.
+        let last = self.last || worker.draining();
+        let sent = down.send_head(&self.response, length, last);
+        if sent.is_err() {
+            self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            return Err(Ended::Unanswered);
+        }
+        self.status = self.response.status;
+        Ok(())
+    }
+
+    /// Answers in the proxy's own name.
+    pub async fn reply(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        status: u16,
+        body: &[u8],
+        flags: ResponseFlags,
+    ) -> Ended {
+        self.flags.insert(flags);
+        self.response = ResponseHead::new(status);
+        if self.is_grpc {
+            // A gRPC client reads its status from trailers; one that gets HTTP's would report nothing useful.
+            let code = grpc_status(status);
+            self.response.status = 200;
+            self.response.headers.push(b"content-type", b"application/grpc");
+            self.response.headers.push(b"grpc-status", itoa::Buffer::new().format(code).as_bytes());
+            self.response.headers.push(b"grpc-message", &percent_encoded(body));
+            return self.respond(down, &[]).await;
+        }
+        if !body.is_empty() {
+            self.response.headers.push(b"content-type", b"text/plain");
+        }
+        self.respond(down, body).await
+    }
+
+    /// Sends `self.response` with a body that is there.
+    pub async fn respond(&mut self, down: &mut DownstreamStream<'_>, body: &[u8]) -> Ended {
+        let bodyless = self.request.method == Method::Head;
+        let length = match body.len() {
+            0 => BodyLength::Empty,
+            length => {
+                let text = length.to_string();
+                self.response.headers.set(b"content-length", text.as_bytes());
+                if bodyless { BodyLength::Empty } else { BodyLength::Exact(length as u64) }
+            }
+        };
+        if let Err(ended) = self.send_head(down, length) {
+            return ended;
+        }
+        self.enter(State::DownstreamFlush);
+        let mut rest = if bodyless { &[][..] } else { body };
+        self.response_bytes = rest.len() as u64;
+        let patience = &mut self.patience;
+        let sent = poll_fn(|cx| {
+            while !rest.is_empty() {
+                match down.poll_send(cx, rest) {
+                    std::task::Poll::Ready(Ok(count)) => rest = &rest[count..],
+                    std::task::Poll::Ready(Err(error)) => {
+                        return std::task::Poll::Ready(Err(Failure::of_client(&error)));
+                    }
+                    std::task::Poll::Pending => return patience.poll(cx).map(|expired| Err(Failure::of_time(expired))),
+                }
+            }
+            let mut finish = || {
+                std::task::ready!(down.poll_finish(cx, None))?;
+                down.poll_flush(cx)
+            };
+            match finish() {
+                std::task::Poll::Ready(result) => {
+                    std::task::Poll::Ready(result.map_err(|error| Failure::of_client(&error)))
+                }
+                std::task::Poll::Pending => patience.poll(cx).map(|expired| Err(Failure::of_time(expired))),
+            }
+        })
+        .await;
+        match sent {
+            Ok(()) => Ended::Whole,
+            Err(failure) => {
+                self.flags.insert(failure.flags);
+                down.abort();
+                Ended::Broken
+            }
+        }
+    }
+
+    pub async fn fail(&mut self, down: &mut DownstreamStream<'_>, failure: Failure) -> Ended {
+        self.details = failure.details;
+        if failure.client_gone {
+            self.flags.insert(failure.flags);
+            down.abort();
+            return Ended::Unanswered;
+        }
+        if matches!(failure.status, 400 | 408 | 413) {
+            self.last = true;
+        }
+        let body = std::mem::take(&mut self.details);
+        let ended = self.reply(down, failure.status, body.as_bytes(), failure.flags).await;
+        self.details = body;
+        ended
+    }
+
+    pub async fn direct(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        route: &Route,
+        direct: &DirectResponse,
+        host: &VirtualHost,
+    ) -> Ended {
+        self.response = ResponseHead::new(direct.status);
+        if !direct.body.is_empty() {
+            self.response.headers.push(b"content-type", b"text/plain");
+        }
+        self.own_mutations(route, host);
+        self.respond(down, &direct.body).await
+    }
+
+    fn own_mutations(&mut self, route: &Route, host: &VirtualHost) {
+        let table = &self.manager.routes.response_headers;
+        self.mutate_response([Some(&route.response_headers), Some(&host.response_headers), Some(table)]);
+    }
+
+    pub async fn redirect(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        route: &Route,
+        redirect: &Redirect,
+        host: &VirtualHost,
+    ) -> Ended {
+        let location = self.location(route, redirect);
+        self.response = ResponseHead::new(redirect.status);
+        self.response.headers.push(b"location", &location);
+        self.own_mutations(route, host);
+        self.respond(down, &[]).await
+    }
+
+    fn location(&self, route: &Route, redirect: &Redirect) -> Vec<u8> {
+        let old_scheme = self.request.scheme.as_str();
+        let scheme = match &redirect.scheme {
+            RedirectScheme::Keep => old_scheme,
+            RedirectScheme::Https => "https",
+            RedirectScheme::Named(name) => name,
+        };
+        let authority = &self.request.authority[..];
+        let bracket = authority.iter().rposition(|&byte| byte == b']').unwrap_or(0);
+        let colon = authority.iter().skip(bracket).position(|&byte| byte == b':').map(|at| at + bracket);
+        let (old_host, old_port) = authority.split_at(colon.unwrap_or(authority.len()));
+        let mut out = format!("{scheme}://").into_bytes();
+        match &redirect.host {
+            Some(host) => out.extend_from_slice(host.as_bytes()),
+            None => out.extend_from_slice(old_host),
+        }
+        match redirect.port {
+            Some(port) if (scheme, port) != ("http", 80) && (scheme, port) != ("https", 443) => {
+                out.extend_from_slice(format!(":{port}").as_bytes());
+            }
+            Some(_) => {}
+            // A port that only meant the old scheme's default does not go along to another scheme.
+            None if redirect.host.is_none() && !(scheme != old_scheme && matches!(old_port, b":80" | b":443")) => {
+                out.extend_from_slice(old_port);
+            }
+            None => {}
+        }
+        let path = &self.request.path[..];
+        let end = path.iter().position(|&byte| byte == b'?').unwrap_or(path.len());
+        let (bare, query) = path.split_at(end);
+        match &redirect.path {
+            RedirectPath::Keep => out.extend_from_slice(bare),
+            RedirectPath::Whole(new) => {
+                out.extend_from_slice(new.as_bytes());
+                if new.contains('?') {
+                    return out;
+                }
+            }
+            RedirectPath::Prefix(new) => {
+                let rewrite = celerity_model::snapshot::PathRewrite::Prefix(new.clone());
+                out.extend_from_slice(&rewrite.apply(&route.matching, bare).unwrap_or_else(|| bare.to_vec()));
+            }
+            RedirectPath::Regex(substitution) => out.extend_from_slice(&substitution.apply(bare)),
+        }
+        if !redirect.strip_query {
+            out.extend_from_slice(query);
+        }
+        out
+    }
+}
+
+/// Envoy's mapping from HTTP status to gRPC status (grpc `doc/http-grpc-status-mapping.md`).
+fn grpc_status(status: u16) -> u32 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// `grpc-message` is percent-encoded (gRPC over HTTP/2, "Status-Message").
+fn percent_encoded(text: &[u8]) -> Vec<u8> {
+    text.iter().fold(Vec::with_capacity(text.len()), |mut out, &byte| {
+        if (0x20..=0x7e).contains(&byte) && byte != b'%' {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+        out
+    })
+}

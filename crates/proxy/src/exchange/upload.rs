@@ -1,0 +1,165 @@
+//! A request's body on its way up, and what is kept of it in case it must be sent again.
+
+use crate::downstream::stream::{ClientError, DownstreamStream};
+use crate::h1::BodyLength;
+use crate::http::Headers;
+use crate::upstream::{AttemptError, UpstreamStream};
+use std::task::{Context, Poll, ready};
+
+/// What is kept of a body for another attempt. A larger body is sent once: keeping it would hold the memory of every
+/// upload in flight. Envoy's bound is its per-connection buffer of 1 MiB; most retried bodies are far smaller.
+pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+/// Why the upload stopped, by whose fault it was.
+#[derive(Debug)]
+pub enum UploadError {
+    Client(ClientError),
+    Upstream(AttemptError),
+}
+
+#[derive(Debug)]
+pub struct Upload {
+    length: BodyLength,
+    /// The body's first bytes, while they may be needed again.
+    kept: Vec<u8>,
+    keeps: bool,
+    sent: usize,
+    /// The client's body is at its end.
+    ended: bool,
+    /// The present attempt has all of it.
+    finished: bool,
+    trailers: Option<Headers>,
+    pub bytes: u64,
+}
+
+impl Upload {
+    pub fn new(length: BodyLength, may_repeat: bool) -> Self {
+        let empty = length == BodyLength::Empty;
+        Self {
+            length,
+            kept: Vec::new(),
+            keeps: may_repeat,
+            sent: 0,
+            ended: empty,
+            finished: empty,
+            trailers: None,
+            bytes: 0,
+        }
+    }
+
+    /// How the body is framed towards the upstream.
+    pub fn length(&self) -> BodyLength {
+        self.length
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Nothing was taken from the client that another attempt would miss.
+    pub fn can_repeat(&self) -> bool {
+        self.keeps || self.bytes == 0
+    }
+
+    /// The next attempt starts with the first byte.
+    pub fn rewind(&mut self) {
+        self.sent = 0;
+        self.finished = self.length == BodyLength::Empty;
+    }
+
+    /// Reads the whole body before anything is sent (the buffer filter). `Ok(false)`: it is larger than `limit`.
+    pub fn poll_buffer(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut DownstreamStream<'_>,
+        limit: usize,
+    ) -> Poll<Result<bool, ClientError>> {
+        self.keeps = true;
+        while !self.ended {
+            if ready!(down.poll_body(cx))? {
+                down.with_body(|piece| {
+                    self.kept.extend_from_slice(piece);
+                    (piece.len(), ())
+                });
+                if self.kept.len() > limit {
+                    return Poll::Ready(Ok(false));
+                }
+            } else {
+                self.ended = true;
+                self.trailers = down.take_trailers();
+            }
+        }
+        self.bytes = self.kept.len() as u64;
+        if self.trailers.is_none() {
+            self.length = if self.kept.is_empty() { BodyLength::Empty } else { BodyLength::Exact(self.bytes) };
+            self.finished = self.kept.is_empty();
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Sends as much as goes. Ready when the attempt has the whole body. `waits_for_client` tells what a pending
+    /// upload waits for.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut DownstreamStream<'_>,
+        up: &mut UpstreamStream,
+        waits_for_client: &mut bool,
+    ) -> Poll<Result<(), UploadError>> {
+        *waits_for_client = false;
+        while !self.finished {
+            if self.sent < self.kept.len() {
+                let count = ready!(up.poll_send(cx, &self.kept[self.sent..])).map_err(UploadError::Upstream)?;
+                self.sent += count;
+                continue;
+            }
+            if self.ended {
+                ready!(up.poll_finish(cx, self.trailers.as_ref())).map_err(UploadError::Upstream)?;
+                self.finished = true;
+                break;
+            }
+            match down.poll_body(cx) {
+                Poll::Pending => {
+                    *waits_for_client = true;
+                    // What is there goes out while the client makes up its mind.
+                    let _ = up.poll_flush(cx).map_err(UploadError::Upstream)?;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(UploadError::Client(error))),
+                Poll::Ready(Ok(false)) => {
+                    self.ended = true;
+                    self.trailers = down.take_trailers();
+                }
+                Poll::Ready(Ok(true)) => {
+                    let sent = down.with_body(|piece| match up.poll_send(cx, piece) {
+                        Poll::Ready(Ok(count)) => {
+                            self.keep(&piece[..count]);
+                            (count, Poll::Ready(Ok(())))
+                        }
+                        Poll::Ready(Err(error)) => (0, Poll::Ready(Err(UploadError::Upstream(error)))),
+                        Poll::Pending => (0, Poll::Pending),
+                    });
+                    ready!(sent)?;
+                }
+            }
+        }
+        up.poll_flush(cx).map_err(UploadError::Upstream)
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        if self.keeps && self.kept.len() + piece.len() <= REPLAY_BYTES_MAX {
+            self.kept.extend_from_slice(piece);
+            self.sent = self.kept.len();
+        } else {
+            self.keeps = false;
+            self.kept = Vec::new();
+            self.sent = 0;
+        }
+    }
+
+    /// The whole body, where all of it was kept.
+    pub fn whole(&self) -> Option<&[u8]> {
+        (self.ended && self.keeps).then_some(&self.kept)
+    }
+}

@@ -1,0 +1,328 @@
+//! A running proxy: its workers, its control thread, and the handle by which others steer it.
+
+use crate::admin::{self, Admin};
+use crate::apply::Running;
+use crate::log;
+use crate::sockets::{BindError, Listen};
+use crate::tls::{Secrets, Source};
+use crate::worker::{self, COMMANDS_MAX, Command, ProxyShared};
+use arc_swap::ArcSwap;
+use celerity_model::snapshot::Snapshot;
+use celerity_telemetry::access_log::{AccessLogError, AccessLogWriter, Choice, Target};
+use celerity_telemetry::metrics::{Limits, Peer, Registry};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Text about the running configuration, for /config_dump.
+pub type Describe = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What a proxy is started with.
+pub struct Settings {
+    pub snapshot: Arc<Snapshot>,
+    /// 1 or more.
+    pub workers: usize,
+    /// The workload's certificate, key and roots; without it there is no mutual TLS.
+    pub identity: Option<Source>,
+    /// This workload, as metric labels name it.
+    pub workload: Peer,
+    pub admin: Option<SocketAddr>,
+    pub prometheus: Option<SocketAddr>,
+    pub health: Option<SocketAddr>,
+    pub access_log: Option<(Target, Choice)>,
+    /// The resources that the snapshot was made of.
+    pub describe: Describe,
+}
+
+/// Why a proxy did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the configuration cannot be taken up: {}", .0.join("; "))]
+    Certificates(Vec<String>),
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// What the admin port shows of the configuration's state.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigState {
+    /// Why the newest change was refused; `None`: it was taken up.
+    pub rejected: Option<String>,
+    pub accepted_count: u64,
+    pub rejected_count: u64,
+}
+
+/// What the control side shares: the handle, the admin port, the resolver.
+pub struct Control {
+    pub shared: Arc<ProxyShared>,
+    pub running: ArcSwap<Running>,
+    pub secrets: Arc<Secrets>,
+    pub state: Mutex<ConfigState>,
+    pub describe: Mutex<Describe>,
+    pub started: Instant,
+    draining: AtomicBool,
+    stopped: tokio::sync::Notify,
+    live_workers: AtomicUsize,
+    workers: Vec<mpsc::Sender<Command>>,
+    pub worker_count: usize,
+    /// One change at a time: two that race must not leave the older one running.
+    applying: Mutex<()>,
+}
+
+impl Control {
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes a configuration up in every worker, or not at all.
+    ///
+    /// # Errors
+    /// The certificates that it names can't be used; the running configuration stays.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+        let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = Running::prepare(snapshot, &self.secrets, Some(&self.running.load()));
+        let running = match prepared {
+            Ok(running) => Arc::new(running),
+            Err(errors) => {
+                let reason = errors.join("; ");
+                self.rejected(&reason);
+                return Err(reason);
+            }
+        };
+        self.running.store(running.clone());
+        let identities: std::collections::HashSet<u64> =
+            running.snapshot.clusters().map(|cluster| cluster.identity).collect();
+        for cluster in running.snapshot.clusters() {
+            if let Some(shared) = self.shared.known_cluster(cluster.identity) {
+                shared.set_limits(&cluster.policy.limits);
+            }
+        }
+        self.shared.retain_clusters(|identity| identities.contains(&identity));
+        for worker in &self.workers {
+            // The queue is emptied faster than files change; a worker that hangs must not hang the control side.
+            if worker.try_send(Command::Apply(running.clone())).is_err() {
+                log::line(format_args!("a worker did not take the new configuration: it is busy or gone"));
+            }
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.rejected = None;
+        state.accepted_count += 1;
+        drop(state);
+        self.count_reload("accepted");
+        Ok(())
+    }
+
+    /// A change that could not be read, translated or loaded: said wherever one would look.
+    pub fn rejected(&self, reason: &str) {
+        log::line(format_args!("configuration refused, the running one stays: {reason}"));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.rejected = Some(reason.to_owned());
+        state.rejected_count += 1;
+        drop(state);
+        self.count_reload("rejected");
+    }
+
+    fn count_reload(&self, result: &str) {
+        let family = &celerity_telemetry::metrics::names::CONFIG_RELOADS;
+        self.shared.registry.counter(family, &[("result", result)]).inc();
+    }
+
+    pub fn start_draining(&self) {
+        if !self.draining.swap(true, Ordering::AcqRel) {
+            for worker in &self.workers {
+                let _ = worker.try_send(Command::Drain);
+            }
+        }
+    }
+
+    pub fn live_workers(&self) -> usize {
+        self.live_workers.load(Ordering::Acquire)
+    }
+
+    pub async fn until_stopped(&self) {
+        self.stopped.notified().await;
+    }
+}
+
+/// A proxy that runs.
+pub struct Handle {
+    control: Arc<Control>,
+    addresses: Vec<(String, SocketAddr)>,
+    threads: Vec<JoinHandle<()>>,
+    log: Option<AccessLogWriter>,
+}
+
+pub struct Proxy;
+
+impl Proxy {
+    /// Binds every address, loads every certificate, then starts the threads.
+    ///
+    /// # Errors
+    /// An address is taken, a certificate is unusable, the log can't be opened. Nothing keeps running then.
+    pub fn start(settings: Settings) -> Result<Handle, StartError> {
+        let workers = settings.workers.max(1);
+        celerity_telemetry::Clock::system();
+        let secrets = Arc::new(Secrets::new(settings.identity));
+        let running = Running::prepare(settings.snapshot, &secrets, None).map_err(StartError::Certificates)?;
+        let running = Arc::new(running);
+        let mut addresses = Vec::new();
+        let mut sockets: Vec<Vec<(Arc<str>, std::net::TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
+        for listener in &running.snapshot.listeners {
+            let (purpose, flag) = match &*listener.name {
+                "outbound" => ("outbound traffic", "--outbound or --port-base"),
+                "inbound" => ("inbound traffic", "--inbound or --port-base"),
+                _ => ("a listener of the configuration", "its address in the configuration"),
+            };
+            let bound = Listen { address: listener.address, purpose, flag }.bind(workers)?;
+            if let Some(address) = bound.first().and_then(|socket| socket.local_addr().ok()) {
+                addresses.push((listener.name.to_string(), address));
+            }
+            for (all, socket) in sockets.iter_mut().zip(bound) {
+                all.push((listener.name.clone(), socket));
+            }
+        }
+        let mut admin = Admin::default();
+        for (name, address, purpose, flag, pages) in [
+            ("admin", settings.admin, "the admin port", "--admin or --port-base", admin::Pages::All),
+            ("prometheus", settings.prometheus, "Prometheus", "--prometheus or --port-base", admin::Pages::Metrics),
+            ("health", settings.health, "health probes", "--health or --port-base", admin::Pages::Health),
+        ] {
+            let Some(address) = address else { continue };
+            for socket in (Listen { address, purpose, flag }).bind(1)? {
+                if let Ok(address) = socket.local_addr() {
+                    addresses.push((name.to_owned(), address));
+                }
+                admin.sockets.push((socket, pages));
+            }
+        }
+        let registry = Registry::new(Limits::default());
+        let (log, choice) = match settings.access_log {
+            Some((target, choice)) => (Some(AccessLogWriter::start(target)?), choice),
+            None => (None, Choice::ALL),
+        };
+        if let Some(log) = &log {
+            log.register(&registry);
+        }
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let shared = Arc::new(ProxyShared::new(registry, hostname.trim().into(), Arc::new(settings.workload), choice));
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
+        let control = Arc::new(Control {
+            shared: shared.clone(),
+            running: ArcSwap::new(running.clone()),
+            secrets,
+            state: Mutex::default(),
+            describe: Mutex::new(settings.describe),
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            stopped: tokio::sync::Notify::new(),
+            live_workers: AtomicUsize::new(workers),
+            workers: senders.clone(),
+            worker_count: workers,
+            applying: Mutex::new(()),
+        });
+        let mut threads = Vec::new();
+        for (id, (commands, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
+            let others = senders.iter().enumerate().filter(|(other, _)| *other != id).map(|(_, sender)| sender.clone());
+            let start = worker::Start {
+                id,
+                shared: shared.clone(),
+                running: running.clone(),
+                sockets,
+                commands,
+                others: others.collect(),
+                shard: shared.registry.shard(),
+                log: log.as_ref().and_then(AccessLogWriter::worker),
+            };
+            let control = control.clone();
+            threads.push(spawn(&format!("worker-{id}"), move || {
+                if let Err(error) = worker::run(start) {
+                    log::line(format_args!("a worker could not start: {error}"));
+                }
+                control.live_workers.fetch_sub(1, Ordering::AcqRel);
+            })?);
+        }
+        let control_side = control.clone();
+        threads.push(spawn("control", move || admin::run(&control_side, admin))?);
+        Ok(Handle { control, addresses, threads, log })
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(StartError::Thread)
+}
+
+/// Between two looks at whether a drain is over.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+
+impl Handle {
+    /// Takes a new configuration up, whole or not at all.
+    ///
+    /// # Errors
+    /// Why it was not taken up. The running one stays.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+        self.control.apply(snapshot)
+    }
+
+    /// As `apply`, and replaces what /config_dump shows.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub fn apply_described(&self, snapshot: Arc<Snapshot>, describe: Describe) -> Result<(), String> {
+        self.control.apply(snapshot)?;
+        *self.control.describe.lock().unwrap_or_else(PoisonError::into_inner) = describe;
+        Ok(())
+    }
+
+    /// A change that was refused before it became a snapshot.
+    pub fn config_rejected(&self, reason: &str) {
+        self.control.rejected(reason);
+    }
+
+    /// Where it listens, by name: `outbound`, `inbound`, `admin`, `prometheus`, `health`.
+    pub fn addresses(&self) -> &[(String, SocketAddr)] {
+        &self.addresses
+    }
+
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
+    }
+
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.control.shared.registry
+    }
+
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// True once somebody asked for a drain, by signal or at the admin port.
+    pub fn is_draining(&self) -> bool {
+        self.control.is_draining()
+    }
+
+    /// Accepts no more, answers what is under way, closes what is idle. `true`: everything was done before the deadline.
+    pub fn drain(mut self, deadline: Duration) -> bool {
+        self.control.start_draining();
+        let until = Instant::now() + deadline;
+        while self.control.live_workers() > 0 && Instant::now() < until {
+            std::thread::sleep(DRAIN_LOOK);
+        }
+        let done = self.control.live_workers() == 0;
+        self.control.stopped.notify_waiters();
+        self.control.stopped.notify_one();
+        if done {
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
+        drop(self.log.take());
+        done
+    }
+}

@@ -1,0 +1,237 @@
+//! Opening connections: TCP, TLS, protocol; and what a worker does when the connection limit is reached.
+
+use super::endpoint::{AcquireError, EndpointPool};
+use super::shared::ClusterShared;
+use crate::h1::{ClientConn, Wire};
+use crate::h2;
+use crate::net::Io;
+use crate::tls::{Alpn, Connector, Peer};
+use crate::worker::Command;
+use celerity_model::snapshot::TcpKeepalive;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+
+/// What opening a connection took; charged to the one request that asked for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub connect: Duration,
+    pub tls: Duration,
+}
+
+/// The protocol of new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    /// What ALPN chooses; HTTP/1.1 without TLS.
+    Auto,
+}
+
+/// Everything about a cluster that a connection to it depends on.
+pub struct Plan {
+    pub cluster: Arc<str>,
+    pub identity: u64,
+    pub connect_timeout: Duration,
+    pub keepalive: Option<TcpKeepalive>,
+    pub idle_timeout: Option<Duration>,
+    pub max_duration: Option<Duration>,
+    pub max_requests: Option<u32>,
+    pub tls: Option<Arc<Connector>>,
+    pub protocol: Protocol,
+    pub http2: h2::ClientSettings,
+    pub http2_streams_max: u32,
+    pub starvation: Starvation,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Plan({}, {:?})", self.cluster, self.protocol)
+    }
+}
+
+impl Plan {
+    pub fn may_be_http2(&self) -> bool {
+        match self.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Auto => self.tls.is_some(),
+        }
+    }
+
+    pub fn streams_per_connection(&self) -> u32 {
+        self.http2_streams_max.clamp(1, STREAMS_PER_CONNECTION_MAX)
+    }
+}
+
+/// Streams on one HTTP/2 connection before another is opened, unless the configuration says fewer. One connection is
+/// one core at the peer; many streams on few connections are what makes batches large. 128 keeps both.
+const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+pub enum Connected {
+    H1 { conn: ClientConn, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
+    H2 { client: h2::Client, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
+}
+
+/// Opens one connection, within the cluster's connect timeout: as in Envoy it covers TCP and TLS.
+pub async fn open(plan: &Plan, address: SocketAddr) -> Result<Connected, AcquireError> {
+    let failed =
+        |reason: String, timed_out, tls| AcquireError::Connect { address, reason: reason.into(), timed_out, tls };
+    match tokio::time::timeout(plan.connect_timeout, open_untimed(plan, address)).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(OpenError::Tcp(error))) => Err(failed(error.to_string(), false, false)),
+        Ok(Err(OpenError::Tls(error))) => Err(failed(error, false, true)),
+        Err(_) => {
+            let reason = format!("no connection within connectTimeout {:?}", plan.connect_timeout);
+            Err(failed(reason, true, false))
+        }
+    }
+}
+
+enum OpenError {
+    Tcp(io::Error),
+    Tls(String),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Tcp(error)
+    }
+}
+
+async fn open_untimed(plan: &Plan, address: SocketAddr) -> Result<Connected, OpenError> {
+    let began = Instant::now();
+    let stream = connect(plan, address).await?;
+    let connect = began.elapsed();
+    let Some(connector) = &plan.tls else {
+        let setup = Setup { connect, tls: Duration::ZERO };
+        let protocol = if plan.protocol == Protocol::Http2 { Alpn::H2 } else { Alpn::None };
+        return Ok(speak(plan, Io::Tcp(stream), &protocol, None, Some(setup), began));
+    };
+    let connected = connector.connect(stream, address).await.map_err(|error| OpenError::Tls(error.to_string()))?;
+    let setup = Setup { connect, tls: connected.duration };
+    let alpn = match (plan.protocol, &connected.peer.alpn) {
+        // A peer that knows no ALPN was told by configuration what to speak.
+        (Protocol::Http2, Alpn::None | Alpn::Other(_)) => Alpn::H2,
+        (Protocol::Http1, _) => Alpn::Http1,
+        (_, chosen) => chosen.clone(),
+    };
+    let io = Io::TlsClient(Box::new(connected.stream));
+    Ok(speak(plan, io, &alpn, Some(Rc::new(connected.peer)), Some(setup), began))
+}
+
+fn speak(plan: &Plan, io: Io, alpn: &Alpn, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant) -> Connected {
+    if *alpn == Alpn::H2 {
+        let (connection, client) = h2::client::connect(io, plan.http2.clone());
+        tokio::task::spawn_local(connection.run());
+        return Connected::H2 { client, peer, setup, opened };
+    }
+    Connected::H1 { conn: ClientConn::new(Wire::new(io)), peer, setup, opened }
+}
+
+async fn connect(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    if let Some(wanted) = plan.keepalive {
+        let mut keepalive = socket2::TcpKeepalive::new();
+        if let Some(time) = wanted.time {
+            keepalive = keepalive.with_time(time);
+        }
+        if let Some(interval) = wanted.interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        if let Some(probes) = wanted.probes {
+            keepalive = keepalive.with_retries(probes);
+        }
+        socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    }
+    socket.connect(address).await
+}
+
+/// A worker's part in the sharing of a cluster's connection limit.
+pub struct Starvation {
+    pub pools: RefCell<Vec<Weak<EndpointPool>>>,
+    pub others: Rc<[mpsc::Sender<Command>]>,
+    running: Cell<bool>,
+}
+
+impl Starvation {
+    pub fn new(others: Rc<[mpsc::Sender<Command>]>) -> Self {
+        Self { pools: RefCell::default(), others, running: Cell::new(false) }
+    }
+
+    fn pools(&self) -> Vec<Rc<EndpointPool>> {
+        let mut pools = self.pools.borrow_mut();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// The connection limit is reached and a request of `pool` waits. Makes room from what is idle, here or in another
+/// worker, and waits for what is busy. One task per worker and cluster, for as long as a request starves.
+pub fn starve(pool: &Rc<EndpointPool>) {
+    let plan = pool.plan.clone();
+    for other in plan.starvation.others.iter() {
+        // A full queue means that the other worker has been asked already.
+        let _ = other.try_send(Command::GiveConnection { cluster: plan.identity, endpoint: pool.identity });
+    }
+    if plan.starvation.running.replace(true) {
+        return;
+    }
+    let shared = pool.shared.clone();
+    tokio::task::spawn_local(async move {
+        shared.starving.fetch_add(1, Ordering::AcqRel);
+        loop {
+            let freed = shared.freed.notified();
+            tokio::pin!(freed);
+            // Listening first, looking then: what is freed in between is not missed.
+            freed.as_mut().enable();
+            if !feed(&plan, &shared) {
+                break;
+            }
+            freed.await;
+        }
+        plan.starvation.running.set(false);
+        shared.starving.fetch_sub(1, Ordering::AcqRel);
+        // What woke this worker last may serve another one.
+        if shared.someone_starves() {
+            shared.freed.notify_one();
+        }
+    });
+}
+
+/// Serves starving requests of this worker as far as possible. `false`: none are left.
+fn feed(plan: &Rc<Plan>, shared: &Arc<ClusterShared>) -> bool {
+    let pools = plan.starvation.pools();
+    loop {
+        let Some(hungry) = pools.iter().find(|pool| pool.has_waiters() && pool.wants_connection()) else {
+            return pools.iter().any(|pool| pool.has_waiters() && pool.wants_connection());
+        };
+        if let Some(permit) = shared.connection() {
+            hungry.open(permit);
+            continue;
+        }
+        let wanted = |identity: u64| pools.iter().find(|pool| pool.identity == identity && pool.has_waiters());
+        if let Some((donation, permit)) = shared.take_donation(|identity| wanted(identity).is_some()) {
+            if let Some(pool) = wanted(donation.endpoint)
+                && let Ok(stream) = TcpStream::from_std(donation.stream)
+            {
+                let mut conn = ClientConn::new(Wire::new(Io::Tcp(stream)));
+                conn.requests = donation.requests;
+                pool.take_in(Connected::H1 { conn, peer: None, setup: None, opened: donation.opened }, permit);
+            }
+            continue;
+        }
+        // An idle connection to another endpoint holds a unit of the limit and serves nobody.
+        if pools.iter().any(|pool| !Rc::ptr_eq(pool, hungry) && pool.close_one_idle()) {
+            continue;
+        }
+        return true;
+    }
+}

@@ -1,0 +1,498 @@
+//! One worker's connections to one endpoint, and the requests that wait for one.
+//!
+//! A request that finds no connection queues here; connections are made by tasks of their own and handed to whoever
+//! has waited longest, so a connection freed in the meantime serves the request first and a request that is given up
+//! costs no connection.
+//!
+//! ```text
+//!   acquire -- idle connection, or room on an HTTP/2 one ------------------------------> lease
+//!      |                                                                                   ^
+//!      +--- wait ---- permit ----> connect task --------------------------------- hand ----+
+//!              +----- none: starve until a connection is freed, given or closed --- hand --+
+//! ```
+
+use super::connect::{self, Setup};
+use super::shared::{ClusterShared, ConnectionPermit, RareEvents};
+use crate::h1::ClientConn;
+use crate::h2;
+use crate::tls::Peer;
+use celerity_model::snapshot::{Cluster, Endpoint};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Idle connections that one worker keeps to one endpoint. Past it a connection is closed when it is done.
+const IDLE_MAX: usize = 1024;
+
+/// Connections that one worker opens to one endpoint at once: a burst must not become a SYN flood.
+const CONNECTING_MAX: u32 = 128;
+
+/// Why there is no connection for a request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AcquireError {
+    #[error("the cluster's pending requests are at their limit")]
+    PendingOverflow,
+    #[error("connecting to {address}: {reason}")]
+    Connect { address: SocketAddr, reason: Arc<str>, timed_out: bool, tls: bool },
+    #[error("the endpoint {0} has left the configuration")]
+    Gone(SocketAddr),
+}
+
+/// The right to send one request.
+pub enum Lease {
+    H1(Box<H1Lease>),
+    H2(H2Lease),
+}
+
+#[derive(Debug)]
+pub struct H1Lease {
+    pub conn: ClientConn,
+    pub opened: Instant,
+    pub permit: ConnectionPermit,
+    pub peer: Option<Rc<Peer>>,
+    /// What opening the connection took; given to the first request only.
+    pub setup: Option<Setup>,
+}
+
+pub struct H2Lease {
+    pub client: h2::Client,
+    pub peer: Option<Rc<Peer>>,
+    pub setup: Option<Setup>,
+}
+
+impl Lease {
+    pub fn setup(&mut self) -> Option<Setup> {
+        match self {
+            Self::H1(lease) => lease.setup.take(),
+            Self::H2(lease) => lease.setup.take(),
+        }
+    }
+
+    pub fn peer(&self) -> Option<&Rc<Peer>> {
+        match self {
+            Self::H1(lease) => lease.peer.as_ref(),
+            Self::H2(lease) => lease.peer.as_ref(),
+        }
+    }
+
+    /// Whether the connection has carried a request before: then the upstream may have closed it in the meantime.
+    pub fn is_reused(&self) -> bool {
+        match self {
+            Self::H1(lease) => lease.conn.requests > 0,
+            Self::H2(_) => false,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct IdleConn {
+    lease: Box<H1Lease>,
+    since: Instant,
+}
+
+struct H2Conn {
+    client: h2::Client,
+    peer: Option<Rc<Peer>>,
+    opened: Instant,
+    idle_since: Cell<Option<Instant>>,
+    requests: Cell<u64>,
+    _permit: ConnectionPermit,
+}
+
+enum Slot {
+    Waiting(Option<Waker>),
+    Ready(Result<Lease, AcquireError>),
+    Taken,
+}
+
+type Waiter = Rc<RefCell<Slot>>;
+
+/// What a connection to this endpoint speaks, once one is known: asked anew only when the pool is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    Unknown,
+    Http1,
+    Http2,
+}
+
+pub struct EndpointPool {
+    pub address: SocketAddr,
+    pub identity: u64,
+    /// Everything about the cluster that a connection depends on.
+    pub plan: Rc<connect::Plan>,
+    pub shared: Arc<ClusterShared>,
+    idle: RefCell<Vec<IdleConn>>,
+    h2: RefCell<Vec<Rc<H2Conn>>>,
+    waiters: RefCell<VecDeque<Waiter>>,
+    connecting: Cell<u32>,
+    speaks: Cell<Speaks>,
+    /// Requests in flight from this worker: what LEAST_REQUEST compares.
+    pub active: Cell<u32>,
+    gone: Cell<bool>,
+}
+
+impl EndpointPool {
+    pub fn new(
+        address: SocketAddr,
+        endpoint: &Endpoint,
+        plan: Rc<connect::Plan>,
+        shared: Arc<ClusterShared>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            identity: endpoint.identity,
+            plan,
+            shared,
+            idle: RefCell::default(),
+            h2: RefCell::default(),
+            waiters: RefCell::default(),
+            connecting: Cell::new(0),
+            speaks: Cell::new(Speaks::Unknown),
+            active: Cell::new(0),
+            gone: Cell::new(false),
+        })
+    }
+
+    /// A connection that is there now, without waiting.
+    pub fn try_acquire(&self) -> Option<Lease> {
+        if let Some(lease) = self.h2_lease() {
+            return Some(lease);
+        }
+        loop {
+            // The one used last is the least likely to have been closed by the peer.
+            let mut idle = self.idle.borrow_mut().pop()?;
+            if self.is_usable(&mut idle) {
+                return Some(Lease::H1(idle.lease));
+            }
+        }
+    }
+
+    fn is_usable(&self, idle: &mut IdleConn) -> bool {
+        let fresh = self.plan.max_duration.is_none_or(|most| idle.lease.opened.elapsed() < most);
+        fresh && peer_is_silent(&mut idle.lease.conn)
+    }
+
+    fn h2_lease(&self) -> Option<Lease> {
+        let conns = self.h2.borrow();
+        let conn = match conns.as_slice() {
+            [] => return None,
+            [one] => one,
+            // Streams are balanced over the connections, so that no one connection is the bottleneck.
+            several => {
+                several.iter().filter(|conn| conn.has_room(&self.plan)).min_by_key(|conn| conn.client.active())?
+            }
+        };
+        if !conn.has_room(&self.plan) {
+            return None;
+        }
+        conn.requests.set(conn.requests.get() + 1);
+        conn.idle_since.set(None);
+        Some(Lease::H2(H2Lease { client: conn.client.clone(), peer: conn.peer.clone(), setup: None }))
+    }
+
+    /// A connection for one request; waits for one where there is none. Dropping the future gives the place up.
+    pub async fn acquire(self: &Rc<Self>) -> Result<Lease, AcquireError> {
+        if let Some(lease) = self.try_acquire() {
+            return Ok(lease);
+        }
+        if self.gone.get() {
+            return Err(AcquireError::Gone(self.address));
+        }
+        if !self.shared.pending.try_take() {
+            RareEvents::add(&self.shared.events.pending_overflows);
+            return Err(AcquireError::PendingOverflow);
+        }
+        let place = Place { pool: self, waiter: Rc::new(RefCell::new(Slot::Waiting(None))) };
+        self.waiters.borrow_mut().push_back(place.waiter.clone());
+        self.open_what_is_wanted();
+        poll_fn(|cx| place.poll(cx)).await
+    }
+
+    /// Starts connections for the requests that wait and have none under way.
+    pub fn open_what_is_wanted(self: &Rc<Self>) {
+        self.forget_abandoned();
+        while self.wants_connection() {
+            match self.shared.connection() {
+                Some(permit) => self.open(permit),
+                None => return connect::starve(self),
+            }
+        }
+    }
+
+    /// Whether requests wait that no connection under way will serve.
+    pub fn wants_connection(&self) -> bool {
+        let waiting = self.waiters.borrow().len() as u32;
+        let connecting = self.connecting.get();
+        let enough = match self.speaks.get() {
+            // One HTTP/2 connection serves them all, as far as its streams go; one that turns out to be HTTP/1.1 is
+            // followed by the others.
+            Speaks::Http2 | Speaks::Unknown if self.plan.may_be_http2() => {
+                waiting.div_ceil(self.plan.streams_per_connection())
+            }
+            _ => waiting,
+        };
+        connecting < enough.min(CONNECTING_MAX) && !self.gone.get()
+    }
+
+    pub fn open(self: &Rc<Self>, permit: ConnectionPermit) {
+        self.connecting.set(self.connecting.get() + 1);
+        RareEvents::add(&self.shared.events.connections);
+        let pool = self.clone();
+        tokio::task::spawn_local(async move {
+            let opened = connect::open(&pool.plan, pool.address).await;
+            pool.connecting.set(pool.connecting.get() - 1);
+            match opened {
+                Ok(connected) => pool.take_in(connected, permit),
+                Err(error) => {
+                    drop(permit);
+                    let events = &pool.shared.events;
+                    RareEvents::add(&events.connect_failures);
+                    if matches!(error, AcquireError::Connect { timed_out: true, .. }) {
+                        RareEvents::add(&events.connect_timeouts);
+                    }
+                    pool.hand_error(error);
+                }
+            }
+            pool.open_what_is_wanted();
+        });
+    }
+
+    /// Takes a connection that was just made, or given by another worker.
+    pub fn take_in(self: &Rc<Self>, connected: connect::Connected, permit: ConnectionPermit) {
+        match connected {
+            connect::Connected::H1 { conn, peer, setup, opened } => {
+                self.speaks.set(Speaks::Http1);
+                self.release(Box::new(H1Lease { conn, opened, permit, peer, setup }));
+            }
+            connect::Connected::H2 { client, peer, mut setup, opened } => {
+                self.speaks.set(Speaks::Http2);
+                if self.gone.get() {
+                    client.shutdown();
+                    return;
+                }
+                self.h2.borrow_mut().push(Rc::new(H2Conn {
+                    client,
+                    peer,
+                    opened,
+                    idle_since: Cell::new(Some(Instant::now())),
+                    requests: Cell::new(0),
+                    _permit: permit,
+                }));
+                while let Some(waiter) = self.next_waiter() {
+                    match self.h2_lease() {
+                        Some(Lease::H2(mut lease)) => {
+                            lease.setup = setup.take();
+                            give(&waiter, Ok(Lease::H2(lease)));
+                        }
+                        _ => {
+                            self.waiters.borrow_mut().push_front(waiter);
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A request is done with an HTTP/1.1 connection: to the next that waits, to another worker that starves, or idle.
+    pub fn release(self: &Rc<Self>, mut lease: Box<H1Lease>) {
+        let spent = self.plan.max_requests.is_some_and(|most| lease.conn.requests >= u64::from(most))
+            || self.plan.max_duration.is_some_and(|most| lease.opened.elapsed() >= most);
+        if self.gone.get() || spent || !lease.conn.is_reusable() {
+            drop(lease);
+            return self.open_what_is_wanted();
+        }
+        if let Some(waiter) = self.next_waiter() {
+            give(&waiter, Ok(Lease::H1(lease)));
+            return;
+        }
+        if self.shared.someone_starves() {
+            return self.donate(lease);
+        }
+        lease.conn.wire.shrink();
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < IDLE_MAX {
+            idle.push(IdleConn { lease, since: Instant::now() });
+        }
+    }
+
+    fn donate(&self, lease: Box<H1Lease>) {
+        let H1Lease { conn, opened, permit, .. } = *lease;
+        let requests = conn.requests;
+        let (io, unread) = conn.wire.into_parts();
+        // Whatever can't be given is closed, which frees its permit: that serves the other worker as well.
+        if unread.is_empty()
+            && let Some(stream) = super::shared::off_reactor(io)
+        {
+            let donation = super::shared::Donation { endpoint: self.identity, stream, requests, opened };
+            self.shared.donate(donation, permit);
+        }
+    }
+
+    /// Another worker starves for a connection: gives an idle one. `false`: there was none.
+    pub fn give_idle(&self) -> bool {
+        let popped = self.idle.borrow_mut().pop();
+        match popped {
+            Some(idle) => {
+                self.donate(idle.lease);
+                true
+            }
+            None => self.close_idle_h2(),
+        }
+    }
+
+    /// Closes one idle connection to make room under the limit. `false`: there was none.
+    pub fn close_one_idle(&self) -> bool {
+        let popped = self.idle.borrow_mut().pop();
+        popped.is_some() || self.close_idle_h2()
+    }
+
+    fn close_idle_h2(&self) -> bool {
+        let mut conns = self.h2.borrow_mut();
+        let at = conns.iter().position(|conn| conn.client.active() == 0);
+        at.is_some_and(|at| {
+            conns.swap_remove(at).client.shutdown();
+            true
+        })
+    }
+
+    pub fn has_waiters(&self) -> bool {
+        self.forget_abandoned();
+        !self.waiters.borrow().is_empty()
+    }
+
+    /// A stream of an HTTP/2 connection ended: there may be room for one that waits.
+    pub fn stream_ended(self: &Rc<Self>) {
+        while self.has_waiters() {
+            let Some(lease) = self.h2_lease() else { return };
+            match self.next_waiter() {
+                Some(waiter) => give(&waiter, Ok(lease)),
+                None => return,
+            }
+        }
+    }
+
+    fn hand_error(&self, error: AcquireError) {
+        if let Some(waiter) = self.next_waiter() {
+            give(&waiter, Err(error));
+        }
+    }
+
+    fn next_waiter(&self) -> Option<Waiter> {
+        self.forget_abandoned();
+        self.waiters.borrow_mut().pop_front()
+    }
+
+    /// A waiter whose request was given up is held by the queue alone.
+    fn forget_abandoned(&self) {
+        self.waiters.borrow_mut().retain(|waiter| Rc::strong_count(waiter) > 1);
+    }
+
+    /// Closes what has been idle for too long or was closed by the peer. Called about once a second.
+    pub fn sweep(&self, now: Instant) {
+        let plan = &self.plan;
+        self.idle.borrow_mut().retain_mut(|idle| {
+            let waited = now.saturating_duration_since(idle.since);
+            plan.idle_timeout.is_none_or(|most| waited < most) && self.is_usable(idle)
+        });
+        self.h2.borrow_mut().retain(|conn| {
+            if !conn.client.is_open() {
+                return false;
+            }
+            if conn.client.active() > 0 {
+                return true;
+            }
+            let since = conn.idle_since.get().unwrap_or(now);
+            conn.idle_since.set(Some(since));
+            let keep = plan.idle_timeout.is_none_or(|most| now.saturating_duration_since(since) < most);
+            if !keep {
+                conn.client.shutdown();
+            }
+            keep
+        });
+    }
+
+    /// The endpoint has left the configuration, or is not to be used: idle connections close now, busy ones when
+    /// their request is done.
+    pub fn retire(&self) {
+        self.gone.set(true);
+        self.idle.borrow_mut().clear();
+        for conn in self.h2.borrow_mut().drain(..) {
+            conn.client.shutdown();
+        }
+        while let Some(waiter) = self.next_waiter() {
+            give(&waiter, Err(AcquireError::Gone(self.address)));
+        }
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.idle.borrow().len() + self.h2.borrow().len()
+    }
+}
+
+impl H2Conn {
+    fn has_room(&self, plan: &connect::Plan) -> bool {
+        let spent = plan.max_requests.is_some_and(|most| self.requests.get() >= u64::from(most))
+            || plan.max_duration.is_some_and(|most| self.opened.elapsed() >= most);
+        if spent && self.client.is_open() {
+            self.client.shutdown();
+        }
+        !spent && self.client.available_streams() > 0 && self.client.active() < plan.streams_per_connection() as usize
+    }
+}
+
+/// A request's place in the queue.
+struct Place<'a> {
+    pool: &'a Rc<EndpointPool>,
+    waiter: Waiter,
+}
+
+impl Place<'_> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Lease, AcquireError>> {
+        let mut slot = self.waiter.borrow_mut();
+        match std::mem::replace(&mut *slot, Slot::Taken) {
+            Slot::Ready(result) => Poll::Ready(result),
+            _ => {
+                *slot = Slot::Waiting(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.pool.shared.pending.give_back();
+        // A connection that was handed over to a request which is given up serves another one.
+        if let Slot::Ready(Ok(Lease::H1(lease))) = std::mem::replace(&mut *self.waiter.borrow_mut(), Slot::Taken) {
+            self.pool.release(lease);
+        }
+    }
+}
+
+fn give(waiter: &Waiter, result: Result<Lease, AcquireError>) {
+    let before = std::mem::replace(&mut *waiter.borrow_mut(), Slot::Ready(result));
+    if let Slot::Waiting(Some(waker)) = before {
+        waker.wake();
+    }
+}
+
+/// Whether an idle connection has neither been closed by the peer nor spoken to out of turn. No system call in the
+/// usual case: the reactor knows that nothing has arrived.
+fn peer_is_silent(conn: &mut ClientConn) -> bool {
+    conn.poll_idle(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// The longest that a request may wait for a connection when its route sets no time: the cluster's connect timeout
+/// bounds each attempt, this bounds the queue.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The endpoints of a cluster that have a socket address now.
+pub fn connectable(cluster: &Cluster) -> impl Iterator<Item = (&Endpoint, SocketAddr)> {
+    cluster.endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.address.socket()?)))
+}

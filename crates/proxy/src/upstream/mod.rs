@@ -1,0 +1,12 @@
+//! Towards the endpoints: connections, limits, and one attempt's stream.
+
+pub mod cluster;
+pub mod connect;
+pub mod endpoint;
+pub mod shared;
+pub mod stream;
+pub mod tcp_info;
+
+pub use endpoint::{AcquireError, EndpointPool, Lease};
+pub use shared::ClusterShared;
+pub use stream::{AttemptError, UpstreamStream};

@@ -1,0 +1,259 @@
+//! One attempt's request and response on an upstream connection of either version: the narrow interface over which the
+//! exchange relays.
+
+use super::endpoint::{EndpointPool, H1Lease, Lease};
+use crate::h1::client::ResponseError;
+use crate::h1::{BodyLength, body::BodyReadError, body::BodyWriteError};
+use crate::h2;
+use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+/// Why an attempt failed, as far as it changes what is done next.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// Nothing of the request was processed: it may be sent again, whatever its method.
+    #[error("the upstream did not process the request: {0}")]
+    Unprocessed(String),
+    /// REFUSED_STREAM: not processed either, and retried under its own name.
+    #[error("the upstream refused the stream")]
+    Refused,
+    /// A connection that had carried other requests ended before it answered this one.
+    #[error("the idle upstream connection was closed under the request: {0}")]
+    Idle(String),
+    #[error("the upstream connection ended: {0}")]
+    Reset(String),
+    #[error("the upstream broke the protocol: {0}")]
+    Protocol(String),
+}
+
+impl From<h2::Error> for AttemptError {
+    fn from(error: h2::Error) -> Self {
+        if error.code() == Some(h2::Code::REFUSED_STREAM) && error.is_peer_reset() {
+            Self::Refused
+        } else if error.is_unprocessed() {
+            Self::Unprocessed(error.to_string())
+        } else {
+            Self::Reset(error.to_string())
+        }
+    }
+}
+
+impl From<BodyReadError> for AttemptError {
+    fn from(error: BodyReadError) -> Self {
+        match error {
+            BodyReadError::Framing(crate::h1::body::BodyError::Truncated) | BodyReadError::Io(_) => {
+                Self::Reset(error.to_string())
+            }
+            BodyReadError::Framing(_) => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+impl From<BodyWriteError> for AttemptError {
+    fn from(error: BodyWriteError) -> Self {
+        Self::Reset(error.to_string())
+    }
+}
+
+impl From<io::Error> for AttemptError {
+    fn from(error: io::Error) -> Self {
+        Self::Reset(error.to_string())
+    }
+}
+
+enum Kind {
+    H1 { lease: Option<Box<H1Lease>>, reused: bool, written_before: u64 },
+    H2 { stream: Option<h2::ClientStream>, has_piece: bool, taken: usize, to_head: bool, ended: bool },
+}
+
+/// Dropping it gives the connection back, or closes it where the exchange was not complete.
+pub struct UpstreamStream {
+    kind: Kind,
+    pool: Rc<EndpointPool>,
+}
+
+impl UpstreamStream {
+    /// Starts a request. Its head is in the connection's buffer when this returns.
+    pub fn start(
+        lease: Lease,
+        pool: Rc<EndpointPool>,
+        head: &RequestHead,
+        length: BodyLength,
+    ) -> Result<Self, AttemptError> {
+        let kind = match lease {
+            Lease::H1(mut lease) => {
+                let reused = lease.conn.requests > 0;
+                let written_before = lease.conn.wire.written_bytes;
+                lease.conn.start(head, length);
+                Kind::H1 { lease: Some(lease), reused, written_before }
+            }
+            Lease::H2(lease) => {
+                let ended = length == BodyLength::Empty;
+                let stream = lease.client.start(head, ended)?;
+                let to_head = head.method == Method::Head;
+                Kind::H2 { stream: Some(stream), has_piece: false, taken: 0, to_head, ended }
+            }
+        };
+        pool.active.set(pool.active.get() + 1);
+        Ok(Self { kind, pool })
+    }
+
+    pub fn is_http2(&self) -> bool {
+        matches!(self.kind, Kind::H2 { .. })
+    }
+
+    /// Sends some of the request's body; says how much.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, AttemptError>> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => Poll::Ready(Ok(ready!(lease.conn.poll_send(cx, data))?)),
+            Kind::H2 { stream: Some(stream), .. } => {
+                Poll::Ready(Ok(ready!(stream.split().0.poll_data(cx, data, false))?))
+            }
+            _ => Poll::Ready(Err(AttemptError::Reset("the stream is over".into()))),
+        }
+    }
+
+    /// Ends the request's body.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), AttemptError>> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => Poll::Ready(Ok(lease.conn.finish(trailers)?)),
+            Kind::H2 { ended: true, .. } => Poll::Ready(Ok(())),
+            Kind::H2 { stream: Some(stream), ended, .. } => {
+                match trailers {
+                    Some(trailers) => stream.split().0.trailers(trailers)?,
+                    None => {
+                        ready!(stream.split().0.poll_data(cx, &[], true))?;
+                    }
+                }
+                *ended = true;
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Ready(Err(AttemptError::Reset("the stream is over".into()))),
+        }
+    }
+
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => {
+                let flushed = ready!(lease.conn.poll_flush(cx));
+                Poll::Ready(flushed.map_err(AttemptError::from)).map_err(|error| self.classify(error))
+            }
+            // The connection's own task writes, once for all streams that are ready.
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// The next response head, interim ones first, and the length of the body that follows the final one.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: &mut ResponseHead,
+    ) -> Poll<Result<BodyLength, AttemptError>> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => match ready!(lease.conn.poll_head(cx, head)) {
+                Ok(length) => Poll::Ready(Ok(length)),
+                Err(ResponseError::Head(error)) => Poll::Ready(Err(AttemptError::Protocol(error.to_string()))),
+                Err(error) => Poll::Ready(Err(self.classify(AttemptError::Reset(error.to_string())))),
+            },
+            Kind::H2 { stream: Some(stream), to_head, .. } => {
+                *head = ready!(stream.poll_head(cx))?;
+                let bodyless = *to_head || matches!(head.status, 204 | 304) || head.status < 200;
+                let length = if bodyless || stream.is_body_done() {
+                    BodyLength::Empty
+                } else {
+                    let told = head.headers.get_id(HeaderId::ContentLength);
+                    let told = told.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+                    told.map_or(BodyLength::Chunked, BodyLength::Exact)
+                };
+                Poll::Ready(Ok(length))
+            }
+            _ => Poll::Ready(Err(AttemptError::Reset("the stream is over".into()))),
+        }
+    }
+
+    /// Whether a piece of the response's body is there; `false` at its end.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, AttemptError>> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => Poll::Ready(Ok(ready!(lease.conn.poll_body(cx))?.is_some())),
+            Kind::H2 { stream: Some(stream), has_piece, taken, .. } => {
+                let mut receiver = stream.split().1;
+                while !*has_piece || *taken >= receiver.lent().len() {
+                    *has_piece = false;
+                    if !ready!(receiver.poll_fill(cx))? {
+                        return Poll::Ready(Ok(false));
+                    }
+                    (*has_piece, *taken) = (true, 0);
+                }
+                Poll::Ready(Ok(true))
+            }
+            _ => Poll::Ready(Ok(false)),
+        }
+    }
+
+    /// The piece that `poll_body` found, handed to `use_it`, which says how much of it it took.
+    pub fn with_body<T>(&mut self, use_it: impl FnOnce(&[u8]) -> (usize, T)) -> T {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => {
+                let (taken, value) = use_it(lease.conn.piece());
+                lease.conn.consume_body(taken);
+                value
+            }
+            Kind::H2 { stream: Some(stream), taken, .. } => {
+                let receiver = stream.split().1;
+                let (more, value) = use_it(receiver.lent().get(*taken..).unwrap_or_default());
+                *taken += more;
+                value
+            }
+            _ => use_it(&[]).1,
+        }
+    }
+
+    pub fn take_trailers(&mut self) -> Option<Headers> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } => lease.conn.trailers().cloned(),
+            Kind::H2 { stream: Some(stream), .. } => stream.take_trailers(),
+            _ => None,
+        }
+    }
+
+    /// A connection that broke before it answered: was anything of the request processed? On a connection that was
+    /// idle before, the kernel knows whether the peer ever acknowledged a byte of it (RFC 9293; `tcpi_bytes_acked`).
+    fn classify(&self, error: AttemptError) -> AttemptError {
+        match (&self.kind, error) {
+            (Kind::H1 { lease: Some(lease), reused: true, written_before }, AttemptError::Reset(reason)) => {
+                let wire = &lease.conn.wire;
+                let acked = (!wire.io().is_tls()).then(|| super::tcp_info::bytes_acked(wire.io().tcp())).flatten();
+                // The handshake's SYN counts as one acknowledged byte.
+                match acked {
+                    Some(acked) if acked <= written_before + 1 => AttemptError::Unprocessed(reason),
+                    _ => AttemptError::Idle(reason),
+                }
+            }
+            (_, error) => error,
+        }
+    }
+
+    /// Whether the connection had carried a request before this one.
+    pub fn was_reused(&self) -> bool {
+        matches!(self.kind, Kind::H1 { reused: true, .. })
+    }
+}
+
+impl Drop for UpstreamStream {
+    fn drop(&mut self) {
+        self.pool.active.set(self.pool.active.get().saturating_sub(1));
+        match &mut self.kind {
+            Kind::H1 { lease, .. } => {
+                if let Some(lease) = lease.take() {
+                    self.pool.release(lease);
+                }
+            }
+            Kind::H2 { stream, .. } => {
+                drop(stream.take());
+                self.pool.stream_ended();
+            }
+        }
+    }
+}

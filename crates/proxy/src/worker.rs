@@ -1,0 +1,370 @@
+//! One worker: a thread, its runtime, its listeners' sockets, its pools, its shards of the metrics.
+//!
+//! Nothing here is shared with another worker but through `ProxyShared`, which requests touch only where the
+//! configuration sets a limit that holds for the whole proxy.
+
+use crate::apply::Running;
+use crate::downstream::accept;
+use crate::exchange::Exchange;
+use crate::timers::Timers;
+use crate::upstream::ClusterShared;
+use crate::upstream::cluster::ClusterPools;
+use celerity_model::snapshot::Cluster;
+use celerity_telemetry::access_log::{AccessLog, Choice, Record};
+use celerity_telemetry::metrics::{
+    Counter, Family, LedgerShard, Outcome, Peer, Registry, Reporter, RequestSeries, Sample, Shard,
+};
+use celerity_telemetry::{Breakdown, Clock, Rng, Tick};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::LocalSet;
+
+/// How late a request's deadline may fire.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How late an idle connection's may.
+const SLOW_TICK: Duration = Duration::from_millis(250);
+
+/// Between two looks at what has grown old: idle connections, quiet log lines.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Messages that may wait for a worker. More means that it hangs, and more would not help.
+pub const COMMANDS_MAX: usize = 1024;
+
+/// What the control side and other workers ask of a worker.
+pub enum Command {
+    /// Take up a configuration.
+    Apply(Arc<Running>),
+    /// Another worker starves for a connection to this cluster.
+    GiveConnection { cluster: u64, endpoint: u64 },
+    /// Accept no more, answer what is under way, close what is idle.
+    Drain,
+}
+
+/// What all workers of a proxy share.
+pub struct ProxyShared {
+    clusters: Mutex<HashMap<u64, Arc<ClusterShared>>>,
+    pub registry: Arc<Registry>,
+    pub hostname: Arc<str>,
+    /// This workload, as metric labels name it.
+    pub workload: Arc<Peer>,
+    pub log_choice: Choice,
+    /// Open client connections of all workers, written by each about its own.
+    pub connections: AtomicUsize,
+    quiet: Mutex<HashMap<&'static str, (Instant, u64)>>,
+}
+
+/// Lines of one kind on the log: the first at once, then one in this time, with how many were left out.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+impl ProxyShared {
+    pub fn new(registry: Arc<Registry>, hostname: Arc<str>, workload: Arc<Peer>, log_choice: Choice) -> Self {
+        Self {
+            clusters: Mutex::default(),
+            registry,
+            hostname,
+            workload,
+            log_choice,
+            connections: AtomicUsize::new(0),
+            quiet: Mutex::default(),
+        }
+    }
+
+    /// What the workers share of a cluster; made with its first use, its limits brought up to date.
+    pub fn cluster(&self, cluster: &Cluster) -> Arc<ClusterShared> {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = &cluster.policy.limits;
+        let shared =
+            clusters.entry(cluster.identity).or_insert_with(|| ClusterShared::new(cluster.name.clone(), limits));
+        shared.set_limits(limits);
+        shared.clone()
+    }
+
+    pub fn known_cluster(&self, identity: u64) -> Option<Arc<ClusterShared>> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).get(&identity).cloned()
+    }
+
+    pub fn clusters(&self) -> Vec<(u64, Arc<ClusterShared>)> {
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters.iter().map(|(identity, shared)| (*identity, shared.clone())).collect()
+    }
+
+    /// Forgets clusters that left the configuration.
+    pub fn retain_clusters(&self, mut keep: impl FnMut(u64) -> bool) {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|identity, _| keep(*identity));
+    }
+
+    /// A line on the log that a flood of failures can't turn into a flood of lines.
+    pub fn log_limited(&self, kind: &'static str, text: fmt::Arguments<'_>) {
+        let now = Instant::now();
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_out = match quiet.get_mut(kind) {
+            Some((since, count)) if now.duration_since(*since) < LOG_INTERVAL => {
+                *count += 1;
+                return;
+            }
+            Some((since, count)) => {
+                *since = now;
+                std::mem::take(count)
+            }
+            None => {
+                quiet.insert(kind, (now, 0));
+                0
+            }
+        };
+        drop(quiet);
+        let more = if left_out > 0 { format!(" ({left_out} more like it before)") } else { String::new() };
+        crate::log::line(format_args!("{text}{more}"));
+    }
+}
+
+/// What a thread needs to become a worker.
+pub struct Start {
+    pub id: usize,
+    pub shared: Arc<ProxyShared>,
+    pub running: Arc<Running>,
+    pub sockets: Vec<(Arc<str>, std::net::TcpListener)>,
+    pub commands: mpsc::Receiver<Command>,
+    pub others: Vec<mpsc::Sender<Command>>,
+    pub shard: Shard,
+    pub log: Option<AccessLog>,
+}
+
+pub struct Worker {
+    pub id: usize,
+    pub clock: Clock,
+    pub rng: RefCell<Rng>,
+    pub timers: Rc<Timers>,
+    pub slow_timers: Rc<Timers>,
+    pub shared: Arc<ProxyShared>,
+    pub clusters: ClusterPools,
+    pub others: Rc<[mpsc::Sender<Command>]>,
+    pub connections: Cell<usize>,
+    running: RefCell<Rc<Arc<Running>>>,
+    draining: Cell<bool>,
+    drained: Rc<Notify>,
+    shard: Shard,
+    ledgers: RefCell<LedgerShard>,
+    log: Option<RefCell<AccessLog>>,
+    date: RefCell<(u64, [u8; 29])>,
+    counters: RefCell<HashMap<&'static str, Counter>>,
+    /// Series of requests that never had an endpoint, and of inbound ones, by who talks to whom.
+    series: RefCell<HashMap<(u64, u64), Rc<RequestSeries>>>,
+}
+
+/// Runs a worker until it has drained.
+pub fn run(start: Start) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let clock = Clock::system();
+        let ledgers = start.shard.ledger(&clock);
+        let worker = Rc::new(Worker {
+            id: start.id,
+            clock,
+            rng: RefCell::new(Rng::from_entropy()),
+            timers: Timers::start(TICK),
+            slow_timers: Timers::start(SLOW_TICK),
+            shared: start.shared,
+            clusters: ClusterPools::default(),
+            others: start.others.into(),
+            connections: Cell::new(0),
+            running: RefCell::new(Rc::new(start.running)),
+            draining: Cell::new(false),
+            drained: Rc::new(Notify::new()),
+            shard: start.shard,
+            ledgers: RefCell::new(ledgers),
+            log: start.log.map(RefCell::new),
+            date: RefCell::new((0, [0; 29])),
+            counters: RefCell::default(),
+            series: RefCell::default(),
+        });
+        for (name, socket) in start.sockets {
+            let socket = tokio::net::TcpListener::from_std(socket)?;
+            tokio::task::spawn_local(accept::accept_all(worker.clone(), name, socket));
+        }
+        worker.serve(start.commands).await;
+        Ok(())
+    })
+}
+
+impl Worker {
+    /// Obeys commands and sweeps, until drained.
+    async fn serve(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut published = 0;
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Apply(running)) => self.apply(running),
+                    Some(Command::GiveConnection { cluster, endpoint }) => self.give_connection(cluster, endpoint),
+                    Some(Command::Drain) | None => {
+                        self.draining.set(true);
+                        self.drained.notify_waiters();
+                        self.slow_timers.fire_all();
+                    }
+                },
+                _ = sweep.tick() => {
+                    let now = Instant::now();
+                    for pool in self.clusters.all() {
+                        pool.sweep(self, now);
+                    }
+                    if let Some(log) = &self.log {
+                        log.borrow_mut().flush();
+                    }
+                }
+            }
+            let open = self.connections.get();
+            self.shared.connections.fetch_add(open.wrapping_sub(published), Ordering::Relaxed);
+            published = open;
+            if self.draining.get() && open == 0 {
+                break;
+            }
+            if self.draining.get() {
+                // Looks again soon: a drain should end when the last connection does.
+                sweep.reset_after(Duration::from_millis(20));
+            }
+        }
+        if let Some(log) = &self.log {
+            log.borrow_mut().flush();
+        }
+    }
+
+    fn apply(self: &Rc<Self>, running: Arc<Running>) {
+        let snapshot = running.snapshot.clone();
+        *self.running.borrow_mut() = Rc::new(running);
+        self.clusters.take_up(self, &snapshot);
+        self.series.borrow_mut().clear();
+    }
+
+    fn give_connection(&self, cluster: u64, endpoint: u64) {
+        let Some(pool) = self.clusters.find(cluster) else { return };
+        let wanted = pool.pools().filter(|pool| pool.identity == endpoint);
+        // A connection to the endpoint itself is worth more than room for one.
+        if !wanted.into_iter().any(|pool| pool.give_idle()) {
+            let _ = pool.pools().any(|pool| pool.close_one_idle());
+        }
+    }
+
+    pub fn running(&self) -> Rc<Arc<Running>> {
+        self.running.borrow().clone()
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub async fn until_draining(&self) {
+        let notified = self.drained.notified();
+        if !self.draining.get() {
+            notified.await;
+        }
+    }
+
+    /// Adds one to a counter of this worker. For events of connections, not of requests.
+    pub fn count(&self, family: &'static Family) {
+        let mut counters = self.counters.borrow_mut();
+        counters.entry(family.name).or_insert_with(|| self.shard.counter(family, &[])).inc();
+    }
+
+    /// A request that was none. Rare enough to look its counter up.
+    pub fn bad_request(&self, reason: &'static str) {
+        let labels = [("side", "downstream"), ("reason", reason)];
+        self.shard.counter(&celerity_telemetry::metrics::names::PROXY_PROTOCOL_ERRORS, &labels).inc();
+    }
+
+    /// The `date` of now (RFC 9110, section 5.6.7), formatted once a second.
+    pub fn with_date(&self, use_it: impl FnOnce(&[u8])) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut date = self.date.borrow_mut();
+        if date.0 != now {
+            *date = (now, http_date(now));
+        }
+        use_it(&date.1);
+    }
+
+    /// Takes a finished request into the series and the ledger.
+    pub fn record(&self, x: &Exchange<'_>, outcome: Outcome, sample: Sample, breakdown: &Breakdown, now: Tick) {
+        let side = if x.conn.is_inbound() { Reporter::Destination } else { Reporter::Source };
+        self.ledgers.borrow_mut().record(side, breakdown, now);
+        match (&x.endpoint, side) {
+            (Some(endpoint), Reporter::Source) => {
+                let series = endpoint.series.get_or_init(|| crate::labels::to_endpoint(&self.shared.workload, x));
+                series.record(&self.shard, outcome, sample);
+            }
+            _ => self.other_series(x, side).record(&self.shard, outcome, sample),
+        }
+    }
+
+    /// Inbound requests, and those that never had an endpoint. The last one of the connection is tried first.
+    fn other_series(&self, x: &Exchange<'_>, side: Reporter) -> Rc<RequestSeries> {
+        let cluster = x.cluster.as_ref().map_or(0, |cluster| cluster.cluster.identity);
+        if let Some((known, series)) = &*x.conn.series.borrow()
+            && *known == cluster
+        {
+            return series.clone();
+        }
+        let principal = x.conn.peer.as_ref().and_then(|peer| peer.spiffe.as_deref()).unwrap_or_default();
+        let key = (cluster, xxhash_rust::xxh64::xxh64(principal.as_bytes(), side as u64));
+        let mut all = self.series.borrow_mut();
+        if all.len() >= OTHER_SERIES_MAX {
+            all.clear();
+        }
+        let made = || Rc::new(crate::labels::of_side(&self.shared.workload, x, side));
+        let series = all.entry(key).or_insert_with(made).clone();
+        *x.conn.series.borrow_mut() = Some((cluster, series.clone()));
+        series
+    }
+
+    pub fn logs(&self, status: u16, flags: celerity_telemetry::ResponseFlags) -> bool {
+        self.log.is_some() && self.shared.log_choice.wants(status, flags, &mut self.rng.borrow_mut())
+    }
+
+    pub fn log(&self, record: &Record<'_>) {
+        if let Some(log) = &self.log {
+            log.borrow_mut().log(record);
+        }
+    }
+}
+
+/// Look-ups that a worker remembers; the registry has its own budget of series.
+const OTHER_SERIES_MAX: usize = 4096;
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(unix_seconds: u64) -> [u8; 29] {
+    use std::io::Write;
+    const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut out = [b' '; 29];
+    let Ok(now) = time::OffsetDateTime::from_unix_timestamp(unix_seconds as i64) else { return out };
+    let day = DAYS.get(usize::from(now.weekday().number_days_from_sunday())).copied().unwrap_or("Sun");
+    let month = MONTHS.get(usize::from(u8::from(now.month())) - 1).copied().unwrap_or("Jan");
+    // The text has 29 bytes until the year 10000.
+    let _ = write!(
+        &mut out[..],
+        "{day}, {:02} {month} {:04} {:02}:{:02}:{:02} GMT",
+        now.day(),
+        now.year(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_as_http_wants_them() {
+        assert_eq!(&http_date(784_111_777), b"Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+}
