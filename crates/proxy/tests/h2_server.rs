@@ -330,3 +330,34 @@ fn headers_pass_as_they_were_sent() {
         }
     });
 }
+
+/// nghttp2 is another implementation than the h2 crate. Where its load generator is not installed there is nothing to
+/// be seen.
+#[test]
+fn h2load_is_served_where_it_is_installed() {
+    local(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/api/users", listener.local_addr().unwrap());
+        tokio::task::spawn_local(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                let (connection, mut incoming) = accept(io, ServerSettings::default());
+                tokio::task::spawn_local(connection.run());
+                tokio::task::spawn_local(async move {
+                    while let Some((head, stream, _)) = incoming.next().await {
+                        tokio::task::spawn_local(echo(head, stream));
+                    }
+                });
+            }
+        });
+        let body = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        for more in [&[][..], &["-d", body]] {
+            let mut command = std::process::Command::new("h2load");
+            command.args(["-n", "2000", "-c", "3", "-m", "40"]).args(more).arg(&url);
+            let Ok(output) = tokio::task::spawn_blocking(move || command.output()).await.unwrap() else {
+                return;
+            };
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains("2000 succeeded, 0 failed, 0 errored"), "{text}");
+        }
+    });
+}

@@ -127,3 +127,15 @@ impl ClientStream {
         self.handle.core.borrow_mut().poll_head(self.handle.slot, self.handle.id, cx)
     }
 }
+
+/// Feeds `input` to a client with some requests in progress as what the server sends, for fuzzing: no input may panic,
+/// and what a peer can make the client hold stays bounded.
+pub fn fuzz(input: &[u8]) {
+    let mut core = Core::new(Role::Client, super::settings::Common::default(), u32::MAX);
+    for nth in 0..FUZZED_STREAMS {
+        let _ = core.start(&RequestHead::default(), nth % 2 == 0);
+    }
+    core.fuzz(input, |_, _, _, _| {});
+}
+
+const FUZZED_STREAMS: u32 = 8;

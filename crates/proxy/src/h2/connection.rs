@@ -82,7 +82,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         let result = poll_fn(|cx| self.poll(cx)).await;
         let closing = result.err().unwrap_or(Error::new(Kind::NotOpen));
         self.core.borrow_mut().close(closing);
-        if !self.peer_closed && !matches!(closing.kind(), Kind::Io(_)) {
+        if !self.peer_closed && !matches!(closing.kind(), Kind::Io(_) | Kind::KeepaliveTimeout) {
             // What the peer still sends is of no use; not reading it could cost it our GOAWAY. Its failures neither.
             let _ = timeout(LINGER, self.linger()).await;
         }
@@ -92,9 +92,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     async fn linger(&mut self) -> std::io::Result<()> {
         self.io.shutdown().await?;
         let mut left = LINGER_BYTES;
-        let mut sink = [0; 4096];
+        if self.input.is_empty() {
+            self.input = buffer(READ_BUFFER);
+        }
         while left > 0 {
-            let read = self.io.read(&mut sink).await?;
+            let read = self.io.read(&mut self.input).await?;
             if read == 0 {
                 break;
             }

@@ -10,7 +10,6 @@ use super::flow::Overflow;
 use super::frame::{self, Frame};
 use super::settings::HEADER_TABLE_SIZE;
 use super::stream::{State, Stream, wake};
-use std::task::Waker;
 
 /// Octets of an RST_STREAM frame, for the bound on queued answers.
 const RESET_LEN: usize = frame::HEADER_LEN + 4;
@@ -411,7 +410,7 @@ impl Core {
             }
         }
         frame::put_settings_ack(&mut self.out);
-        self.ready_waiters.drain(..).for_each(Waker::wake);
+        self.wake_ready();
         self.answered(frame::HEADER_LEN)
     }
 
@@ -429,7 +428,7 @@ impl Core {
             }
         }
         wake(&mut self.acceptor);
-        self.ready_waiters.drain(..).for_each(Waker::wake);
+        self.wake_ready();
     }
 
     fn on_window_update(&mut self, id: u32, increment: u32) -> Result<(), Violation> {
@@ -460,4 +459,54 @@ impl Core {
 
 fn compression(why: &'static str) -> Violation {
     Violation::Connection(Code::COMPRESSION_ERROR, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Frames that are mostly well-formed, so that they get past the layout's checks and meet each other.
+    fn frames() -> impl Strategy<Value = Vec<u8>> {
+        let blocks: Vec<Vec<u8>> = vec![
+            vec![0x82, 0x86, 0x84, 0x41, 1, b'a'],
+            vec![0x83, 0x87, 0x84, 0x01, 1, b'a', 0x0f, 0x0d, 1, b'5'],
+            vec![0x88],
+            vec![0x08, 3, b'1', b'0', b'3'],
+            vec![0x40, 1, b'x', 1, b'y', 0xbe],
+            vec![0x3f, 0xe1, 0x1f, 0x82],
+        ];
+        let headers = (prop::sample::select(blocks), any::<u8>(), 0u32..24)
+            .prop_map(|(block, flags, stream)| raw(frame::HEADERS, flags & 0x5, stream, &block));
+        let data = (0usize..400, any::<u8>(), 0u32..24)
+            .prop_map(|(len, flags, stream)| raw(frame::DATA, flags & 0x9, stream, &vec![1; len]));
+        let windows = (any::<u32>(), 0u32..24)
+            .prop_map(|(by, stream)| raw(frame::WINDOW_UPDATE, 0, stream, &(by >> 12).to_be_bytes()));
+        let resets = (0u32..24).prop_map(|stream| raw(frame::RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+        let settings = (1u8..7, any::<u32>())
+            .prop_map(|(id, value)| raw(frame::SETTINGS, 0, 0, &[&[0, id][..], &(value >> 8).to_be_bytes()].concat()));
+        let any_frame = (0u8..11, any::<u8>(), 0u32..24, vec(any::<u8>(), 0..20))
+            .prop_map(|(kind, flags, stream, payload)| raw(kind, flags, stream, &payload));
+        let one = prop_oneof![5 => headers, 5 => data, 2 => windows, 2 => resets, 1 => settings, 1 => any_frame];
+        vec(one, 0..60).prop_map(|frames| [raw(frame::SETTINGS, 0, 0, &[]), frames.concat()].concat())
+    }
+
+    fn raw(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame::put_header(&mut out, kind, flags, stream, payload.len());
+        out.extend_from_slice(payload);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_frames_breaks_an_end(frames in frames(), noise: Vec<u8>) {
+            for input in [&frames, &noise] {
+                super::super::server::fuzz(input);
+                super::super::client::fuzz(input);
+            }
+        }
+    }
 }

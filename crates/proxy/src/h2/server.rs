@@ -23,7 +23,7 @@ pub fn accept<Io: AsyncRead + AsyncWrite + Unpin>(io: Io, settings: ServerSettin
     (Connection::new(io, core.clone()), Incoming { control: ServerControl { core } })
 }
 
-/// The requests of one connection. Dropping it refuses further ones.
+/// The requests of one connection. Dropping it refuses further ones and ends the connection gracefully.
 pub struct Incoming {
     control: ServerControl,
 }
@@ -71,7 +71,7 @@ impl Drop for Incoming {
                 }
                 core.reset(arrival.slot, Code::REFUSED_STREAM, "nobody takes requests any more");
             }
-            core.wake_driver();
+            core.shutdown();
         }
     }
 }
@@ -136,3 +136,16 @@ impl ServerStream {
         self.handle.core.borrow_mut().send_response(self.handle.slot, self.handle.id, head, end)
     }
 }
+
+/// Feeds `input` to a server as what follows the client's preface, for fuzzing: no input may panic, and what a peer can
+/// make the server hold stays bounded.
+pub fn fuzz(input: &[u8]) {
+    let mut core = Core::new(Role::Server, super::settings::Common::default(), FUZZED_STREAMS);
+    core.receive(super::frame::PREFACE, 0);
+    core.fuzz(input, |core, slot, id, round| {
+        let end = round % 2 == 0;
+        let _ = core.send_response(slot, id, &ResponseHead::new(200), end);
+    });
+}
+
+const FUZZED_STREAMS: u32 = 8;
