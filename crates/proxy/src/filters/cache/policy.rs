@@ -158,12 +158,13 @@ fn date_s(headers: &Headers, now_s: u64) -> Option<u64> {
     headers.get_id(HeaderId::Date).and_then(|value| date::parse(value, now_s))
 }
 
-/// The Age that the response came with; the largest where several caches each wrote one. One that is no number makes
-/// the response as old as can be: it says that somebody stored it, and not when.
+/// The Age that the response came with: the first of a list (section 5.1), the largest of several lines. One that is no
+/// number makes the response as old as can be, though that section would ignore it: somebody stored the response, and
+/// did not say when, and what is stale must not be served as fresh.
 fn age_s(headers: &Headers) -> u64 {
     headers
         .all_id(HeaderId::Age)
-        .flat_map(|value| value.split(|byte| *byte == b','))
+        .map(|value| value.split(|byte| *byte == b',').next().unwrap_or_default())
         .map(|value| delta_seconds(value.trim_ascii()).unwrap_or(u64::MAX))
         .max()
         .unwrap_or(0)
@@ -379,6 +380,8 @@ mod tests {
             (&[("date", &*date)], 30),
             (&[("date", &*date), ("age", "40")], 44),
             (&[("age", "3"), ("age", "9")], 13),
+            (&[("age", "9, 3")], 13),
+            (&[("age", "3, 9")], 7),
         ] {
             let freshness = Freshness::of(&response(200, headers), NOW - 4, NOW);
             assert_eq!(freshness.age_s(NOW), expected, "{headers:?}");
