@@ -1,5 +1,6 @@
 //! What configuration means: Istio YAML in, Envoy v3 resources, an immutable snapshot out. No IO, nothing async.
 
+pub mod analyze;
 pub mod istio;
 pub mod patch;
 pub mod snapshot;

@@ -21,6 +21,8 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 /// Where Istio takes the oldest, here the first read stands.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
+    /// The files, in the order in which they were read.
+    pub files: Vec<Arc<str>>,
     pub destination_rules: Vec<Document<DestinationRule>>,
     pub virtual_services: Vec<Document<VirtualService>>,
     pub service_entries: Vec<Document<ServiceEntry>>,

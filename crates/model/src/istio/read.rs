@@ -142,6 +142,7 @@ pub fn read_partial(files: &[(Arc<str>, &str)]) -> (Config, Vec<ReadError>) {
     let mut names = HashMap::new();
     for (file, content) in files {
         let mut cx = Cx::new(file.clone());
+        config.files.push(file.clone());
         if content.len() > FILE_BYTES_MAX {
             cx.error(ErrorKind::Syntax, format!("the file is larger than {FILE_BYTES_MAX} bytes; split it"));
         } else {

@@ -42,6 +42,18 @@ macro_rules! record {
             }
         }
 
+        impl super::json::ToJson for $name {
+            fn json(&self) -> Option<serde_json::Value> {
+                let mut map = serde_json::Map::new();
+                $(
+                    if let Some(value) = super::json::ToJson::json(&self.$field) {
+                        map.insert($key.to_owned(), value);
+                    }
+                )*
+                Some(serde_json::Value::Object(map))
+            }
+        }
+
         impl super::reader::FromNode for $name {
             type Checked = Self;
 
@@ -83,6 +95,12 @@ macro_rules! choice {
 
             const WORDS: &'static [(&'static str, Self, Option<&'static str>)] =
                 &[$( ($word, Self::$variant, super::record::later!($($later)?)) ),*];
+        }
+
+        impl super::json::ToJson for $name {
+            fn json(&self) -> Option<serde_json::Value> {
+                Some(serde_json::Value::from(self.as_str()))
+            }
         }
 
         impl super::reader::FromNode for $name {

@@ -51,14 +51,15 @@ fn decimal_times(number: &str, unit: u128) -> Option<u128> {
     if (whole.is_empty() && fraction.is_empty()) || whole.len() > 20 || fraction.contains('.') {
         return None;
     }
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let mut result = whole.checked_mul(unit)?;
-    let mut scale = unit;
-    for digit in fraction.chars() {
-        let digit = u128::from(digit.to_digit(10)?);
-        scale /= 10;
-        result = result.checked_add(digit.checked_mul(scale)?)?;
+    // More digits than this are below a unit of anything that is read here.
+    let fraction = fraction.get(..18.min(fraction.len()))?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
     }
+    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let digits: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let result = whole.checked_mul(unit)?.checked_add(digits.checked_mul(unit)? / scale)?;
     Some(result)
 }
 

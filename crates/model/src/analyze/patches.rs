@@ -1,0 +1,185 @@
+//! EnvoyFilters. What a patch matches, and how its value is understood, is the patch engine's to say; its reports become
+//! findings here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::{Code, Finding, Findings, codes};
+use crate::istio::{
+    ApplyTo, Config, ConfigPatch, DEFAULT_NAMESPACE, Document, EnvoyFilter, PatchContext, PatchOperation,
+    ROOT_NAMESPACE, scalar,
+};
+use crate::patch::{Outcome, PatchError, PatchReport, WarningKind};
+use crate::translate::{Node, translate};
+
+const KIND: &str = "EnvoyFilter";
+/// Different proxies that are tried to find out whether a patch matches anything.
+const NODES_MAX: usize = 16;
+const HTTP_MANAGER_SUFFIX: &str = "HttpConnectionManager";
+const BUFFER_FILTER: &str = "envoy.filters.http.buffer";
+
+pub(super) fn check(config: &Config, findings: &mut Findings) {
+    if config.envoy_filters.is_empty() {
+        return;
+    }
+    for document in &config.envoy_filters {
+        for (index, patch) in document.spec.config_patches.iter().enumerate() {
+            one(document, patch, &format!("spec.configPatches[{index}]"), findings);
+        }
+    }
+    let mut reports: Vec<PatchReport> = Vec::new();
+    for node in nodes(config) {
+        match translate(config, &node) {
+            Ok(resources) => {
+                for report in resources.patches {
+                    match reports.iter_mut().find(|known| known.origin == report.origin) {
+                        // Matched for any proxy is matched.
+                        Some(known) if matches!(known.outcome, Outcome::Unmatched(_)) => *known = report,
+                        Some(_) => {}
+                        None => reports.push(report),
+                    }
+                }
+            }
+            Err(errors) => {
+                findings.list.extend(errors.iter().map(refused));
+            }
+        }
+    }
+    findings.list.extend(patch_findings(&reports));
+}
+
+/// One proxy for each namespace and selector that patches name, with an address of the namespace's endpoints, so that it
+/// has an inbound side.
+fn nodes(config: &Config) -> Vec<Node> {
+    let mut wanted: Vec<(String, BTreeMap<String, String>)> = Vec::new();
+    for document in &config.envoy_filters {
+        let labels = document.spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default();
+        let namespace = match document.meta.namespace.as_str() {
+            ROOT_NAMESPACE => config.services.first().map_or(DEFAULT_NAMESPACE, |s| s.meta.namespace.as_str()),
+            own => own,
+        };
+        let one = (namespace.to_owned(), labels);
+        if !wanted.contains(&one) && wanted.len() < NODES_MAX {
+            wanted.push(one);
+        }
+    }
+    let node = |(namespace, labels): (String, BTreeMap<String, String>)| {
+        let from_slices = config.endpoint_slices.iter().filter(|s| s.meta.namespace == namespace);
+        let mut addresses: Vec<_> =
+            from_slices.flat_map(|s| &s.spec.endpoints).filter_map(|e| e.addresses.first()).copied().take(1).collect();
+        let entries = config.workload_entries.iter().filter(|w| w.meta.namespace == namespace).map(|w| &w.spec);
+        let inline =
+            config.service_entries.iter().filter(|s| s.meta.namespace == namespace).flat_map(|s| &s.spec.endpoints);
+        addresses.extend(entries.chain(inline).filter_map(|w| w.address.as_deref()?.parse::<IpAddr>().ok()).take(1));
+        Node { namespace, labels, addresses, ..Node::default() }
+    };
+    wanted.into_iter().map(node).collect()
+}
+
+/// Findings of what the patch engine reports for one proxy: patches that match nothing, and values that are understood
+/// otherwise than Envoy or Istio would.
+pub fn patch_findings(reports: &[PatchReport]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for report in reports {
+        let path = format!("spec.configPatches[{}]", report.origin.index);
+        let mut add = |code: &Code, field: String, reason: String, mend: String| {
+            found.push(Finding {
+                code: code.id,
+                severity: code.severity,
+                title: code.title,
+                file: report.origin.file.clone(),
+                line: report.origin.line,
+                document: format!("{KIND} {}", report.origin.document),
+                field,
+                reason,
+                mend,
+            });
+        };
+        for warning in &report.warnings {
+            let code = match warning.kind {
+                WarningKind::FilterNamedByValue => &codes::FILTER_NAMED_BY_VALUE,
+                WarningKind::WrongForm => &codes::WRONG_FORM,
+                WarningKind::DeprecatedName => &codes::OLD_FILTER_NAME,
+            };
+            add(code, format!("{path}.patch.value"), warning.message.clone(), warning.mend.clone());
+        }
+        if let Outcome::Unmatched(why) = &report.outcome {
+            add(&codes::PATCH_UNMATCHED, format!("{path}.match"), why.clone(), codes::PATCH_UNMATCHED.mend.to_owned());
+        }
+    }
+    found
+}
+
+fn refused(error: &PatchError) -> Finding {
+    let code = &codes::PATCH_REFUSED;
+    Finding {
+        code: code.id,
+        severity: code.severity,
+        title: code.title,
+        file: error.origin.file.clone(),
+        line: error.origin.line,
+        document: format!("{KIND} {}", error.origin.document),
+        field: format!("spec.configPatches[{}].{}", error.origin.index, error.field),
+        reason: error.message.clone(),
+        mend: code.mend.to_owned(),
+    }
+}
+
+fn one(document: &Document<EnvoyFilter>, patch: &ConfigPatch, path: &str, findings: &mut Findings) {
+    let mut add = |code: &Code, field: &str, reason: String, mend: String| {
+        findings.add(code, KIND, document, &format!("{path}.{field}"), reason, mend);
+    };
+    let plain = |code: &Code| (code.reason.to_owned(), code.mend.to_owned());
+    if patch.match_.as_ref().and_then(|m| m.context) == Some(PatchContext::Gateway) {
+        let (reason, mend) = plain(&codes::GATEWAY_PATCH);
+        add(&codes::GATEWAY_PATCH, "match.context", reason, mend);
+    }
+    let Some(change) = &patch.patch else { return };
+    let sub_filter = patch.match_.as_ref().and_then(|m| {
+        m.listener.as_ref()?.filter_chain.as_ref()?.filter.as_ref()?.sub_filter.as_ref()?.name.as_deref()
+    });
+    let value = change.value.as_ref();
+    let name = value.and_then(|v| v.get("name")).and_then(Value::as_str).unwrap_or_default();
+    if patch.apply_to == ApplyTo::HttpFilter && change.operation == PatchOperation::InsertBefore && sub_filter.is_none()
+    {
+        let reason = format!("without subFilter {name} goes before all other filters of the chain");
+        let mend = "listener:\n  filterChain:\n    filter:\n      name: envoy.filters.network.http_connection_manager\n      subFilter:\n        name: envoy.filters.http.router\n";
+        add(&codes::INSERTED_AT_FRONT, "match.listener.filterChain.filter", reason, mend.to_owned());
+    }
+    if change.operation == PatchOperation::Remove && value.is_some() && sub_filter.is_some() {
+        let (reason, mend) = plain(&codes::VALUE_IGNORED);
+        add(&codes::VALUE_IGNORED, "patch.value", reason, mend);
+    }
+    let Some(config) = value.and_then(|v| v.get("typed_config").or_else(|| v.get("typedConfig"))) else { return };
+    let type_url = config.get("@type").and_then(Value::as_str).unwrap_or_default();
+    if name == BUFFER_FILTER {
+        let bytes = config
+            .get("max_request_bytes")
+            .or_else(|| config.get("maxRequestBytes"))
+            .map(Value::to_string)
+            .unwrap_or_default();
+        let reason = format!(
+            "a request goes on only when its whole body has arrived; beyond {bytes} bytes it gets 413, and streaming ends"
+        );
+        add(&codes::BUFFER_HOLDS_BODIES, "patch.value", reason, codes::BUFFER_HOLDS_BODIES.mend.to_owned());
+    }
+    if type_url.ends_with(HTTP_MANAGER_SUFFIX) {
+        let read = |snake: &str, camel: &str| {
+            let text = config.get(snake).or_else(|| config.get(camel)).and_then(Value::as_str)?;
+            scalar::duration(text).ok().map(|duration| (duration, text.to_owned()))
+        };
+        let idle = read("stream_idle_timeout", "streamIdleTimeout").filter(|(duration, _)| !duration.is_zero());
+        if let (Some((idle, idle_text)), Some((whole, whole_text))) = (idle, read("request_timeout", "requestTimeout"))
+        {
+            if idle < whole {
+                let reason = format!(
+                    "a service that works for {idle_text} without sending a byte is cut off by stream_idle_timeout, long before request_timeout: {whole_text}; streams and long polls end too"
+                );
+                let mend = format!("stream_idle_timeout: {}", crate::istio::duration_text(whole * 2));
+                add(&codes::STREAM_IDLE_BEFORE_TIMEOUT, "patch.value.typed_config.stream_idle_timeout", reason, mend);
+            }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! VirtualServices: routes that are never reached, destinations that are not there, retries and faults.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::world::{World, full_name};
+use super::{Code, Findings, codes};
+use crate::istio::{Config, Destination, Document, HttpMatch, HttpRoute, StringMatch, VirtualService, duration_text};
+
+const KIND: &str = "VirtualService";
+/// Conditions that may retry what the service has processed.
+const REPEATING_CONDITIONS: [&str; 8] = [
+    "5xx",
+    "gateway-error",
+    "reset",
+    "retriable-4xx",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "retriable-status-codes",
+];
+/// Methods that may be done twice without harm (RFC 9110, 9.2.2).
+const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+
+pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings) {
+    let mut first_of: HashMap<String, &Document<VirtualService>> = HashMap::new();
+    for document in &config.virtual_services {
+        for (index, host) in document.spec.hosts.iter().enumerate() {
+            // Documents that only their own namespace sees do not meet those of another.
+            let own = document.spec.export_to.iter().all(|to| to == ".") && !document.spec.export_to.is_empty();
+            let scope = if own { document.meta.namespace.as_str() } else { "*" };
+            let host = full_name(host, &document.meta.namespace);
+            let key = format!("{scope}|{host}");
+            match first_of.get(&key) {
+                Some(first) if !std::ptr::eq(*first, document) => findings.add(
+                    &codes::SECOND_VIRTUAL_SERVICE,
+                    KIND,
+                    document,
+                    &format!("spec.hosts[{index}]"),
+                    format!("for {host} the VirtualService {} stands ({}:{}), which was read first; the routes here do not act", first.id(), first.source.file, first.source.line),
+                    codes::SECOND_VIRTUAL_SERVICE.mend.to_owned(),
+                ),
+                _ => {
+                    first_of.insert(key, document);
+                }
+            }
+        }
+        routes(document, world, findings);
+    }
+}
+
+fn routes(document: &Document<VirtualService>, world: &World<'_>, findings: &mut Findings) {
+    let routes = &document.spec.http;
+    for (index, route) in routes.iter().enumerate() {
+        let path = format!("spec.http[{index}]");
+        let earlier = routes.iter().take(index).position(|before| covers(before, route));
+        if let Some(before) = earlier {
+            let name = routes.get(before).and_then(|r| r.name.clone()).unwrap_or_else(|| format!("http[{before}]"));
+            let line = document.line(&format!("spec.http[{before}]"));
+            findings.add(
+                &codes::SHADOWED_ROUTE,
+                KIND,
+                document,
+                &path,
+                format!("{name} (line {line}) matches everything that this route matches, so it is never reached"),
+                codes::SHADOWED_ROUTE.mend.to_owned(),
+            );
+        }
+        Route { document, path: &path }.check(route, world, findings);
+    }
+    if !routes.is_empty()
+        && !routes.iter().any(|route| route.matches.is_empty() || route.matches.iter().any(is_catch_all))
+    {
+        let add = format!(
+            "{}\nHere: add after line {} a route without match.",
+            codes::NO_CATCH_ALL.mend,
+            document.line(&format!("spec.http[{}]", routes.len() - 1))
+        );
+        findings.add(&codes::NO_CATCH_ALL, KIND, document, "spec.http", codes::NO_CATCH_ALL.reason.to_owned(), add);
+    }
+}
+
+struct Route<'a> {
+    document: &'a Document<VirtualService>,
+    path: &'a str,
+}
+
+impl Route<'_> {
+    fn add(&self, code: &Code, field: &str, reason: String, mend: String, findings: &mut Findings) {
+        findings.add(code, KIND, self.document, &format!("{}.{field}", self.path), reason, mend);
+    }
+
+    fn check(&self, route: &HttpRoute, world: &World<'_>, findings: &mut Findings) {
+        for (index, one) in route.route.iter().enumerate() {
+            self.destination(&one.destination, &format!("route[{index}].destination"), world, findings);
+            if route.route.len() > 1 && one.weight.unwrap_or(0) == 0 {
+                let code = &codes::WEIGHT_ZERO;
+                self.add(
+                    code,
+                    &format!("route[{index}].weight"),
+                    code.reason.to_owned(),
+                    code.mend.to_owned(),
+                    findings,
+                );
+            }
+        }
+        self.fault(route, findings);
+        self.retries(route, findings);
+        if route.cors_policy.as_ref().is_some_and(|c| !c.allow_origin.is_empty()) {
+            let reason = "allowOrigin is now allowOrigins".to_owned();
+            self.add(
+                &codes::OLD_FIELD,
+                "corsPolicy.allowOrigin",
+                reason,
+                "allowOrigins: [{exact: …}]".to_owned(),
+                findings,
+            );
+        }
+    }
+
+    fn destination(&self, destination: &Destination, field: &str, world: &World<'_>, findings: &mut Findings) {
+        let host = full_name(&destination.host, &self.document.meta.namespace);
+        if world.knows_hosts() {
+            if !world.is_known(&host) {
+                let reason = format!(
+                    "no Service and no ServiceEntry has the host {host}: every request of this route fails with 503"
+                );
+                self.add(
+                    &codes::UNKNOWN_DESTINATION,
+                    &format!("{field}.host"),
+                    reason,
+                    codes::UNKNOWN_DESTINATION.mend.to_owned(),
+                    findings,
+                );
+            }
+            if let (Some(known), Some(port)) = (world.hosts.get(&host), destination.port_number()) {
+                if !known.ports.contains(&port) {
+                    let ports: Vec<String> = known.ports.iter().map(u16::to_string).collect();
+                    let reason = format!("{host} has no port {port}; it has {}", ports.join(", "));
+                    self.add(
+                        &codes::UNKNOWN_PORT,
+                        &format!("{field}.port"),
+                        reason,
+                        codes::UNKNOWN_PORT.mend.to_owned(),
+                        findings,
+                    );
+                }
+            }
+        }
+        let Some(subset) = &destination.subset else { return };
+        // Nothing but routes was read: the rules may be elsewhere.
+        if world.rules.is_empty() && !world.knows_hosts() {
+            return;
+        }
+        let defined = world.subsets(&host);
+        if !defined.contains(subset.as_str()) {
+            let mut names: Vec<&str> = defined.into_iter().collect();
+            names.sort_unstable();
+            let known =
+                if names.is_empty() { "defines none".to_owned() } else { format!("defines {}", names.join(", ")) };
+            let reason = format!(
+                "the subset {subset} of {host} is not defined (a DestinationRule {known}): every request of this route fails with 503"
+            );
+            let mend = format!(
+                "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: {subset}\nspec:\n  host: {}\n  subsets:\n  - name: {subset}\n    labels:\n      version: {subset}\n",
+                destination.host
+            );
+            self.add(&codes::UNKNOWN_SUBSET, &format!("{field}.subset"), reason, mend, findings);
+        }
+    }
+
+    fn fault(&self, route: &HttpRoute, findings: &mut Findings) {
+        let Some(fault) = &route.fault else { return };
+        let never = |share: f64| share <= 0.0;
+        if fault.delay.as_ref().is_some_and(|d| never(d.share_percent())) {
+            self.add(
+                &codes::FAULT_NEVER,
+                "fault.delay.percentage",
+                codes::FAULT_NEVER.reason.to_owned(),
+                codes::FAULT_NEVER.mend.to_owned(),
+                findings,
+            );
+        }
+        if fault.delay.as_ref().is_some_and(|d| d.percent.is_some()) {
+            let reason = "percent is now percentage.value".to_owned();
+            self.add(&codes::OLD_FIELD, "fault.delay.percent", reason, "percentage: {value: …}".to_owned(), findings);
+        }
+        let Some(abort) = &fault.abort else { return };
+        if never(abort.share_percent()) {
+            self.add(
+                &codes::FAULT_NEVER,
+                "fault.abort.percentage",
+                codes::FAULT_NEVER.reason.to_owned(),
+                codes::FAULT_NEVER.mend.to_owned(),
+                findings,
+            );
+        } else if abort.share_percent() >= 100.0 {
+            self.add(
+                &codes::FAULT_ALWAYS,
+                "fault.abort",
+                codes::FAULT_ALWAYS.reason.to_owned(),
+                codes::FAULT_ALWAYS.mend.to_owned(),
+                findings,
+            );
+        }
+    }
+
+    fn retries(&self, route: &HttpRoute, findings: &mut Findings) {
+        let Some(retries) = &route.retries else { return };
+        let attempts = retries.attempts.unwrap_or(0);
+        if attempts <= 0 {
+            self.add(
+                &codes::RETRIES_OFF,
+                "retries",
+                codes::RETRIES_OFF.reason.to_owned(),
+                codes::RETRIES_OFF.mend.to_owned(),
+                findings,
+            );
+            return;
+        }
+        if let (Some(each), Some(whole)) = (retries.per_try_timeout, route.timeout) {
+            if each >= whole {
+                let reason = format!(
+                    "a try may take {}, the whole request {}: a slow try is never retried",
+                    duration_text(each),
+                    duration_text(whole)
+                );
+                let needed =
+                    each.checked_mul(u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(1)).unwrap_or(each);
+                self.add(
+                    &codes::TRY_OUTLASTS_REQUEST,
+                    "retries.perTryTimeout",
+                    reason,
+                    format!("timeout: {}", duration_text(needed)),
+                    findings,
+                );
+            }
+        }
+        let conditions = retries.retry_on.as_deref().unwrap_or_default();
+        let repeating: Vec<&str> = conditions
+            .split(',')
+            .map(str::trim)
+            .filter(|c| REPEATING_CONDITIONS.contains(c) || c.parse::<u16>().is_ok())
+            .collect();
+        if !repeating.is_empty() && takes_writes(route) {
+            let reason = format!(
+                "{} retries requests that the service may have processed, and this route takes POST too: a write may be done twice",
+                repeating.join(", ")
+            );
+            self.add(
+                &codes::RETRIES_REPEAT_WRITES,
+                "retries.retryOn",
+                reason,
+                codes::RETRIES_REPEAT_WRITES.mend.to_owned(),
+                findings,
+            );
+        }
+    }
+}
+
+fn takes_writes(route: &HttpRoute) -> bool {
+    let may_write = |one: &HttpMatch| match &one.method {
+        Some(StringMatch::Exact(method)) => !IDEMPOTENT.contains(&method.as_str()),
+        Some(StringMatch::Prefix(prefix)) => ["POST", "PATCH"].iter().any(|method| method.starts_with(prefix.as_str())),
+        Some(StringMatch::Regex(pattern)) => {
+            pattern.contains("POST") || pattern.contains("PATCH") || pattern.contains(".*")
+        }
+        Some(StringMatch::Present) | None => true,
+    };
+    route.matches.is_empty() || route.matches.iter().any(may_write)
+}
+
+/// Every request of `later` is taken by `earlier`. Sound, not complete: what is not understood is not claimed.
+fn covers(earlier: &HttpRoute, later: &HttpRoute) -> bool {
+    if earlier.matches.is_empty() {
+        return true;
+    }
+    let later_matches: &[HttpMatch] = if later.matches.is_empty() { &[const { EVERYTHING }] } else { &later.matches };
+    later_matches.iter().all(|later| earlier.matches.iter().any(|earlier| match_covers(earlier, later)))
+}
+
+/// A match without conditions.
+const EVERYTHING: HttpMatch = HttpMatch {
+    name: None,
+    uri: None,
+    ignore_uri_case: None,
+    scheme: None,
+    method: None,
+    authority: None,
+    headers: BTreeMap::new(),
+    without_headers: BTreeMap::new(),
+    query_params: BTreeMap::new(),
+    port: None,
+    source_labels: BTreeMap::new(),
+    source_namespace: None,
+    gateways: Vec::new(),
+};
+
+fn is_catch_all(one: &HttpMatch) -> bool {
+    match_covers(one, &EVERYTHING)
+}
+
+fn match_covers(wide: &HttpMatch, narrow: &HttpMatch) -> bool {
+    let folded = wide.ignore_uri_case == Some(true);
+    (folded || narrow.ignore_uri_case != Some(true) || wide.uri.is_none())
+        && path_covers(wide.uri.as_ref(), narrow.uri.as_ref(), folded)
+        && covers_text(wide.scheme.as_ref(), narrow.scheme.as_ref(), false)
+        && covers_text(wide.method.as_ref(), narrow.method.as_ref(), false)
+        && covers_text(wide.authority.as_ref(), narrow.authority.as_ref(), false)
+        && covers_map(&wide.headers, &narrow.headers)
+        && wide.without_headers.iter().all(|(name, value)| narrow.without_headers.get(name) == Some(value))
+        && covers_map(&wide.query_params, &narrow.query_params)
+        && (wide.port.is_none() || wide.port == narrow.port)
+        && wide.source_labels.iter().all(|(name, value)| narrow.source_labels.get(name) == Some(value))
+        && (wide.source_namespace.is_none() || wide.source_namespace == narrow.source_namespace)
+}
+
+fn path_covers(wide: Option<&StringMatch>, narrow: Option<&StringMatch>, folded: bool) -> bool {
+    // Every path starts with a slash.
+    matches!(wide, Some(StringMatch::Prefix(prefix)) if prefix == "/") || covers_text(wide, narrow, folded)
+}
+
+fn covers_map(wide: &BTreeMap<String, StringMatch>, narrow: &BTreeMap<String, StringMatch>) -> bool {
+    wide.iter().all(|(name, value)| match (value, narrow.get(name)) {
+        (StringMatch::Present, found) => found.is_some(),
+        (value, found) => found.is_some() && covers_text(Some(value), found, false),
+    })
+}
+
+fn covers_text(wide: Option<&StringMatch>, narrow: Option<&StringMatch>, folded: bool) -> bool {
+    let fold = |text: &str| if folded { text.to_lowercase() } else { text.to_owned() };
+    match (wide, narrow) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(StringMatch::Prefix(wide)), Some(StringMatch::Prefix(narrow) | StringMatch::Exact(narrow))) => {
+            fold(narrow).starts_with(&fold(wide))
+        }
+        (Some(StringMatch::Exact(wide)), Some(StringMatch::Exact(narrow))) => fold(wide) == fold(narrow),
+        (Some(wide @ StringMatch::Regex(pattern)), Some(narrow)) => pattern == ".*" || (!folded && wide == narrow),
+        (Some(wide), Some(narrow)) => wide == narrow,
+    }
+}

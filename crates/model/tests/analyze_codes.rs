@@ -1,0 +1,255 @@
+//! The table of codes, the page made from it, and a document for each code.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use celerity_model::analyze::{CODES, Finding, analyze, reference};
+use celerity_model::istio;
+
+fn findings(text: &str) -> Vec<Finding> {
+    let (config, errors) = istio::read_partial(&[(Arc::from("test.yaml"), text)]);
+    analyze(&config, &errors)
+}
+
+const SERVICES: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: reviews}\nspec: {ports: [{name: http, port: 80}]}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: reviews-a, labels: {kubernetes.io/service-name: reviews, version: v1}}\naddressType: IPv4\nports: [{name: http, port: 8080}]\nendpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}]\n---\n";
+
+fn rule(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\nspec: {{host: reviews, {spec}}}\n---\n"
+    )
+}
+
+fn policy(policy: &str) -> String {
+    rule("r", &format!("trafficPolicy: {policy}"))
+}
+
+fn routes(http: &str) -> String {
+    format!(
+        "{SERVICES}apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [reviews]\n  http:\n{http}\n---\n"
+    )
+}
+
+fn patch(patch: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: f}}\nspec:\n  configPatches:\n  - {patch}\n"
+    )
+}
+
+fn config_map(name: &str, data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: istio-system}}\ndata: {{{data}}}\n---\n"
+    )
+}
+
+fn alert(rule: &str) -> String {
+    format!(
+        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {{name: p}}\nspec: {{groups: [{{name: g, rules: [{{{rule}}}]}}]}}\n"
+    )
+}
+
+fn entry(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n---\n"
+    )
+}
+
+fn peer(name: &str, namespace: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{mtls: {{mode: STRICT}}}}\n---\n"
+    )
+}
+
+const CHAIN: &str = "listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}";
+
+/// A text that gives each code.
+fn examples() -> Vec<(&'static str, String)> {
+    let to = "route: [{destination: {host: reviews}}]";
+    vec![
+        ("CEL0001", "a: [".into()),
+        ("CEL0002", rule("r", "hots: a")),
+        ("CEL0003", rule("r", "subsets: [{name: a, labels: {version: 1}}]")),
+        ("CEL0004", policy("{outlierDetection: {maxEjectionPercent: 110}}")),
+        (
+            "CEL0005",
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {}\n".into(),
+        ),
+        ("CEL0006", policy("{loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}}")),
+        ("CEL0007", policy("{tunnel: {targetHost: a, targetPort: 1}}")),
+        (
+            "CEL0008",
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {}\n".into(),
+        ),
+        ("CEL0009", format!("{}{}", rule("r", ""), rule("r", ""))),
+        (
+            "CEL0101",
+            format!("{}{}", policy("{tls: {mode: DISABLE}}"), rule("s", "trafficPolicy: {tls: {mode: SIMPLE}}")),
+        ),
+        ("CEL0102", format!("{}{}", rule("r", ""), rule("s", ""))),
+        ("CEL0103", format!("{}{}", rule("r", "subsets: [{name: a}]"), rule("s", "subsets: [{name: a}]"))),
+        ("CEL0104", format!("{SERVICES}{}", rule("r", "").replace("reviews", "no-such"))),
+        ("CEL0105", format!("{SERVICES}{}", rule("r", "subsets: [{name: a, labels: {version: v9}}]"))),
+        ("CEL0106", rule("r", "subsets: [{name: a}, {name: b}]")),
+        ("CEL0201", policy("{connectionPool: {tcp: {connectTimeout: 30ms}}}")),
+        ("CEL0202", policy("{connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}")),
+        ("CEL0203", policy("{loadBalancer: {simple: LEAST_CONN}}")),
+        ("CEL0204", policy("{outlierDetection: {}}")),
+        ("CEL0205", format!("{SERVICES}{}", policy("{loadBalancer: {localityLbSetting: {enabled: true}}}"))),
+        ("CEL0206", policy("{loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}}")),
+        ("CEL0207", format!("{SERVICES}{}", policy("{outlierDetection: {maxEjectionPercent: 40}}"))),
+        ("CEL0208", policy("{loadBalancer: {consistentHash: {}}}")),
+        ("CEL0209", policy("{loadBalancer: {consistentHash: {httpHeaderName: x}}}")),
+        ("CEL0210", policy("{outlierDetection: {}, portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}")),
+        ("CEL0211", policy("{connectionPool: {tcp: {maxConnections: 0}}}")),
+        ("CEL0212", policy("{connectionPool: {tcp: {idleTimeout: 1h}, http: {idleTimeout: 30s}}}")),
+        ("CEL0213", policy("{loadBalancer: {simple: RANDOM, warmup: {duration: 30s}}}")),
+        ("CEL0214", policy("{tls: {mode: SIMPLE, insecureSkipVerify: true}}")),
+        ("CEL0215", policy("{outlierDetection: {consecutiveErrors: 5}}")),
+        ("CEL0216", format!("{SERVICES}{}{}", policy("{tls: {mode: DISABLE}}"), peer("p", "default"))),
+        ("CEL0217", policy("{tls: {mode: ISTIO_MUTUAL, sni: a}}")),
+        ("CEL0218", policy("{connectionPool: {http: {maxRequestsPerConnection: 1}}}")),
+        ("CEL0219", policy("{connectionPool: {tcp: {maxConnections: 100}, http: {http1MaxPendingRequests: 100000}}}")),
+        ("CEL0301", routes(&format!("  - {to}\n  - match: [{{uri: {{prefix: /a}}}}]\n    {to}"))),
+        (
+            "CEL0302",
+            format!(
+                "{}{}",
+                routes(&format!("  - {to}")),
+                routes(&format!("  - {to}")).replace(SERVICES, "").replace("name: v", "name: w")
+            ),
+        ),
+        ("CEL0303", routes("  - route: [{destination: {host: reviews, subset: v9}}]")),
+        ("CEL0304", routes("  - route: [{destination: {host: no-such}}]")),
+        ("CEL0305", routes("  - route: [{destination: {host: reviews, port: {number: 81}}}]")),
+        ("CEL0306", routes(&format!("  - {to}\n    fault: {{delay: {{fixedDelay: 1s, percentage: {{value: 0}}}}}}"))),
+        ("CEL0307", routes(&format!("  - {to}\n    fault: {{abort: {{httpStatus: 500}}}}"))),
+        (
+            "CEL0308",
+            routes("  - route: [{destination: {host: reviews}, weight: 1}, {destination: {host: reviews}, weight: 0}]"),
+        ),
+        ("CEL0309", routes(&format!("  - {to}\n    retries: {{attempts: 3, retryOn: 5xx}}"))),
+        ("CEL0310", routes(&format!("  - {to}\n    timeout: 1s\n    retries: {{attempts: 2, perTryTimeout: 1s}}"))),
+        ("CEL0311", routes(&format!("  - {to}\n    retries: {{perTryTimeout: 1s}}"))),
+        ("CEL0312", routes(&format!("  - match: [{{uri: {{prefix: /a}}}}]\n    {to}"))),
+        (
+            "CEL0401",
+            patch(&format!(
+                "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND, {CHAIN}}}, patch: {{operation: REMOVE, value: {{name: envoy.filters.http.fault}}}}}}"
+            )),
+        ),
+        (
+            "CEL0402",
+            patch(&format!(
+                "{{applyTo: HTTP_FILTER, match: {{{CHAIN}}}, patch: {{operation: INSERT_FIRST, value: {{name: envoy.filters.http.cache, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.cache.v3.CacheConfig, cache_config: {{name: envoy.extensions.http.cache.simple, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.http.cache.simple.v3.SimpleHttpCacheConfig}}}}}}}}}}}}"
+            )),
+        ),
+        (
+            "CEL0403",
+            patch(&format!(
+                "{{applyTo: HTTP_FILTER, match: {{{}}}, patch: {{operation: REMOVE}}}}",
+                CHAIN.replace("manager}", "manager, subFilter: {name: envoy.fault}}")
+            )),
+        ),
+        (
+            "CEL0404",
+            patch(
+                "{applyTo: VIRTUAL_HOST, match: {routeConfiguration: {vhost: {name: no-such}}}, patch: {operation: REMOVE}}",
+            ),
+        ),
+        ("CEL0405", patch("{applyTo: CLUSTER, patch: {operation: MERGE, value: {no_such_field: 1}}}")),
+        ("CEL0406", patch("{applyTo: CLUSTER, match: {context: GATEWAY}, patch: {operation: MERGE, value: {}}}")),
+        (
+            "CEL0407",
+            patch(&format!(
+                "{{applyTo: HTTP_FILTER, match: {{{CHAIN}}}, patch: {{operation: INSERT_BEFORE, value: {{name: envoy.filters.http.buffer, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 1000}}}}}}}}"
+            )),
+        ),
+        (
+            "CEL0408",
+            patch(&format!(
+                "{{applyTo: NETWORK_FILTER, match: {{{CHAIN}}}, patch: {{operation: MERGE, value: {{typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stream_idle_timeout: 5s, request_timeout: 30s}}}}}}}}"
+            )),
+        ),
+        (
+            "CEL0409",
+            patch(&format!(
+                "{{applyTo: HTTP_FILTER, match: {{{CHAIN}}}, patch: {{operation: INSERT_FIRST, value: {{name: envoy.filters.http.buffer, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 1000}}}}}}}}"
+            )),
+        ),
+        (
+            "CEL0410",
+            patch(&format!(
+                "{{applyTo: HTTP_FILTER, match: {{{}}}, patch: {{operation: REMOVE, value: {{name: a}}}}}}",
+                CHAIN.replace("manager}", "manager, subFilter: {name: envoy.filters.http.fault}}")
+            )),
+        ),
+        ("CEL0501", config_map("c", "note: hello")),
+        (
+            "CEL0502",
+            format!(
+                "{}{}",
+                config_map("c", "config.yaml: 'proxy: {concurrency: 2}'"),
+                config_map("d", "config.yaml: 'proxy: {concurrency: 4}'")
+            ),
+        ),
+        ("CEL0503", config_map("c", "config.yaml: 'proxy: {proxyMetadata: {X: a}}'")),
+        ("CEL0504", config_map("c", "config.yaml: 'proxy: {concurrency: 2, resources: {limits: {cpu: 500m}}}'")),
+        ("CEL0505", config_map("c", "config.yaml: 'proxy: {proxyMetadata: {ISTIO_META_IDLE_TIMEOUT: \"30\"}}'")),
+        ("CEL0506", config_map("c", "dns.yaml: 'dns_resolution_config: {resolvers: [\"udp://8.8.8.8:53\"]}'")),
+        ("CEL0507", config_map("c", "config.yaml: 'proxy: {concurrency: 2}'").replace("istio-system", "team")),
+        ("CEL0601", alert("alert: A, for: 5m, expr: 'sum(rate(x_total[5m])) by (a) < 100'")),
+        ("CEL0602", alert("alert: A, for: 5m, expr: 'sum(rate(x[5m])) > 1', annotations: {a: 'of {{ $labels.pod }}'}")),
+        ("CEL0603", alert("alert: A, for: 5m, expr: 'histogram_quantile(0.9, sum(rate(x_bucket[5m])) by (job)) > 1'")),
+        ("CEL0604", alert("alert: A, for: 5m, expr: 'rate(x[1m]) > 1'")),
+        ("CEL0605", alert("alert: A, expr: up == 0")),
+        ("CEL0701", SERVICES.split("---\n").nth(1).unwrap_or_default().to_owned()),
+        ("CEL0702", SERVICES.split("---\n").next().unwrap_or_default().to_owned()),
+        ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
+        ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
+    ]
+}
+
+#[test]
+fn each_code_has_a_document_that_gives_it() {
+    let mut missed = Vec::new();
+    let examples = examples();
+    for (code, text) in &examples {
+        let found = findings(text);
+        if !found.iter().any(|f| f.code == *code) {
+            missed.push(format!(
+                "{code}: {:?}",
+                found.iter().map(|f| format!("{} {}", f.code, f.reason)).collect::<Vec<_>>()
+            ));
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    let shown: BTreeSet<&str> = examples.iter().map(|(code, _)| *code).collect();
+    let known: BTreeSet<&str> = CODES.iter().map(|code| code.id).collect();
+    assert_eq!(shown, known);
+    assert_eq!(known.len(), CODES.len(), "a code stands twice");
+}
+
+#[test]
+fn a_sound_configuration_has_no_finding() {
+    let text = format!(
+        "{}{}",
+        routes("  - route: [{destination: {host: reviews, subset: v1}}]"),
+        rule(
+            "r",
+            "subsets: [{name: v1, labels: {version: v1}}], trafficPolicy: {connectionPool: {tcp: {connectTimeout: 3s}}}"
+        )
+    );
+    let found = findings(&text);
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn the_page_is_made_from_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/analysis.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, reference()).expect("docs can be written");
+    }
+    assert_eq!(common::text(&path), reference(), "run the test again with UPDATE_DOCS=1");
+}
