@@ -5,6 +5,7 @@
 
 use crate::apply::Running;
 use crate::downstream::accept;
+use crate::filters::cache::{Cache, CacheLimits};
 use crate::exchange::Exchange;
 use crate::timers::Timers;
 use crate::upstream::ClusterShared;
@@ -54,6 +55,7 @@ pub struct ProxyShared {
     pub hostname: Arc<str>,
     /// This workload, as metric labels name it.
     pub workload: Arc<Peer>,
+    pub cache: Cache,
     pub log_choice: Choice,
     /// Open client connections of all workers, written by each about its own.
     pub connections: AtomicUsize,
@@ -70,6 +72,7 @@ impl ProxyShared {
             registry,
             hostname,
             workload,
+            cache: Cache::new(CacheLimits::default()),
             log_choice,
             connections: AtomicUsize::new(0),
             quiet: Mutex::default(),
@@ -272,6 +275,11 @@ impl Worker {
     pub fn count(&self, family: &'static Family) {
         let mut counters = self.counters.borrow_mut();
         counters.entry(family.name).or_insert_with(|| self.shard.counter(family, &[])).inc();
+    }
+
+    /// As `count`, for a family with one label. Takes the registry's lock: for what is no request of every day.
+    pub fn count_labelled(&self, family: &'static Family, name: &str, value: &str) {
+        self.shard.counter(family, &[(name, value)]).inc();
     }
 
     /// A request that was none. Rare enough to look its counter up.

@@ -52,7 +52,7 @@ pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pa
         "/stats/prometheus" | "/metrics" => metrics(control),
         "/ledger" => ledger(control, &parameter("format")),
         "/debug/pprof/profile" => profile(&parameter("seconds")).await,
-        "/debug/pprof/heap" => heap(),
+        "/debug/pprof/heap" => heap(&parameter("seconds")).await,
         _ => Page::status(404, format!("{path} is not an admin page\n\n{INDEX}")),
     }
 }
@@ -134,10 +134,26 @@ fn ledger(control: &Control, format: &str) -> Page {
 }
 
 async fn profile(seconds: &str) -> Page {
-    let _ = seconds;
-    Page::status(501, "CPU profiles are not supported in this build\n")
+    let Ok(seconds) = whole_seconds(seconds) else { return bad_seconds() };
+    profiled(super::pprof::cpu_profile(seconds.unwrap_or(super::pprof::CPU_SECONDS_DEFAULT)).await)
 }
 
-fn heap() -> Page {
-    Page::status(501, "heap profiles are not supported in this build\n")
+async fn heap(seconds: &str) -> Page {
+    let Ok(seconds) = whole_seconds(seconds) else { return bad_seconds() };
+    profiled(super::pprof::heap_profile(seconds).await)
+}
+
+fn whole_seconds(text: &str) -> Result<Option<u64>, std::num::ParseIntError> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+}
+
+fn bad_seconds() -> Page {
+    Page::status(400, "seconds must be a whole number, such as ?seconds=10\n")
+}
+
+fn profiled(profile: Result<Vec<u8>, super::pprof::Error>) -> Page {
+    match profile {
+        Ok(body) => Page { status: 200, kind: "application/octet-stream", body },
+        Err(error) => Page::status(503, format!("{error}\n")),
+    }
 }

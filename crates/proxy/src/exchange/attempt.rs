@@ -81,7 +81,9 @@ impl<'a> Exchange<'a> {
         let (cluster, weighted) = self.choose(forward)?;
         let pool = self.worker.clusters.of(self.worker, &cluster);
         self.cluster = Some(pool.clone());
-        self.rewrite(host, route, forward, weighted);
+        if !std::mem::replace(&mut self.rewritten, true) {
+            self.rewrite(host, route, forward, weighted);
+        }
 
         let Some(permit) = RequestPermit::take(&pool.shared, &cluster.policy.limits) else {
             RareEvents::add(&pool.shared.events.request_overflows);

@@ -104,7 +104,11 @@ pub struct Exchange<'a> {
     /// 0 until a head was sent.
     pub status: u16,
     pub cookie: Option<Vec<u8>>,
-    pub cors: Option<super::filters::CorsAnswer>,
+    pub(crate) caching: Option<super::caching::Caching>,
+    pub(crate) store: Option<crate::filters::cache::StoreWriter>,
+    /// The route's changes were made: a second sending must not make them again.
+    pub rewritten: bool,
+    pub(crate) cors: Option<super::filters::CorsAnswer>,
     pub wants_ledger: bool,
     pub is_grpc: bool,
 }
@@ -149,6 +153,9 @@ impl<'a> Exchange<'a> {
             response_bytes: 0,
             status: 0,
             cookie: None,
+            caching: None,
+            store: None,
+            rewritten: false,
             cors: None,
             wants_ledger,
             is_grpc,

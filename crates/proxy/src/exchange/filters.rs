@@ -51,7 +51,8 @@ impl Exchange<'_> {
                     Some(RouteBuffer::MaxRequestBytes(limit)) => self.buffer(down, limit).await,
                     None => self.buffer(down, *max_request_bytes).await,
                 },
-                HttpFilter::Cache(_) => Passed::On,
+                HttpFilter::Cache(_) if route.filters.cache_off => Passed::On,
+                HttpFilter::Cache(_) => self.cached(down).await,
             };
             if let Passed::Answered(ended) = passed {
                 return Passed::Answered(ended);

@@ -7,6 +7,7 @@
 //! `serve` shows it in one function: the branches are there, the leaves are pure or poll one thing.
 
 mod attempt;
+mod caching;
 mod context;
 mod fields;
 mod filters;
@@ -18,6 +19,8 @@ mod upload;
 
 pub use context::{Begun, Exchange, Failure};
 pub use fields::{FormatContext, View};
+
+use caching::Consulted;
 
 use crate::downstream::Conn;
 use crate::downstream::stream::DownstreamStream;
@@ -56,9 +59,18 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
     let ended = match &route.action {
         Action::Redirect(redirect) => x.redirect(down, route, redirect, host).await,
         Action::Respond(direct) => x.direct(down, route, direct, host).await,
-        Action::Forward(forward) => match x.forward(down, host, route, forward).await {
-            Ok(up) => x.relay(down, host, route, forward, up).await,
-            Err(failure) => x.fail(down, failure).await,
+        Action::Forward(forward) => loop {
+            match x.forward(down, host, route, forward).await {
+                Ok(up) => match x.consult_cache(down, up).await {
+                    Consulted::Relay(up) => break x.relay(down, host, route, forward, up).await,
+                    Consulted::Answered(ended) => break ended,
+                    Consulted::Again => x.upload.rewind(),
+                },
+                Err(failure) => match x.stale_instead(down).await {
+                    Some(ended) => break ended,
+                    None => break x.fail(down, failure).await,
+                },
+            }
         },
     };
     x.finish(down, ended)

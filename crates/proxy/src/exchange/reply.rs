@@ -49,6 +49,7 @@ impl<'a> Exchange<'a> {
         let now = worker.clock.now();
         self.ledger.enter(State::Copy, now);
         self.patience.progressed(worker.clock.to_instant(now));
+        let mut store = self.store.take();
         let mut watch = relay::Watch {
             patience: &mut self.patience,
             ledger: &mut self.ledger,
@@ -58,7 +59,12 @@ impl<'a> Exchange<'a> {
         let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, |_| ()).await;
         self.response_bytes = watch.response_bytes;
         match result {
-            Ok(()) => Ended::Whole,
+            Ok(()) => {
+                if let Some(writer) = store {
+                    writer.finish();
+                }
+                Ended::Whole
+            }
             Err(broken) => {
                 let failure = match broken {
                     Broken::Client(error) => Failure::of_client(&error),

@@ -1,0 +1,123 @@
+//! The cache filter's part in an exchange: answer from it, ask the origin whether it still holds, store what comes.
+
+use super::attempt::Up;
+use super::context::{Ended, Exchange};
+use super::filters::Passed;
+use crate::downstream::stream::DownstreamStream;
+use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Served, ServedKind, StoreWriter};
+use crate::http::RequestHead;
+use celerity_telemetry::ResponseFlags;
+use celerity_telemetry::metrics::names;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the cache waits for.
+pub(crate) enum Caching {
+    /// A response that may be stored.
+    Pending(Pending),
+    /// Word whether a stored response still holds.
+    Revalidation(Revalidation),
+    /// The response to a request that may change what is stored; the request as it was sent.
+    Changes(Box<RequestHead>),
+}
+
+/// What to do with the upstream's response.
+pub(super) enum Consulted<'a> {
+    Relay(Up<'a>),
+    Answered(Ended),
+    /// The origin's 304 speaks of a response that is not there: ask for the whole one.
+    Again,
+}
+
+/// Seconds since 1970: HTTP dates have no finer unit.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl<'a> Exchange<'a> {
+    pub(super) async fn cached(&mut self, down: &mut DownstreamStream<'_>) -> Passed {
+        match self.worker.shared.cache.lookup(self.request, now_s()) {
+            Lookup::Bypass => {
+                if !self.request.method.is_safe() {
+                    self.caching = Some(Caching::Changes(Box::new(self.request.clone())));
+                }
+                Passed::On
+            }
+            Lookup::Served(served) => Passed::Answered(self.serve_stored(down, *served).await),
+            Lookup::OnlyIfCached => {
+                Passed::Answered(self.reply(down, 504, b"not in the cache", ResponseFlags::NONE).await)
+            }
+            Lookup::Miss(pending) => {
+                self.worker.count(&names::CACHE_MISSES);
+                self.caching = Some(Caching::Pending(pending));
+                Passed::On
+            }
+            Lookup::Revalidate(revalidation) => {
+                revalidation.conditions(self.request);
+                self.caching = Some(Caching::Revalidation(revalidation));
+                Passed::On
+            }
+        }
+    }
+
+    async fn serve_stored(&mut self, down: &mut DownstreamStream<'_>, served: Served) -> Ended {
+        let kind = match served.kind {
+            ServedKind::Fresh => "fresh",
+            ServedKind::Revalidated => "revalidated",
+            ServedKind::Stale | ServedKind::StaleOnError => "stale",
+        };
+        self.worker.count_labelled(&names::CACHE_HITS, "kind", kind);
+        self.response = served.head;
+        self.respond(down, &served.body).await
+    }
+
+    /// Hears the upstream's response, once its head is there and before anything of it goes to the client.
+    pub(super) async fn consult_cache(&mut self, down: &mut DownstreamStream<'_>, up: Up<'a>) -> Consulted<'a> {
+        let cache = self.worker.shared.cache.clone();
+        let pending = match self.caching.take() {
+            None => return Consulted::Relay(up),
+            Some(Caching::Changes(request)) => {
+                cache.invalidate(&request, &self.response);
+                return Consulted::Relay(up);
+            }
+            Some(Caching::Pending(pending)) => pending,
+            Some(Caching::Revalidation(revalidation)) => match self.response.status {
+                304 => match cache.freshen(&revalidation, &self.response, now_s()) {
+                    Freshened::Serve(served) => {
+                        drop(up);
+                        return Consulted::Answered(self.serve_stored(down, *served).await);
+                    }
+                    Freshened::Forward => return Consulted::Relay(up),
+                    Freshened::Retry => return Consulted::Again,
+                },
+                500 | 502..=504 => match revalidation.on_error(now_s()) {
+                    Some(served) => {
+                        drop(up);
+                        return Consulted::Answered(self.serve_stored(down, *served).await);
+                    }
+                    None => revalidation.into_pending(),
+                },
+                _ => revalidation.into_pending(),
+            },
+        };
+        self.store = cache.begin_store(pending, &self.response, now_s());
+        Consulted::Relay(up)
+    }
+
+    /// A stored response that may stand in for an origin that does not answer.
+    pub(super) async fn stale_instead(&mut self, down: &mut DownstreamStream<'_>) -> Option<Ended> {
+        match self.caching.take() {
+            Some(Caching::Revalidation(revalidation)) => {
+                let served = revalidation.on_error(now_s())?;
+                Some(self.serve_stored(down, *served).await)
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives a piece of the response to the cache, which lets go of what turns out too large.
+    pub(super) fn tee(store: &mut Option<StoreWriter>, piece: &[u8]) {
+        if store.as_mut().is_some_and(|writer| !writer.push(piece)) {
+            *store = None;
+        }
+    }
+}
