@@ -248,8 +248,6 @@ pub struct LoadBalancing {
     /// Picks a locality by its weight first.
     pub locality_weighted: bool,
     pub slow_start: Option<SlowStart>,
-    /// Pools and streams of an endpoint that leaves are closed at once.
-    pub close_connections_on_host_removal: bool,
 }
 
 impl Default for LoadBalancing {
@@ -260,7 +258,6 @@ impl Default for LoadBalancing {
             overprovisioning_percent: 140,
             locality_weighted: false,
             slow_start: None,
-            close_connections_on_host_removal: false,
         }
     }
 }
@@ -333,6 +330,8 @@ pub struct RetryBudget {
     /// 0 to 100.
     pub percent: f64,
     pub min_concurrency: u32,
+    /// Requests count over this time; `None`: those in flight.
+    pub interval: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

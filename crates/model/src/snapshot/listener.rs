@@ -63,6 +63,8 @@ pub struct FilterChain {
     pub name: Box<str>,
     pub matching: ChainMatch,
     pub tls: Option<Arc<DownstreamTls>>,
+    /// Time for the TLS handshake. `None`: no limit of its own.
+    pub handshake_timeout: Option<Duration>,
     pub manager: Arc<HttpManager>,
 }
 

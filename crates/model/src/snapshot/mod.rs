@@ -4,6 +4,7 @@
 //! whole life. Objects that a change does not touch are the same objects in the next snapshot (`Arc`), so that a change
 //! of one service of thousands costs one service.
 
+mod build;
 pub mod cluster;
 mod index;
 pub mod listener;
@@ -15,6 +16,7 @@ pub mod table;
 
 use std::sync::Arc;
 
+pub use build::{BuildError, BuildReport};
 pub use cluster::*;
 pub use listener::*;
 pub use matching::{Fraction, HeaderMatch, PathMatch, RequestView, RouteMatch, StringMatcher};
@@ -31,6 +33,8 @@ pub struct Snapshot {
     pub version: u64,
     pub listeners: Vec<Arc<Listener>>,
     clusters: HashedMap<Arc<Cluster>>,
+    /// What building it had to do.
+    pub report: BuildReport,
 }
 
 impl Snapshot {

@@ -79,6 +79,8 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
     /// Overrides the listener's.
     pub max_stream_duration: Option<Duration>,
+    /// A gRPC request's own `grpc-timeout` takes the place of `timeout`, up to this (zero: any).
+    pub grpc_timeout_max: Option<Duration>,
     pub retry: Option<Arc<RetryPolicy>>,
     pub hash: Box<[HashPolicy]>,
     pub path_rewrite: PathRewrite,

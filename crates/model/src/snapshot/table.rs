@@ -7,7 +7,6 @@ use super::index::{HashedMap, hash};
 use super::mutation::HeaderMutations;
 use super::route::VirtualHost;
 
-#[derive(Debug)]
 pub struct RouteTable {
     pub name: Box<str>,
     pub hosts: Box<[Arc<VirtualHost>]>,
@@ -26,6 +25,13 @@ pub struct RouteTable {
     suffix_lengths: Box<[u16]>,
     prefix_lengths: Box<[u16]>,
     any: Option<u32>,
+}
+
+/// The name only: thousands of virtual hosts help nobody in a log line.
+impl std::fmt::Debug for RouteTable {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("RouteTable").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

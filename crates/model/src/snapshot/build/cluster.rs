@@ -1,0 +1,679 @@
+//! From Envoy's `Cluster` to what the data plane looks up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy, RingHashLbConfig,
+    SlowStartConfig, common_lb_config::LocalityConfigSpecifier,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster as EnvoyCluster, OutlierDetection as EnvoyOutlier,
+};
+use envoy_types::pb::envoy::config::common::matcher::v3::{MatchPredicate, match_predicate::Rule};
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
+use envoy_types::pb::google::protobuf::Struct;
+use xxhash_rust::xxh64::xxh64;
+
+use super::super::cluster::*;
+use super::super::matching::{HeaderMatch, StringPattern, ValueMatch};
+use super::check::{Check, u32_or};
+use super::endpoint::Interner;
+use super::tls;
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// An endpoint holds its transport in a byte.
+const TRANSPORTS_MAX: usize = 255;
+
+/// Envoy's bounds of a ring.
+const RING_SIZE_MAX: u64 = 8 * 1024 * 1024;
+
+pub(super) fn read(
+    check: &mut Check,
+    interner: &mut Interner,
+    source: &EnvoyCluster,
+    assignment: Option<&ClusterLoadAssignment>,
+    fingerprint: u128,
+) -> Cluster {
+    let mut rest = source.clone();
+    let inline = rest.load_assignment.take();
+    let discovery = discovery(check, &mut rest);
+    let mut policy = ClusterPolicy::default();
+    policy.limits = rest
+        .circuit_breakers
+        .take()
+        .map_or_else(Limits::default, |breakers| check.within("circuit_breakers", |check| limits(check, breakers)));
+    connection(check, &mut rest, &mut policy.connection);
+    let options = http_options(check, &mut rest, &mut policy);
+    if let Some(outlier) = rest.outlier_detection.take() {
+        let mut detection = check.within("outlier_detection", |check| outlier_detection(check, outlier));
+        detection.error_statuses = options.error_statuses;
+        policy.outlier = Some(detection);
+    }
+    policy.load_balancing = load_balancing(check, &mut rest);
+    policy.dns = dns(check, &mut rest);
+    let (transports, matches) = transports(check, &mut rest, options.auto_sni, options.auto_san);
+
+    // Names and labels that only describe: they reach metrics through the cluster's name.
+    rest.alt_stat_name.clear();
+    rest.metadata = None;
+    rest.eds_cluster_config = None;
+    rest.track_cluster_stats = None;
+    let name = std::mem::take(&mut rest.name);
+    check.leftover(&rest);
+
+    let assignment = if discovery == Discovery::Eds { assignment } else { inline.as_ref() };
+    let (endpoints, localities) = match assignment {
+        Some(assignment) => {
+            if let Some(policy_of_load) = &assignment.policy {
+                check.within("load_assignment.policy", |check| {
+                    let mut rest = policy_of_load.clone();
+                    if let Some(factor) = rest.overprovisioning_factor.take() {
+                        policy.load_balancing.overprovisioning_percent = factor.value.max(100);
+                    }
+                    check.leftover(&rest);
+                });
+            }
+            check.within("load_assignment", |check| interner.endpoints(check, assignment, &matches))
+        }
+        None => Default::default(),
+    };
+    if discovery != Discovery::StrictDns && discovery != Discovery::LogicalDns {
+        for endpoint in &endpoints {
+            if matches!(endpoint.address, Address::Dns { .. }) {
+                check.error("load_assignment", format!("{} is not an IP address; use STRICT_DNS", endpoint.address));
+            }
+        }
+    }
+    let (policy, policy_hash) = interner.policy(policy);
+    let mut pool_key = policy_hash;
+    for transport in transports.iter() {
+        if let Transport::Tls(tls) = transport {
+            pool_key = xxh64(format!("{tls:?}").as_bytes(), pool_key);
+        }
+    }
+    Cluster {
+        identity: xxh64(name.as_bytes(), 0),
+        pool_key,
+        fingerprint,
+        service: ServiceName::parse(&name),
+        name: name.into(),
+        discovery,
+        policy,
+        endpoints,
+        localities,
+        transports,
+    }
+}
+
+fn discovery(check: &mut Check, rest: &mut EnvoyCluster) -> Discovery {
+    match rest.cluster_discovery_type.take() {
+        None => Discovery::Static,
+        Some(ClusterDiscoveryType::Type(number)) => match DiscoveryType::try_from(number) {
+            Ok(DiscoveryType::Static) => Discovery::Static,
+            Ok(DiscoveryType::StrictDns) => Discovery::StrictDns,
+            Ok(DiscoveryType::LogicalDns) => Discovery::LogicalDns,
+            Ok(DiscoveryType::Eds) => Discovery::Eds,
+            Ok(DiscoveryType::OriginalDst) => Discovery::OriginalDst,
+            Err(_) => {
+                check.error("type", "an unknown discovery type");
+                Discovery::Static
+            }
+        },
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            check.error("cluster_type", format!("{} is not supported; use `type`", custom.name));
+            Discovery::Static
+        }
+    }
+}
+
+fn limits(check: &mut Check, mut breakers: CircuitBreakers) -> Limits {
+    let mut limits = Limits::default();
+    for (index, mut threshold) in std::mem::take(&mut breakers.thresholds).into_iter().enumerate() {
+        check.item("thresholds", index, |check| {
+            if threshold.priority != 0 {
+                check.error("priority", "only the thresholds of priority DEFAULT are supported");
+                return;
+            }
+            limits.max_connections = u32_or(threshold.max_connections.take(), limits.max_connections);
+            limits.max_pending_requests = u32_or(threshold.max_pending_requests.take(), limits.max_pending_requests);
+            limits.max_requests = u32_or(threshold.max_requests.take(), limits.max_requests);
+            limits.max_retries = u32_or(threshold.max_retries.take(), limits.max_retries);
+            threshold.track_remaining = false;
+            limits.retry_budget = threshold.retry_budget.take().map(|budget| RetryBudget {
+                percent: check.percent("retry_budget.budget_percent", budget.budget_percent).unwrap_or(20.0),
+                min_concurrency: u32_or(budget.min_retry_concurrency, 3),
+                interval: check.limit("retry_budget.budget_interval", budget.budget_interval, None),
+            });
+            check.leftover(&threshold);
+        });
+    }
+    check.leftover(&breakers);
+    limits
+}
+
+fn connection(check: &mut Check, rest: &mut EnvoyCluster, connection: &mut ConnectionSettings) {
+    if let Some(timeout) = check.duration("connect_timeout", rest.connect_timeout.take()) {
+        if timeout.is_zero() {
+            check.error("connect_timeout", "must be more than 0s");
+        }
+        connection.connect_timeout = timeout;
+    }
+    connection.buffer_limit_bytes =
+        u32_or(rest.per_connection_buffer_limit_bytes.take(), connection.buffer_limit_bytes);
+    #[allow(deprecated)]
+    if let Some(most) = rest.max_requests_per_connection.take() {
+        connection.max_requests = (most.value > 0).then_some(most.value);
+    }
+    if let Some(mut options) = rest.upstream_connection_options.take() {
+        connection.tcp_keepalive = options.tcp_keepalive.take().map(|keepalive| TcpKeepalive {
+            probes: keepalive.keepalive_probes.map(|value| value.value),
+            time: keepalive.keepalive_time.map(|value| Duration::from_secs(value.value.into())),
+            interval: keepalive.keepalive_interval.map(|value| Duration::from_secs(value.value.into())),
+        });
+        check.within("upstream_connection_options", |check| check.leftover(&options));
+    }
+}
+
+fn common_options(check: &mut Check, mut common: CommonOptions, connection: &mut ConnectionSettings) {
+    connection.idle_timeout = check.limit("idle_timeout", common.idle_timeout.take(), connection.idle_timeout);
+    connection.max_duration =
+        check.limit("max_connection_duration", common.max_connection_duration.take(), connection.max_duration);
+    if let Some(most) = common.max_requests_per_connection.take() {
+        connection.max_requests = (most.value > 0).then_some(most.value);
+    }
+    check.leftover(&common);
+}
+
+/// Envoy allows 1 to 2^31-1 streams, and windows of 64 KiB - 1 to 2^31-1 bytes.
+pub(super) fn http2_settings(check: &mut Check, mut options: Http2ProtocolOptions) -> Http2Settings {
+    let mut settings = Http2Settings::default();
+    let bounded =
+        |check: &mut Check, field: &str, value: Option<u32>, range: std::ops::RangeInclusive<u32>, into: &mut u32| {
+            if let Some(value) = value {
+                if range.contains(&value) {
+                    *into = value;
+                } else {
+                    check.error(field, format!("{value} is not in {} to {}", range.start(), range.end()));
+                }
+            }
+        };
+    let most = (1_u32 << 31) - 1;
+    bounded(
+        check,
+        "max_concurrent_streams",
+        options.max_concurrent_streams.take().map(|value| value.value),
+        1..=most,
+        &mut settings.max_concurrent_streams,
+    );
+    bounded(
+        check,
+        "initial_stream_window_size",
+        options.initial_stream_window_size.take().map(|value| value.value),
+        65_535..=most,
+        &mut settings.initial_stream_window_bytes,
+    );
+    bounded(
+        check,
+        "initial_connection_window_size",
+        options.initial_connection_window_size.take().map(|value| value.value),
+        65_535..=most,
+        &mut settings.initial_connection_window_bytes,
+    );
+    if let Some(mut keepalive) = options.connection_keepalive.take() {
+        check.within("connection_keepalive", |check| {
+            let interval = check.duration("interval", keepalive.interval.take());
+            let timeout = check.duration("timeout", keepalive.timeout.take());
+            // Envoy's default of 15 % jitter only spreads PINGs; none is less, not more.
+            keepalive.interval_jitter = None;
+            check.leftover(&keepalive);
+            match (interval, timeout) {
+                (Some(interval), Some(timeout)) => settings.keepalive = Some(Http2Keepalive { interval, timeout }),
+                (None, _) => check.error("interval", "must be given"),
+                (_, None) => check.error("timeout", "must be given"),
+            }
+        });
+    }
+    check.leftover(&options);
+    settings
+}
+
+fn http1_options(check: &mut Check, mut options: Http1ProtocolOptions) {
+    // Trailers are always passed where the other side can take them.
+    options.enable_trailers = false;
+    options.allow_absolute_url = None;
+    check.within("http_protocol_options", |check| check.leftover(&options));
+}
+
+#[derive(Default)]
+struct HttpOptions {
+    auto_sni: bool,
+    auto_san: bool,
+    error_statuses: Box<[(u16, u16)]>,
+}
+
+fn http_options(check: &mut Check, rest: &mut EnvoyCluster, policy: &mut ClusterPolicy) -> HttpOptions {
+    let mut read = HttpOptions::default();
+    #[allow(deprecated)]
+    {
+        if let Some(common) = rest.common_http_protocol_options.take() {
+            check.within("common_http_protocol_options", |check| {
+                common_options(check, common, &mut policy.connection);
+            });
+        }
+        if let Some(options) = rest.http_protocol_options.take() {
+            http1_options(check, options);
+        }
+        if let Some(options) = rest.http2_protocol_options.take() {
+            policy.http2 = check.within("http2_protocol_options", |check| http2_settings(check, options));
+            policy.protocol = UpstreamProtocol::Http2;
+        }
+        if std::mem::take(&mut rest.protocol_selection) == 1 {
+            policy.protocol = UpstreamProtocol::UseDownstream;
+        }
+    }
+    for (key, any) in std::mem::take(&mut rest.typed_extension_protocol_options) {
+        check.within(format!("typed_extension_protocol_options[{key}]"), |check| {
+            if key != HTTP_OPTIONS {
+                check.error("", format!("not supported; only {HTTP_OPTIONS} is"));
+                return;
+            }
+            let Some(mut options) = check.unpack::<HttpProtocolOptions>(&any) else { return };
+            if let Some(common) = options.common_http_protocol_options.take() {
+                check.within("common_http_protocol_options", |check| {
+                    common_options(check, common, &mut policy.connection);
+                });
+            }
+            if let Some(mut upstream) = options.upstream_http_protocol_options.take() {
+                read.auto_sni = std::mem::take(&mut upstream.auto_sni);
+                read.auto_san = std::mem::take(&mut upstream.auto_san_validation);
+                check.within("upstream_http_protocol_options", |check| check.leftover(&upstream));
+            }
+            if let Some(matcher) = options.outlier_detection.take().and_then(|outlier| outlier.error_matcher) {
+                let mut statuses = Vec::new();
+                check.within("outlier_detection.error_matcher", |check| error_statuses(check, &matcher, &mut statuses));
+                read.error_statuses = statuses.into();
+            }
+            upstream_protocol(check, options.upstream_protocol_options.take(), policy);
+            check.leftover(&options);
+        });
+    }
+    read
+}
+
+fn upstream_protocol(check: &mut Check, options: Option<UpstreamProtocolOptions>, policy: &mut ClusterPolicy) {
+    let (http1, http2) = match options {
+        None => return,
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
+            None => (None, None),
+            Some(ProtocolConfig::HttpProtocolOptions(options)) => (Some(options), None),
+            Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                policy.protocol = UpstreamProtocol::Http2;
+                (None, Some(options))
+            }
+            Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                check.error("explicit_http_config.http3_protocol_options", "HTTP/3 is not supported");
+                (None, None)
+            }
+        },
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(options)) => {
+            policy.protocol = UpstreamProtocol::UseDownstream;
+            if options.http3_protocol_options.is_some() {
+                check.error("use_downstream_protocol_config.http3_protocol_options", "HTTP/3 is not supported");
+            }
+            (options.http_protocol_options, options.http2_protocol_options)
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(options)) => {
+            policy.protocol = UpstreamProtocol::Auto;
+            if options.http3_protocol_options.is_some() || options.alternate_protocols_cache_options.is_some() {
+                check.error("auto_config.http3_protocol_options", "HTTP/3 is not supported");
+            }
+            (options.http_protocol_options, options.http2_protocol_options)
+        }
+    };
+    if let Some(options) = http1 {
+        http1_options(check, options);
+    }
+    if let Some(options) = http2 {
+        policy.http2 = check.within("http2_protocol_options", |check| http2_settings(check, options));
+    }
+}
+
+/// Statuses out of a predicate over `:status`, the form in which Istio writes `outlierDetectionHttpErrorCodes`.
+fn error_statuses(check: &mut Check, predicate: &MatchPredicate, into: &mut Vec<(u16, u16)>) {
+    match &predicate.rule {
+        Some(Rule::OrMatch(set)) => {
+            for (index, rule) in set.rules.iter().enumerate() {
+                check.item("or_match.rules", index, |check| error_statuses(check, rule, into));
+            }
+        }
+        Some(Rule::HttpResponseHeadersMatch(headers)) => {
+            let matches = check.header_matches("http_response_headers_match.headers", &headers.headers);
+            match matches.as_ref() {
+                [HeaderMatch { name, kind, invert: false, .. }] if &**name == ":status" => match kind {
+                    ValueMatch::Range { start, end } => {
+                        let bound = |value: i64| u16::try_from(value.clamp(0, 1000)).unwrap_or(0);
+                        into.push((bound(*start), bound(end - 1)));
+                    }
+                    ValueMatch::Text(matcher) => match &matcher.pattern {
+                        StringPattern::Exact(text) => match text.parse() {
+                            Ok(status) => into.push((status, status)),
+                            Err(_) => check.error("", format!("`{text}` is not a status")),
+                        },
+                        _ => check.error("", "only exact statuses and ranges are supported"),
+                    },
+                    ValueMatch::Present(_) => check.error("", "only exact statuses and ranges are supported"),
+                },
+                _ => check.error("", "only one match of `:status` is supported"),
+            }
+        }
+        _ => check.error("", "only or_match and http_response_headers_match are supported"),
+    }
+}
+
+fn outlier_detection(check: &mut Check, mut source: EnvoyOutlier) -> OutlierDetection {
+    let unset = OutlierDetection::default();
+    let duration = |check: &mut Check, field: &str, value, unset| check.duration(field, value).unwrap_or(unset);
+    let interval = duration(check, "interval", source.interval.take(), unset.interval);
+    if interval.is_zero() {
+        check.error("interval", "must be more than 0s");
+    }
+    let base = duration(check, "base_ejection_time", source.base_ejection_time.take(), unset.base_ejection_time);
+    let detection = OutlierDetection {
+        interval,
+        base_ejection_time: base,
+        // As in Envoy, a base time over the default maximum raises the maximum.
+        max_ejection_time: duration(
+            check,
+            "max_ejection_time",
+            source.max_ejection_time.take(),
+            unset.max_ejection_time.max(base),
+        ),
+        max_ejection_time_jitter: duration(
+            check,
+            "max_ejection_time_jitter",
+            source.max_ejection_time_jitter.take(),
+            unset.max_ejection_time_jitter,
+        ),
+        max_ejection_percent: check.percent_u32(
+            "max_ejection_percent",
+            source.max_ejection_percent.take(),
+            unset.max_ejection_percent,
+        ),
+        always_eject_one_endpoint: source.always_eject_one_host.take().is_some_and(|value| value.value),
+        consecutive_5xx: u32_or(source.consecutive_5xx.take(), unset.consecutive_5xx),
+        enforcing_consecutive_5xx: check.percent_u32(
+            "enforcing_consecutive_5xx",
+            source.enforcing_consecutive_5xx.take(),
+            unset.enforcing_consecutive_5xx,
+        ),
+        consecutive_gateway_failure: u32_or(
+            source.consecutive_gateway_failure.take(),
+            unset.consecutive_gateway_failure,
+        ),
+        enforcing_consecutive_gateway_failure: check.percent_u32(
+            "enforcing_consecutive_gateway_failure",
+            source.enforcing_consecutive_gateway_failure.take(),
+            unset.enforcing_consecutive_gateway_failure,
+        ),
+        split_external_local_origin_errors: std::mem::take(&mut source.split_external_local_origin_errors),
+        consecutive_local_origin_failure: u32_or(
+            source.consecutive_local_origin_failure.take(),
+            unset.consecutive_local_origin_failure,
+        ),
+        enforcing_consecutive_local_origin_failure: check.percent_u32(
+            "enforcing_consecutive_local_origin_failure",
+            source.enforcing_consecutive_local_origin_failure.take(),
+            unset.enforcing_consecutive_local_origin_failure,
+        ),
+        enforcing_success_rate: check.percent_u32(
+            "enforcing_success_rate",
+            source.enforcing_success_rate.take(),
+            unset.enforcing_success_rate,
+        ),
+        enforcing_local_origin_success_rate: check.percent_u32(
+            "enforcing_local_origin_success_rate",
+            source.enforcing_local_origin_success_rate.take(),
+            unset.enforcing_local_origin_success_rate,
+        ),
+        success_rate_minimum_hosts: u32_or(source.success_rate_minimum_hosts.take(), unset.success_rate_minimum_hosts),
+        success_rate_request_volume: u32_or(
+            source.success_rate_request_volume.take(),
+            unset.success_rate_request_volume,
+        ),
+        success_rate_stdev_factor: u32_or(source.success_rate_stdev_factor.take(), unset.success_rate_stdev_factor),
+        enforcing_failure_percentage: check.percent_u32(
+            "enforcing_failure_percentage",
+            source.enforcing_failure_percentage.take(),
+            unset.enforcing_failure_percentage,
+        ),
+        enforcing_failure_percentage_local_origin: check.percent_u32(
+            "enforcing_failure_percentage_local_origin",
+            source.enforcing_failure_percentage_local_origin.take(),
+            unset.enforcing_failure_percentage_local_origin,
+        ),
+        failure_percentage_threshold: check.percent_u32(
+            "failure_percentage_threshold",
+            source.failure_percentage_threshold.take(),
+            unset.failure_percentage_threshold,
+        ),
+        failure_percentage_minimum_hosts: u32_or(
+            source.failure_percentage_minimum_hosts.take(),
+            unset.failure_percentage_minimum_hosts,
+        ),
+        failure_percentage_request_volume: u32_or(
+            source.failure_percentage_request_volume.take(),
+            unset.failure_percentage_request_volume,
+        ),
+        error_statuses: Box::default(),
+    };
+    check.leftover(&source);
+    detection
+}
+
+fn load_balancing(check: &mut Check, rest: &mut EnvoyCluster) -> LoadBalancing {
+    let mut read = LoadBalancing::default();
+    let mut use_hostname = false;
+    if let Some(mut common) = rest.common_lb_config.take() {
+        check.within("common_lb_config", |check| {
+            common_lb(check, &mut common, &mut read, &mut use_hostname);
+        });
+    }
+    let policy = LbPolicy::try_from(std::mem::take(&mut rest.lb_policy));
+    let configuration = rest.lb_config.take();
+    let stray = |check: &mut Check| check.error("lb_config", "belongs to another lb_policy");
+    let mut slow_start = None;
+    read.algorithm = match (policy, configuration) {
+        (Ok(LbPolicy::RoundRobin), configuration) => {
+            match configuration {
+                None => {}
+                Some(LbConfig::RoundRobinLbConfig(settings)) => slow_start = settings.slow_start_config,
+                Some(_) => stray(check),
+            }
+            Algorithm::RoundRobin
+        }
+        (Ok(LbPolicy::LeastRequest), configuration) => {
+            let settings = match configuration {
+                None => Default::default(),
+                Some(LbConfig::LeastRequestLbConfig(settings)) => settings,
+                Some(_) => {
+                    stray(check);
+                    Default::default()
+                }
+            };
+            slow_start = settings.slow_start_config;
+            let choices = u32_or(settings.choice_count, 2);
+            if choices < 2 {
+                check.error("least_request_lb_config.choice_count", "must be 2 or more");
+            }
+            let bias = settings.active_request_bias.map_or(1.0, |bias| bias.default_value);
+            Algorithm::LeastRequest { choices: choices.max(2), active_request_bias: bias.max(0.0) }
+        }
+        (Ok(LbPolicy::Random), configuration) => {
+            if configuration.is_some() {
+                stray(check);
+            }
+            Algorithm::Random
+        }
+        (Ok(LbPolicy::RingHash), configuration) => {
+            let settings = match configuration {
+                None => RingHashLbConfig::default(),
+                Some(LbConfig::RingHashLbConfig(settings)) => settings,
+                Some(_) => {
+                    stray(check);
+                    RingHashLbConfig::default()
+                }
+            };
+            if settings.hash_function != 0 {
+                check.error("ring_hash_lb_config.hash_function", "only XX_HASH is supported");
+            }
+            let least = settings.minimum_ring_size.map_or(1024, |size| size.value);
+            let most = settings.maximum_ring_size.map_or(RING_SIZE_MAX, |size| size.value);
+            if least > most || most > RING_SIZE_MAX {
+                check.error(
+                    "ring_hash_lb_config",
+                    format!(
+                        "minimum_ring_size {least} and maximum_ring_size {most} must rise to at most {RING_SIZE_MAX}"
+                    ),
+                );
+            }
+            Algorithm::RingHash { ring_size_min: least, ring_size_max: most, use_hostname }
+        }
+        (Ok(LbPolicy::Maglev), configuration) => {
+            let size = match configuration {
+                None => 65_537,
+                Some(LbConfig::MaglevLbConfig(settings)) => settings.table_size.map_or(65_537, |size| size.value),
+                Some(_) => {
+                    stray(check);
+                    65_537
+                }
+            };
+            if !(2..=5_000_011).contains(&size) || !is_prime(size) {
+                check.error("maglev_lb_config.table_size", format!("{size} is not a prime of at most 5000011"));
+            }
+            Algorithm::Maglev { table_size: size, use_hostname }
+        }
+        (Ok(LbPolicy::ClusterProvided), _) => Algorithm::ClusterProvided,
+        (Ok(LbPolicy::LoadBalancingPolicyConfig), _) | (Err(_), _) => {
+            check.unsupported("lb_policy");
+            Algorithm::RoundRobin
+        }
+    };
+    read.slow_start = slow_start.and_then(|settings| slow_start_settings(check, settings));
+    read
+}
+
+fn is_prime(number: u64) -> bool {
+    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+}
+
+fn common_lb(check: &mut Check, common: &mut CommonLbConfig, read: &mut LoadBalancing, use_hostname: &mut bool) {
+    if let Some(percent) = check.percent("healthy_panic_threshold", common.healthy_panic_threshold.take()) {
+        read.panic_threshold_percent = percent;
+    }
+    match common.locality_config_specifier.take() {
+        None => {}
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => read.locality_weighted = true,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => {
+            // Routing to the own zone by share needs to know the own cluster's zones; switched off, it is what acts here.
+            let off = zone.routing_enabled.is_some_and(|percent| percent.value == 0.0);
+            if !off {
+                check.unsupported("zone_aware_lb_config");
+            }
+        }
+    }
+    if let Some(mut hashing) = common.consistent_hashing_lb_config.take() {
+        *use_hostname = std::mem::take(&mut hashing.use_hostname_for_hashing);
+        check.within("consistent_hashing_lb_config", |check| check.leftover(&hashing));
+    }
+    // Updates are applied at once: merging them would only be later.
+    common.update_merge_window = None;
+    check.leftover(common);
+}
+
+fn slow_start_settings(check: &mut Check, settings: SlowStartConfig) -> Option<SlowStart> {
+    let window = check.duration("slow_start_config.slow_start_window", settings.slow_start_window)?;
+    let aggression = settings.aggression.map_or(1.0, |value| value.default_value);
+    if aggression <= 0.0 || !aggression.is_finite() {
+        check.error("slow_start_config.aggression", format!("{aggression} must be more than 0"));
+        return None;
+    }
+    let min_weight_percent =
+        check.percent("slow_start_config.min_weight_percent", settings.min_weight_percent).unwrap_or(10.0);
+    (!window.is_zero()).then_some(SlowStart { window, aggression, min_weight_percent })
+}
+
+fn dns(check: &mut Check, rest: &mut EnvoyCluster) -> DnsSettings {
+    let mut settings = DnsSettings::default();
+    #[allow(deprecated)]
+    if let Some(rate) = check.duration("dns_refresh_rate", rest.dns_refresh_rate.take()) {
+        if rate < Duration::from_millis(1) {
+            check.error("dns_refresh_rate", "must be 1ms or more");
+        }
+        settings.refresh_rate = rate;
+    }
+    #[allow(deprecated)]
+    {
+        settings.respect_ttl = std::mem::take(&mut rest.respect_dns_ttl);
+        settings.family = match DnsLookupFamily::try_from(std::mem::take(&mut rest.dns_lookup_family)) {
+            Ok(DnsLookupFamily::Auto) | Err(_) => DnsFamily::Auto,
+            Ok(DnsLookupFamily::V4Only) => DnsFamily::V4Only,
+            Ok(DnsLookupFamily::V6Only) => DnsFamily::V6Only,
+            Ok(DnsLookupFamily::V4Preferred) => DnsFamily::V4Preferred,
+            Ok(DnsLookupFamily::All) => DnsFamily::All,
+        };
+    }
+    settings
+}
+
+/// The default transport first, then those chosen by endpoint metadata, with their conditions.
+fn transports(
+    check: &mut Check,
+    rest: &mut EnvoyCluster,
+    auto_sni: bool,
+    auto_san: bool,
+) -> (Arc<[Transport]>, Vec<Struct>) {
+    let mut list = Vec::new();
+    let default = rest.transport_socket.take();
+    list.push(match default {
+        Some(socket) => {
+            check.within("transport_socket", |check| tls::upstream(check, &socket)).unwrap_or(Transport::Raw)
+        }
+        None => Transport::Raw,
+    });
+    let mut conditions = Vec::new();
+    let matches = std::mem::take(&mut rest.transport_socket_matches);
+    if matches.len() >= TRANSPORTS_MAX {
+        check.error(
+            "transport_socket_matches",
+            format!("{} entries; at most {} are supported", matches.len(), TRANSPORTS_MAX - 1),
+        );
+    }
+    for (index, matched) in matches.into_iter().take(TRANSPORTS_MAX - 1).enumerate() {
+        let transport = check.item("transport_socket_matches", index, |check| {
+            check.within("transport_socket", |check| {
+                matched.transport_socket.as_ref().and_then(|socket| tls::upstream(check, socket))
+            })
+        });
+        list.push(transport.unwrap_or(Transport::Raw));
+        conditions.push(matched.r#match.unwrap_or_default());
+    }
+    if auto_sni || auto_san {
+        for transport in &mut list {
+            if let Transport::Tls(tls) = transport {
+                let tls = Arc::make_mut(tls);
+                tls.auto_sni |= auto_sni && tls.sni.is_none();
+                tls.auto_san_validation |= auto_san;
+            }
+        }
+    }
+    (list.into(), conditions)
+}
