@@ -46,11 +46,10 @@ pub(super) fn read(
     let mut rest = source.clone();
     let inline = rest.load_assignment.take();
     let discovery = discovery(check, &mut rest);
-    let mut policy = ClusterPolicy::default();
-    policy.limits = rest
-        .circuit_breakers
-        .take()
-        .map_or_else(Limits::default, |breakers| check.within("circuit_breakers", |check| limits(check, breakers)));
+    let limits = rest.circuit_breakers.take().map_or_else(Limits::default, |breakers| {
+        check.within("circuit_breakers", |check| read_limits(check, breakers))
+    });
+    let mut policy = ClusterPolicy { limits, ..ClusterPolicy::default() };
     connection(check, &mut rest, &mut policy.connection);
     let options = http_options(check, &mut rest, &mut policy);
     if let Some(outlier) = rest.outlier_detection.take() {
@@ -135,7 +134,7 @@ fn discovery(check: &mut Check, rest: &mut EnvoyCluster) -> Discovery {
     }
 }
 
-fn limits(check: &mut Check, mut breakers: CircuitBreakers) -> Limits {
+fn read_limits(check: &mut Check, mut breakers: CircuitBreakers) -> Limits {
     let mut limits = Limits::default();
     for (index, mut threshold) in std::mem::take(&mut breakers.thresholds).into_iter().enumerate() {
         check.item("thresholds", index, |check| {
@@ -572,7 +571,8 @@ fn load_balancing(check: &mut Check, rest: &mut EnvoyCluster) -> LoadBalancing {
 }
 
 fn is_prime(number: u64) -> bool {
-    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+    number >= 2
+        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 fn common_lb(check: &mut Check, common: &mut CommonLbConfig, read: &mut LoadBalancing, use_hostname: &mut bool) {

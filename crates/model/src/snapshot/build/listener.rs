@@ -80,7 +80,7 @@ pub(super) fn read(
         .take()
         .and_then(|chain| check.within("default_filter_chain", |check| read_chain(check, chain, tables)))
         .map(Box::new);
-    if chains.is_empty() && default_chain.is_none() {
+    if source.filter_chains.is_empty() && source.default_filter_chain.is_none() {
         check.error("filter_chains", "at least one is needed");
     }
     if rest.bind_to_port.take().is_some_and(|value| !value.value) {
@@ -134,7 +134,7 @@ fn read_chain(
     let handshake_timeout =
         check.limit("transport_socket_connect_timeout", source.transport_socket_connect_timeout.take(), None);
     let filters = std::mem::take(&mut source.filters);
-    let mut manager = None;
+    let (mut manager, empty) = (None, filters.is_empty());
     for (index, network) in filters.into_iter().enumerate() {
         check.item("filters", index, |check| {
             let Some(filter::ConfigType::TypedConfig(any)) = &network.config_type else {
@@ -158,7 +158,7 @@ fn read_chain(
     let name = std::mem::take(&mut source.name);
     source.metadata = None;
     check.leftover(&source);
-    if manager.is_none() {
+    if empty {
         check.error("filters", "an HTTP connection manager is needed");
     }
     Some(FilterChain { name: name.into(), matching, tls, handshake_timeout, manager: Arc::new(manager?) })

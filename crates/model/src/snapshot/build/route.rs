@@ -368,12 +368,9 @@ fn weighted_target(check: &mut Check, mut source: EnvoyWeighted) -> Target {
             clear_mutations!(weight);
             let share = u32_or(weight.weight.take(), 0);
             total += u64::from(share);
-            let host_rewrite = match weight.host_rewrite_specifier.take() {
-                Some(weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-                    Some(host.into())
-                }
-                None => None,
-            };
+            use weighted_cluster::cluster_weight::HostRewriteSpecifier;
+            let host_rewrite =
+                weight.host_rewrite_specifier.take().map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host.into());
             let filters = filter::per_route(check, &std::mem::take(&mut weight.typed_per_filter_config));
             let name = std::mem::take(&mut weight.name);
             if name.is_empty() {
