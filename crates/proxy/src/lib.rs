@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod balance;
 pub mod blocking;
 pub mod dns;
 pub mod downstream;
@@ -17,7 +18,9 @@ pub mod http;
 mod labels;
 pub mod log;
 pub mod net;
+pub mod outlier;
 pub mod proxy;
+pub mod retry;
 pub mod sizing;
 pub mod sockets;
 pub mod timers;

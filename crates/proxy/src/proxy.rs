@@ -100,9 +100,7 @@ impl Control {
         let identities: std::collections::HashSet<u64> =
             running.snapshot.clusters().map(|cluster| cluster.identity).collect();
         for cluster in running.snapshot.clusters() {
-            if let Some(shared) = self.shared.known_cluster(cluster.identity) {
-                shared.set_limits(&cluster.policy.limits);
-            }
+            self.shared.take_up(cluster);
         }
         self.shared.retain_clusters(|identity| identities.contains(&identity));
         for worker in &self.workers {

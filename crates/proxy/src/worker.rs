@@ -5,20 +5,22 @@
 
 use crate::apply::Running;
 use crate::downstream::accept;
-use crate::filters::cache::{Cache, CacheLimits};
 use crate::exchange::Exchange;
+use crate::filters::cache::{Cache, CacheLimits};
+use crate::outlier::{Event, EventKind};
 use crate::timers::Timers;
 use crate::upstream::ClusterShared;
 use crate::upstream::cluster::ClusterPools;
 use celerity_model::snapshot::Cluster;
 use celerity_telemetry::access_log::{AccessLog, Choice, Record};
 use celerity_telemetry::metrics::{
-    Counter, Family, LedgerShard, Outcome, Peer, Registry, Reporter, RequestSeries, Sample, Shard,
+    Counter, Family, LedgerShard, Outcome, Peer, Registry, Reporter, RequestSeries, Sample, Shard, names,
 };
 use celerity_telemetry::{Breakdown, Clock, Rng, Tick};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,6 +64,11 @@ pub struct ProxyShared {
     quiet: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
+fn take_up_health(shared: &ClusterShared, cluster: &Cluster) {
+    let identities = cluster.endpoints.iter().map(|endpoint| endpoint.identity);
+    shared.health.take_up(cluster.policy.outlier.as_ref(), identities, Instant::now());
+}
+
 /// Lines of one kind on the log: the first at once, then one in this time, with how many were left out.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -83,10 +90,50 @@ impl ProxyShared {
     pub fn cluster(&self, cluster: &Cluster) -> Arc<ClusterShared> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         let limits = &cluster.policy.limits;
-        let shared =
-            clusters.entry(cluster.identity).or_insert_with(|| ClusterShared::new(cluster.name.clone(), limits));
-        shared.set_limits(limits);
+        let shared = clusters.entry(cluster.identity).or_insert_with(|| {
+            let shared = ClusterShared::new(cluster.name.clone(), limits);
+            take_up_health(&shared, cluster);
+            shared
+        });
         shared.clone()
+    }
+
+    /// A cluster's limits, endpoints and outlier settings as a new configuration has them.
+    pub fn take_up(&self, cluster: &Cluster) {
+        if let Some(shared) = self.known_cluster(cluster.identity) {
+            shared.set_limits(&cluster.policy.limits);
+            take_up_health(&shared, cluster);
+        }
+    }
+
+    /// What outlier detection did, in the metrics and on the log.
+    pub fn tell_event(&self, cluster: &Cluster, address: SocketAddr, event: &Event) {
+        let name = &cluster.name;
+        let labels = [("cluster_name", &**name)];
+        match &event.kind {
+            EventKind::Ejected { reason, time, times } => {
+                self.registry.counter(&names::CLUSTER_OUTLIER_EJECTIONS_TOTAL, &labels).inc();
+                let reason = reason.as_str();
+                self.log_limited(
+                    "ejected",
+                    format_args!("{address} of {name} is ejected for {time:?}: {reason}, ejection {times}"),
+                );
+            }
+            EventKind::Capped { reason, ejected, cap } => {
+                self.registry.counter(&names::CLUSTER_OUTLIER_EJECTIONS_OVERFLOW, &labels).inc();
+                let reason = reason.as_str();
+                self.log_limited(
+                    "capped",
+                    format_args!(
+                        "{address} of {name} is not ejected ({reason}): {ejected} are, and maxEjectionPercent allows {cap}"
+                    ),
+                );
+            }
+            EventKind::Returned => {
+                self.log_limited("returned", format_args!("{address} of {name} is back from its ejection"));
+            }
+            EventKind::NotEnforced { .. } => {}
+        }
     }
 
     pub fn known_cluster(&self, identity: u64) -> Option<Arc<ClusterShared>> {
@@ -285,7 +332,7 @@ impl Worker {
     /// A request that was none. Rare enough to look its counter up.
     pub fn bad_request(&self, reason: &'static str) {
         let labels = [("side", "downstream"), ("reason", reason)];
-        self.shard.counter(&celerity_telemetry::metrics::names::PROXY_PROTOCOL_ERRORS, &labels).inc();
+        self.shard.counter(&names::PROXY_PROTOCOL_ERRORS, &labels).inc();
     }
 
     /// The `date` of now (RFC 9110, section 5.6.7), formatted once a second.

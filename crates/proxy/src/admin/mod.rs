@@ -88,8 +88,34 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
                 registry.sweep(Instant::now());
             }
         });
+        tokio::task::spawn_local(sweep_outliers(control.clone()));
         control.until_stopped().await;
     });
+}
+
+/// How late an ejected endpoint may return.
+const OUTLIER_LOOK: Duration = Duration::from_millis(100);
+
+/// Returns endpoints from their ejection, and looks for outliers at each cluster's own interval.
+async fn sweep_outliers(control: Arc<Control>) {
+    let mut rng = celerity_telemetry::Rng::from_entropy();
+    loop {
+        tokio::time::sleep(OUTLIER_LOOK).await;
+        let running = control.running.load_full();
+        for cluster in running.snapshot.clusters().filter(|cluster| cluster.policy.outlier.is_some()) {
+            let Some(shared) = control.shared.known_cluster(cluster.identity) else { continue };
+            let now = Instant::now();
+            if shared.health.next_sweep().is_none_or(|at| at > now) {
+                continue;
+            }
+            for event in shared.health.sweep(now, || rng.next_u64()) {
+                let endpoint = cluster.endpoints.iter().find(|endpoint| endpoint.identity == event.identity);
+                if let Some(address) = endpoint.and_then(|endpoint| endpoint.address.socket()) {
+                    control.shared.tell_event(cluster, address, &event);
+                }
+            }
+        }
+    }
 }
 
 async fn accept(

@@ -1,17 +1,19 @@
 //! The router: which cluster, which endpoint, how often.
 
 use super::context::{Exchange, Failure};
-use super::fields::{self, ResponseView};
+use super::fields;
 use super::patience::Expired;
 use super::relay::{self, Broken};
+use crate::balance::hash::request_hash;
 use crate::downstream::stream::DownstreamStream;
 use crate::h1::BodyLength;
-use crate::http::HeaderId;
-use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
+use crate::outlier::Outcome;
+use crate::retry::{self, AttemptEnd};
+use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
 use crate::upstream::shared::{ClusterShared, RareEvents};
 use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
 use celerity_model::snapshot::{
-    Chosen, Cluster, Forward, HostRewrite, Limits, RetryOn, RetryPolicy, Route, VirtualHost, WeightedCluster,
+    Chosen, Cluster, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
 };
 use celerity_telemetry::{ResponseFlags, State};
 use std::rc::Rc;
@@ -105,8 +107,10 @@ impl<'a> Exchange<'a> {
 
         loop {
             self.ledger.begin_attempt(State::Pick, self.worker.clock.now());
-            let avoid: &[u64] = if policy.is_some_and(|policy| policy.avoid_previous_hosts) { &tried } else { &[] };
-            let Some(endpoint) = pool.pick(self.worker, hash, avoid) else {
+            let retry = policy.filter(|policy| policy.avoid_previous_hosts && !tried.is_empty());
+            let wanted =
+                Wanted { hash, tried: &tried, attempts_max: retry.map_or(1, |policy| policy.host_attempts_max) };
+            let Some(endpoint) = pool.pick(self.worker, &wanted) else {
                 RareEvents::add(&pool.shared.events.no_healthy_upstream);
                 return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, "no healthy upstream"));
             };
@@ -114,9 +118,9 @@ impl<'a> Exchange<'a> {
             self.attempts += 1;
             self.attempt_headers(host, forward, &endpoint);
 
-            let end = match self.attempt(down, forward, policy, &endpoint).await? {
+            match self.attempt(down, forward, policy, &endpoint).await? {
                 Ok((stream, length)) => {
-                    endpoint.report_status(self.worker, &pool, self.response.status);
+                    pool.report(self.worker, &endpoint, Outcome::Status(self.response.status));
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &End::Status));
                     if !wanted {
                         return Ok(Up { stream, length, weighted, _request: permit });
@@ -124,7 +128,6 @@ impl<'a> Exchange<'a> {
                     if let Some(next) = self.next_retry(policy, &pool, retries) {
                         held[0] = Some(next);
                         drop(stream);
-                        End::Status
                     } else {
                         self.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                         return Ok(Up { stream, length, weighted, _request: permit });
@@ -136,12 +139,9 @@ impl<'a> Exchange<'a> {
                         self.upload.rewind();
                         continue;
                     }
-                    endpoint.report_failure(
-                        self.worker,
-                        &pool,
-                        matches!(end, End::Acquire(_)),
-                        matches!(end, End::PerTry),
-                    );
+                    if let Some(outcome) = outcome_of(&end) {
+                        pool.report(self.worker, &endpoint, outcome);
+                    }
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &end));
                     let next = if wanted { self.next_retry(policy, &pool, retries) } else { None };
                     match next {
@@ -154,16 +154,15 @@ impl<'a> Exchange<'a> {
                             return Err(failure);
                         }
                     }
-                    end
                 }
-            };
+            }
             // A retry: not before a while, so that the upstream is not met by all of them at once.
             retries += 1;
             RareEvents::add(&pool.shared.events.retries);
             tried.push(endpoint.identity);
             self.upload.rewind();
             if let Some(policy) = policy {
-                self.back_off(down, policy, retries, &end).await?;
+                self.back_off(down, policy, retries).await?;
             }
         }
     }
@@ -225,7 +224,7 @@ impl<'a> Exchange<'a> {
                 let pool = self.cluster.clone();
                 if let (Expired::Overall, Some(pool)) = (expired, &pool) {
                     RareEvents::add(&pool.shared.events.request_timeouts);
-                    endpoint.report_failure(self.worker, pool, false, true);
+                    pool.report(self.worker, endpoint, Outcome::Timeout);
                 }
                 Err(Failure::of_time(expired))
             }
@@ -345,8 +344,14 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn hash(&mut self, _forward: &Forward, _cluster: &Cluster) -> Option<u64> {
-        None
+    /// The number by which a consistent-hash balancer picks.
+    fn hash(&mut self, forward: &Forward, cluster: &Cluster) -> Option<u64> {
+        if forward.hash.is_empty() || !cluster.policy.load_balancing.algorithm.is_consistent_hash() {
+            return None;
+        }
+        let (hash, cookie) = request_hash(&forward.hash, &self.view(), self.rng());
+        self.cookie = cookie;
+        hash
     }
 
     fn start_timeout(&mut self, forward: &Forward) {
@@ -368,24 +373,24 @@ impl<'a> Exchange<'a> {
     }
 
     fn wants_retry(&self, policy: &RetryPolicy, end: &End) -> bool {
-        if !policy.request_headers.is_empty()
-            && !policy.request_headers.iter().any(|wanted| wanted.matches(&self.view()))
-        {
+        let all = &policy.request_headers;
+        if !all.is_empty() && !all.iter().any(|wanted| wanted.matches(&self.view())) {
             return false;
         }
-        let on = policy.on;
-        let reset = RetryOn::SERVER_ERROR.with(RetryOn::GATEWAY_ERROR).with(RetryOn::RESET);
-        match end {
-            // A full queue is no reason to try again: the limit is the cluster's.
-            End::Acquire(AcquireError::PendingOverflow) => false,
-            End::Acquire(_) => on.any(reset.with(RetryOn::CONNECT_FAILURE).with(RetryOn::RESET_BEFORE_REQUEST)),
-            End::Attempt(AttemptError::Refused) => on.any(reset.with(RetryOn::REFUSED_STREAM)),
-            End::Attempt(AttemptError::Unprocessed(_)) => {
-                on.any(reset.with(RetryOn::RESET_BEFORE_REQUEST).with(RetryOn::CONNECT_FAILURE))
-            }
-            End::Attempt(_) | End::PerTry => on.any(reset),
-            End::Status => status_is_retriable(policy, &self.response),
-        }
+        let response = &self.response;
+        let header = |name: &[u8]| response.headers.get(name);
+        retry::wants_retry(
+            policy,
+            &match end {
+                End::Acquire(AcquireError::PendingOverflow) => AttemptEnd::Overflow,
+                End::Acquire(_) => AttemptEnd::ConnectFailed,
+                End::Attempt(AttemptError::Refused) => AttemptEnd::Refused,
+                End::Attempt(AttemptError::Unprocessed(_)) => AttemptEnd::ResetBeforeRequest,
+                End::Attempt(_) => AttemptEnd::Reset,
+                End::PerTry => AttemptEnd::PerTryTimeout,
+                End::Status => AttemptEnd::Response { status: response.status, header: &header },
+            },
+        )
     }
 
     /// The permit for one more retry, if the policy, the body and the cluster allow one.
@@ -405,12 +410,9 @@ impl<'a> Exchange<'a> {
         down: &mut DownstreamStream<'_>,
         policy: &RetryPolicy,
         retry: u32,
-        _end: &End,
     ) -> Result<(), Failure> {
         self.enter(State::RetryBackoff);
-        let ceiling = policy.backoff_base.saturating_mul(1 << retry.min(16)).min(policy.backoff_max);
-        let ceiling_us = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX).max(1);
-        let wait = std::time::Duration::from_micros(self.rng() % ceiling_us);
+        let wait = retry::backoff(policy, retry, self.rng());
         let mut sleep = std::pin::pin!(tokio::time::sleep(wait));
         let patience = &mut self.patience;
         let watches_client = self.upload.is_finished();
@@ -428,25 +430,14 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn status_is_retriable(policy: &RetryPolicy, response: &crate::http::ResponseHead) -> bool {
-    let (on, status) = (policy.on, response.status);
-    let grpc = response.headers.get_id(HeaderId::GrpcStatus);
-    let grpc = grpc.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse::<u32>().ok());
-    on.any(RetryOn::SERVER_ERROR) && (500..600).contains(&status)
-        || on.any(RetryOn::GATEWAY_ERROR) && matches!(status, 502..=504)
-        || on.any(RetryOn::RETRIABLE_4XX) && status == 409
-        || on.any(RetryOn::RATELIMITED) && response.headers.get(b"x-envoy-ratelimited").is_some()
-        || on.any(RetryOn::RETRIABLE_STATUS_CODES) && policy.statuses.contains(&status)
-        || on.any(RetryOn::RETRIABLE_HEADERS)
-            && policy.headers.iter().any(|wanted| wanted.matches(&ResponseView(response)))
-        || match grpc {
-            Some(1) => on.any(RetryOn::GRPC_CANCELLED),
-            Some(4) => on.any(RetryOn::GRPC_DEADLINE_EXCEEDED),
-            Some(8) => on.any(RetryOn::GRPC_RESOURCE_EXHAUSTED),
-            Some(13) => on.any(RetryOn::GRPC_INTERNAL),
-            Some(14) => on.any(RetryOn::GRPC_UNAVAILABLE),
-            _ => false,
-        }
+/// What outlier detection hears of an attempt without a response. Our own limits say nothing about the endpoint.
+fn outcome_of(end: &End) -> Option<Outcome> {
+    match end {
+        End::Acquire(AcquireError::Connect { .. }) => Some(Outcome::ConnectFailed),
+        End::Acquire(_) | End::Status => None,
+        End::Attempt(_) => Some(Outcome::Reset),
+        End::PerTry => Some(Outcome::Timeout),
+    }
 }
 
 fn failure_of(end: &End) -> Failure {

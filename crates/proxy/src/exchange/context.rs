@@ -103,7 +103,7 @@ pub struct Exchange<'a> {
     pub response_bytes: u64,
     /// 0 until a head was sent.
     pub status: u16,
-    pub cookie: Option<Vec<u8>>,
+    pub cookie: Option<crate::balance::hash::NewCookie>,
     pub(crate) caching: Option<super::caching::Caching>,
     pub(crate) store: Option<crate::filters::cache::StoreWriter>,
     /// The route's changes were made: a second sending must not make them again.

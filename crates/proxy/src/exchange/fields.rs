@@ -43,31 +43,6 @@ impl RequestView for View<'_> {
     }
 }
 
-/// A response as retry conditions see it.
-pub(super) struct ResponseView<'a>(pub &'a ResponseHead);
-
-impl RequestView for ResponseView<'_> {
-    fn method(&self) -> &[u8] {
-        b""
-    }
-
-    fn scheme(&self) -> &[u8] {
-        b""
-    }
-
-    fn authority(&self) -> &[u8] {
-        b""
-    }
-
-    fn path(&self) -> &[u8] {
-        b""
-    }
-
-    fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
-        joined(&self.0.headers, name)
-    }
-}
-
 fn joined<'a>(headers: &'a Headers, name: &[u8]) -> Option<Cow<'a, [u8]>> {
     let mut values = headers.iter().filter(|header| header.name == name).map(|header| header.value);
     let first = values.next()?;

@@ -14,14 +14,14 @@ pub enum Passed {
 }
 
 /// What a response to a cross-origin request is given.
-pub struct CorsAnswer {
+pub(crate) struct CorsAnswer {
     origin: Vec<u8>,
     credentials: bool,
     expose: Box<str>,
 }
 
 impl CorsAnswer {
-    pub fn write(&self, headers: &mut Headers) {
+    pub(crate) fn write(&self, headers: &mut Headers) {
         headers.set(b"access-control-allow-origin", &self.origin);
         if self.credentials {
             headers.set(b"access-control-allow-credentials", b"true");

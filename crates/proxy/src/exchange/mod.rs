@@ -62,7 +62,7 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
         Action::Forward(forward) => loop {
             match x.forward(down, host, route, forward).await {
                 Ok(up) => match x.consult_cache(down, up).await {
-                    Consulted::Relay(up) => break x.relay(down, host, route, forward, up).await,
+                    Consulted::Relay(up) => break x.relay(down, host, route, up).await,
                     Consulted::Answered(ended) => break ended,
                     Consulted::Again => x.upload.rewind(),
                 },

@@ -8,7 +8,7 @@ use crate::downstream::stream::DownstreamStream;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, Method, ResponseHead};
 use celerity_model::snapshot::{
-    DirectResponse, Forward, HashSource, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
+    DirectResponse, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
 };
 use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
 use std::future::poll_fn;
@@ -20,7 +20,6 @@ impl<'a> Exchange<'a> {
         down: &mut DownstreamStream<'_>,
         host: &VirtualHost,
         route: &Route,
-        forward: &Forward,
         up: Up<'a>,
     ) -> Ended {
         let Up { mut stream, length, weighted, .. } = up;
@@ -40,7 +39,9 @@ impl<'a> Exchange<'a> {
             let count = self.attempts;
             self.response.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
         }
-        self.set_hash_cookie(forward);
+        if let Some(cookie) = self.cookie.take() {
+            self.response.headers.push(b"set-cookie", cookie.header.as_bytes());
+        }
         self.enter(State::Serialise);
         self.send_head(down, length).map_or_else(|failure| failure, |()| Ended::Whole);
         if self.status == 0 {
@@ -56,7 +57,8 @@ impl<'a> Exchange<'a> {
             clock: &worker.clock,
             response_bytes: 0,
         };
-        let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, |_| ()).await;
+        let result =
+            relay::body(&mut stream, down, &mut self.upload, &mut watch, |piece| Self::tee(&mut store, piece)).await;
         self.response_bytes = watch.response_bytes;
         match result {
             Ok(()) => {
@@ -81,12 +83,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The kernel's smoothed round trip splits the wait from the service's own time; asked for now and then only, since
-    /// it is a system call.
-    fn sample_round_trip(&mut self, _stream: &crate::upstream::UpstreamStream) {
-        if let Some(us) = self.endpoint.as_ref().and_then(|endpoint| endpoint.round_trip_us(self.worker, _stream)) {
-            let clock = &self.worker.clock;
-            self.ledger.split_round_trip(clock.ticks(u64::from(us) * 1_000));
+    /// The kernel's smoothed round trip splits the wait from the service's own time.
+    fn sample_round_trip(&mut self, stream: &crate::upstream::UpstreamStream) {
+        if let Some(us) = stream.round_trip_us() {
+            self.ledger.split_round_trip(self.worker.clock.ticks(u64::from(us) * 1_000));
         }
     }
 
@@ -100,30 +100,6 @@ impl<'a> Exchange<'a> {
         let mut response = std::mem::take(&mut self.response);
         fields::mutate_response(order.into_iter().flatten(), &mut response, self.request, &self.format_context());
         self.response = response;
-    }
-
-    /// A client without the cookie that its requests are hashed by is given one.
-    fn set_hash_cookie(&mut self, forward: &Forward) {
-        let Some(value) = self.cookie.take() else { return };
-        for policy in &forward.hash {
-            if let HashSource::Cookie { name, ttl: Some(ttl), path, attributes } = &policy.kind {
-                let mut text = format!("{name}={}", String::from_utf8_lossy(&value));
-                if !ttl.is_zero() {
-                    text.push_str(&format!("; Max-Age={}", ttl.as_secs()));
-                }
-                if !path.is_empty() {
-                    text.push_str(&format!("; Path={path}"));
-                }
-                for (name, value) in attributes {
-                    text.push_str(&format!("; {name}"));
-                    if !value.is_empty() {
-                        text.push_str(&format!("={value}"));
-                    }
-                }
-                text.push_str("; HttpOnly");
-                self.response.headers.push(b"set-cookie", text.as_bytes());
-            }
-        }
     }
 
     /// The fields that every response gets, then the head goes into the client's buffer.

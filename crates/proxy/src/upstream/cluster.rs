@@ -3,7 +3,9 @@
 use super::connect::{Plan, Protocol, Starvation};
 use super::endpoint::EndpointPool;
 use super::shared::ClusterShared;
+use crate::balance::{EndpointState, PickView, Picker};
 use crate::h2;
+use crate::outlier::{EndpointHealth, Outcome};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Cluster, Endpoint, Snapshot, Transport, UpstreamProtocol};
 use celerity_telemetry::metrics::RequestSeries;
@@ -12,6 +14,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// An endpoint as one worker uses it.
 pub struct WorkerEndpoint {
@@ -25,16 +28,14 @@ pub struct WorkerEndpoint {
     /// This worker's series of requests to the endpoint; made with the first one.
     pub series: OnceCell<RequestSeries>,
     pub hostname: Option<Box<str>>,
+    pub health: Option<Arc<EndpointHealth>>,
     pub workload: Option<Arc<celerity_model::snapshot::Workload>>,
 }
 
 impl WorkerEndpoint {
-    pub fn report_status(&self, _worker: &Worker, _pool: &ClusterPool, _status: u16) {}
-
-    pub fn report_failure(&self, _worker: &Worker, _pool: &ClusterPool, _connect: bool, _timeout: bool) {}
-
-    pub fn round_trip_us(&self, _worker: &Worker, _stream: &super::UpstreamStream) -> Option<u32> {
-        None
+    /// Requests in flight from this worker.
+    pub fn active(&self) -> u32 {
+        self.pool.active.get() + self.http2_pool.as_ref().map_or(0, |pool| pool.active.get())
     }
 
     pub fn pool_for(&self, client_is_http2: bool) -> &Rc<EndpointPool> {
@@ -48,26 +49,86 @@ impl WorkerEndpoint {
 pub struct ClusterPool {
     pub cluster: Arc<Cluster>,
     pub shared: Arc<ClusterShared>,
+    /// Those that have an address; a name that is not resolved has no endpoint.
     pub endpoints: Vec<Rc<WorkerEndpoint>>,
-    next: Cell<usize>,
+    /// From an index in the cluster's endpoints to one in `endpoints`.
+    places: Box<[Option<u32>]>,
+    picker: RefCell<Picker>,
+    /// The state of health that the picker was made for.
+    health_version: Cell<u64>,
+}
+
+/// What a pick must look at beside the cluster.
+pub struct Wanted<'a> {
+    pub hash: Option<u64>,
+    /// Identities of endpoints that a retry avoids.
+    pub tried: &'a [u64],
+    pub attempts_max: u32,
+}
+
+struct View<'a> {
+    pool: &'a ClusterPool,
+    wanted: &'a Wanted<'a>,
+}
+
+impl View<'_> {
+    fn endpoint(&self, index: usize) -> Option<&Rc<WorkerEndpoint>> {
+        self.pool.at(index)
+    }
+}
+
+impl PickView for View<'_> {
+    fn active(&self, index: usize) -> u32 {
+        // An endpoint without an address is never the least busy one.
+        self.endpoint(index).map_or(u32::MAX, |endpoint| endpoint.active())
+    }
+
+    fn avoid(&self, index: usize) -> bool {
+        self.endpoint(index).is_none_or(|endpoint| self.wanted.tried.contains(&endpoint.identity))
+    }
+
+    fn attempts_max(&self) -> u32 {
+        self.wanted.attempts_max
+    }
 }
 
 impl ClusterPool {
-    /// The endpoint for the next attempt. `tried` holds the identities of those that failed already.
-    pub fn pick(&self, _worker: &Worker, _hash: Option<u64>, tried: &[u64]) -> Option<Rc<WorkerEndpoint>> {
-        let count = self.endpoints.len();
-        for _ in 0..count {
-            let at = self.next.get() % count;
-            self.next.set(at + 1);
-            let endpoint = self.endpoints.get(at)?;
-            if count == 1 || !tried.contains(&endpoint.identity) {
-                return Some(endpoint.clone());
-            }
+    /// The endpoint for the next attempt. `None`: no endpoint may take it.
+    pub fn pick(&self, worker: &Worker, wanted: &Wanted<'_>) -> Option<Rc<WorkerEndpoint>> {
+        if self.health_version.get() != self.shared.health.version() {
+            self.renew_picker(worker);
         }
-        self.endpoints.first().cloned()
+        let rng = worker.rng.borrow_mut().next_u64();
+        let picked = self.picker.borrow().pick(wanted.hash, rng, &View { pool: self, wanted })?;
+        self.at(picked.index).cloned()
     }
 
-    pub fn sweep(&self, _worker: &Worker, now: std::time::Instant) {
+    fn at(&self, index: usize) -> Option<&Rc<WorkerEndpoint>> {
+        let place = (*self.places.get(index)?)?;
+        self.endpoints.get(place as usize)
+    }
+
+    /// After an ejection, a return, or a step of a warm-up. Rare, and off the request's usual path.
+    fn renew_picker(&self, worker: &Worker) {
+        self.health_version.set(self.shared.health.version());
+        *self.picker.borrow_mut() = picker(&self.cluster, &self.shared, &self.endpoints, worker);
+    }
+
+    /// Tells outlier detection how an attempt ended.
+    pub fn report(&self, worker: &Worker, endpoint: &WorkerEndpoint, outcome: Outcome) {
+        let (Some(health), Some(_)) = (&endpoint.health, &self.cluster.policy.outlier) else { return };
+        let now = worker.clock.to_instant(worker.clock.now());
+        let rng = worker.rng.borrow_mut().next_u64();
+        if let Some(event) = self.shared.health.report(health, outcome, now, rng) {
+            worker.shared.tell_event(&self.cluster, endpoint.address, &event);
+        }
+    }
+
+    /// Closes what is old, and warms endpoints up.
+    pub fn sweep(&self, worker: &Worker, now: Instant) {
+        if self.picker.borrow().expires.is_some_and(|at| at <= now) {
+            self.renew_picker(worker);
+        }
         for endpoint in &self.endpoints {
             endpoint.pool.sweep(now);
             if let Some(pool) = &endpoint.http2_pool {
@@ -157,10 +218,34 @@ fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>)
                 .then(|| kept.and_then(|kept| kept.http2_pool.clone()).unwrap_or_else(|| pool(true))),
             series: OnceCell::new(),
             hostname: endpoint.hostname.clone(),
+            health: shared.health.endpoint(endpoint.identity),
             workload: endpoint.workload.clone(),
         }));
     }
-    ClusterPool { cluster: cluster.clone(), shared, endpoints, next: Cell::new(worker.id) }
+    let mut places = vec![None; cluster.endpoints.len()].into_boxed_slice();
+    for (place, endpoint) in endpoints.iter().enumerate() {
+        if let Some(slot) = places.get_mut(endpoint.index) {
+            *slot = Some(place as u32);
+        }
+    }
+    let health_version = Cell::new(shared.health.version());
+    let picker = RefCell::new(picker(cluster, &shared, &endpoints, worker));
+    ClusterPool { cluster: cluster.clone(), shared, endpoints, places, picker, health_version }
+}
+
+/// A balancer for the cluster as it is now. Endpoints without an address count as ejected.
+fn picker(cluster: &Cluster, shared: &ClusterShared, endpoints: &[Rc<WorkerEndpoint>], worker: &Worker) -> Picker {
+    let mut states = vec![EndpointState { ejected: true, healthy_since: None }; cluster.endpoints.len()];
+    for endpoint in endpoints {
+        if let Some(state) = states.get_mut(endpoint.index) {
+            *state = EndpointState {
+                ejected: endpoint.health.as_ref().is_some_and(|health| health.is_ejected()),
+                healthy_since: endpoint.health.as_ref().and_then(|health| shared.health.healthy_since(health)),
+            };
+        }
+    }
+    let state = |index: usize| states.get(index).copied().unwrap_or_default();
+    Picker::new(cluster, state, Instant::now(), worker.id as u64)
 }
 
 /// Endpoints that left, or whose pools are not kept: their idle connections close now.

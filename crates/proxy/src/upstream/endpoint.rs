@@ -134,6 +134,8 @@ pub struct EndpointPool {
     /// Requests in flight from this worker: what LEAST_REQUEST compares.
     pub active: Cell<u32>,
     gone: Cell<bool>,
+    /// Requests since the start, and the round trip that was sampled last, in microseconds.
+    pub(super) round_trip: Cell<(u32, u32)>,
 }
 
 impl EndpointPool {
@@ -155,6 +157,7 @@ impl EndpointPool {
             speaks: Cell::new(Speaks::Unknown),
             active: Cell::new(0),
             gone: Cell::new(false),
+            round_trip: Cell::new((0, 0)),
         })
     }
 

@@ -5,10 +5,12 @@
 //! request path leaves the worker's own cache lines.
 
 use crate::net::Io;
+use crate::outlier::ClusterHealth;
 use celerity_model::snapshot::Limits;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Connections on their way from one worker to another. More than this and the giver closes instead.
@@ -81,7 +83,7 @@ pub struct Donation {
     pub endpoint: u64,
     pub stream: std::net::TcpStream,
     pub requests: u64,
-    pub opened: std::time::Instant,
+    pub opened: Instant,
 }
 
 /// Takes a stream off this worker's reactor. `None`: it is TLS, whose session stays with its reactor's wrapper, and is
@@ -103,6 +105,7 @@ pub struct ClusterShared {
     pub requests: Gate,
     pub retries: Gate,
     pub events: RareEvents,
+    pub health: ClusterHealth,
     /// Requests, in any worker, that wait because the connection limit is reached.
     pub starving: AtomicU32,
     /// Wakes one worker with starving requests when a connection is closed or given.
@@ -119,6 +122,7 @@ impl ClusterShared {
             requests: Gate::new(limits.max_requests),
             retries: Gate::new(limits.max_retries),
             events: RareEvents::default(),
+            health: ClusterHealth::new(Instant::now()),
             starving: AtomicU32::new(0),
             freed: Notify::new(),
             donations: Mutex::default(),

@@ -68,6 +68,9 @@ enum Kind {
     H2 { stream: Option<h2::ClientStream>, has_piece: bool, taken: usize, to_head: bool, ended: bool },
 }
 
+/// How often the kernel is asked for a round trip.
+const ROUND_TRIP_ONE_IN: u32 = 64;
+
 /// Dropping it gives the connection back, or closes it where the exchange was not complete.
 pub struct UpstreamStream {
     kind: Kind,
@@ -233,6 +236,20 @@ impl UpstreamStream {
             }
             (_, error) => error,
         }
+    }
+
+    /// The connection's round trip in microseconds, asked of the kernel for one request of `ROUND_TRIP_ONE_IN`: it is a
+    /// system call. `None` on HTTP/2, whose other end reports its own part.
+    pub fn round_trip_us(&self) -> Option<u32> {
+        let Kind::H1 { lease: Some(lease), .. } = &self.kind else { return None };
+        let (count, last) = self.pool.round_trip.get();
+        if count % ROUND_TRIP_ONE_IN != 0 {
+            self.pool.round_trip.set((count.wrapping_add(1), last));
+            return Some(last);
+        }
+        let us = super::tcp_info::round_trip_us(lease.conn.wire.io().tcp())?;
+        self.pool.round_trip.set((count.wrapping_add(1), us));
+        Some(us)
     }
 
     /// Whether the connection had carried a request before this one.
