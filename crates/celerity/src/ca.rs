@@ -132,6 +132,8 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name = organization(trust_domain);
+        // A name of its own: OpenSSL takes a leaf with its issuer's name for a self-signed certificate.
+        params.distinguished_name.push(DnType::CommonName, "celerity root");
         // X509-SVID, section 4.1: a signing certificate may carry its trust domain's id, without a path.
         params.subject_alt_names = vec![uri(&spiffe)?];
         let root_ends_s = params.not_after.unix_timestamp();
@@ -199,7 +201,8 @@ impl Authority {
         if params.not_after.unix_timestamp() > self.root_ends_s {
             return Err(Error::Ttl(identity.ttl));
         }
-        params.distinguished_name = organization(&self.trust_domain);
+        // No subject, as Istio: the identity is the URI name, which RFC 5280 then makes critical.
+        params.distinguished_name = DistinguishedName::new();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
@@ -302,6 +305,12 @@ mod tests {
         let issued = Authority::create("cluster.local").unwrap().issue(&identity).unwrap();
         issued.write(dir.path()).unwrap();
         let status = Store::open(Source::directory(dir.path())).unwrap().status();
+        let subject = |pem: &str| {
+            let identity =
+                TlsIdentity::from_pem(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes(), pem.as_bytes());
+            identity.unwrap().leaf().unwrap().subject.clone()
+        };
+        assert_eq!(&*subject(&issued.root_pem), "", "a leaf with its issuer's name looks self-signed to OpenSSL");
         assert_eq!(status.spiffe.as_deref(), Some("spiffe://cluster.local/ns/default/sa/orders"));
         assert_eq!(status.not_after_s, Some(issued.not_after_s));
         let mode = fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
