@@ -1,7 +1,8 @@
 //! The log of `celerity proxy`: one line an event on standard error, for people and for a collector alike.
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use crate::term;
 
@@ -39,6 +40,10 @@ impl Log {
     }
 }
 
+/// RFC 3339 in UTC, to the millisecond, so that lines sort and stand in columns.
+const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
 /// A message of several lines stays one event: its further lines are set in.
 fn line(now: OffsetDateTime, level: Level, text: &dyn std::fmt::Display) -> String {
     let name = match level {
@@ -47,7 +52,7 @@ fn line(now: OffsetDateTime, level: Level, text: &dyn std::fmt::Display) -> Stri
         Level::Info => "info",
         Level::Debug => "debug",
     };
-    let now = now.format(&Rfc3339).unwrap_or_default();
+    let now = now.format(TIMESTAMP).unwrap_or_default();
     format!("{now} {name:<5} {}", text.to_string().trim_end().replace('\n', "\n    "))
 }
 
@@ -58,6 +63,6 @@ mod tests {
     #[test]
     fn a_line_has_the_time_the_level_and_the_text() {
         let shown = line(OffsetDateTime::UNIX_EPOCH, Level::Warn, &"kept\nreason");
-        assert_eq!(shown, "1970-01-01T00:00:00Z warn  kept\n    reason");
+        assert_eq!(shown, "1970-01-01T00:00:00.000Z warn  kept\n    reason");
     }
 }

@@ -10,6 +10,7 @@ use celerity_model::translate::Node;
 
 use crate::ca::{Authority, Identity, TTL_MAX};
 use crate::config::Loader;
+use crate::config::files::{FilesError, Source};
 use crate::config::watch::Watcher;
 use crate::sample::lab::Workload;
 use crate::session::StatusLine;
@@ -40,7 +41,8 @@ impl Mesh {
         for workload in workloads {
             let plan = plan(workload, &identities);
             let name = &workload.instance.name;
-            sidecars.push(Sidecar::start(&config, plan).with_context(|| format!("the sidecar of {name} cannot start"))?);
+            sidecars
+                .push(Sidecar::start(&config, plan).with_context(|| format!("the sidecar of {name} cannot start"))?);
         }
         status.set(taken_up(&config));
         let running = Arc::new(Running { sidecars, config: Mutex::new(config), loader, status });
@@ -54,9 +56,9 @@ impl Mesh {
         Ok(Self { watcher, running, _identities: identities })
     }
 
-    /// The configuration that runs.
-    pub(crate) fn config(&self) -> Config {
-        self.running.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The texts that the configuration comes from, as they are now.
+    pub(crate) fn sources(&self) -> Result<Vec<Source>, FilesError> {
+        self.running.loader.sources()
     }
 
     /// Lets every sidecar finish what is under way, all at the same time, and ends them. True if all was answered.

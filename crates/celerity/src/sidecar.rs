@@ -10,8 +10,10 @@ use std::time::Duration;
 use celerity_model::istio::Config;
 use celerity_model::snapshot::Snapshot;
 use celerity_model::translate::{INBOUND, Node, OUTBOUND};
+use celerity_proxy::proxy::Describe;
+use celerity_proxy::sizing::{Machine, Workers};
 use celerity_proxy::tls::Source;
-use celerity_proxy::{Describe, Handle, Proxy, Settings};
+use celerity_proxy::{Handle, Proxy, Settings};
 use celerity_telemetry::access_log::{Choice, Target};
 use celerity_telemetry::metrics::Peer;
 
@@ -38,13 +40,15 @@ pub(crate) struct Plan {
     /// The folder of its certificate; without it there is no mutual TLS.
     pub(crate) identity: Option<PathBuf>,
     /// Without a number: what the configuration says, else one for each CPU that may be used.
-    pub(crate) workers: Option<usize>,
+    pub(crate) workers: Option<u32>,
     pub(crate) access_log: Option<Target>,
 }
 
 pub(crate) struct Sidecar {
     plan: Plan,
     handle: Handle,
+    /// How many threads carry the traffic, and why so many.
+    pub(crate) workers: Workers,
 }
 
 /// A configuration made ready, and not yet taken up.
@@ -60,9 +64,10 @@ impl Sidecar {
             node::identify(&mut plan.node, folder)?;
         }
         let prepared = prepare(config, &plan, None)?;
+        let workers = workers(config, &plan);
         let handle = Proxy::start(Settings {
             snapshot: prepared.snapshot,
-            workers: workers(config, &plan),
+            workers: workers.count,
             identity: plan.identity.as_deref().map(Source::directory),
             workload: peer(&plan),
             admin: plan.listen.admin,
@@ -71,7 +76,7 @@ impl Sidecar {
             access_log: plan.access_log.clone().map(|target| (target, Choice::ALL)),
             describe: prepared.describe,
         })?;
-        Ok(Self { plan, handle })
+        Ok(Self { plan, handle, workers })
     }
 
     /// Makes a configuration ready without touching the running one. What did not change is shared with it.
@@ -130,15 +135,9 @@ fn addressed(plan: &Plan, config: &Config) -> Node {
 }
 
 /// How many workers: a flag wins over the configuration, and that over the machine.
-fn workers(config: &Config, plan: &Plan) -> usize {
-    let configured = config.proxy_settings(&plan.node.namespace).concurrency;
-    let machine = || std::thread::available_parallelism().map_or(1, usize::from);
-    match (plan.workers, configured) {
-        (Some(workers), _) => workers,
-        // Istio: 0 means one for each CPU.
-        (None, Some(workers)) if workers > 0 => usize::try_from(workers).unwrap_or(1),
-        (None, _) => machine(),
-    }
+fn workers(config: &Config, plan: &Plan) -> Workers {
+    let wished = plan.workers.or(config.proxy_settings(&plan.node.namespace).concurrency);
+    Machine::read().workers(wished)
 }
 
 /// The workload as metrics name it.

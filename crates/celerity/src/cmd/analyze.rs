@@ -1,9 +1,13 @@
 //! `celerity analyze`: all that is wrong, risky or without effect in a configuration.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use celerity_model::analyze::Severity;
+
 use crate::config::files;
+use crate::{findings, term};
 
 /// Say what is wrong, risky or without effect in a configuration
 ///
@@ -30,6 +34,11 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let _sources = files::read(&args.paths)?;
-    anyhow::bail!("`celerity analyze` cannot read Istio YAML in this build: the reader is not linked in")
+    let found = findings::of(&files::read(&args.paths)?);
+    match args.format {
+        Format::Text => term::raw(&findings::text(&found, term::colour(std::io::stdout().is_terminal()))),
+        Format::Json => term::line(serde_json::to_string_pretty(&found)?),
+    }
+    let wrong = found.iter().any(|finding| finding.severity == Severity::Error);
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

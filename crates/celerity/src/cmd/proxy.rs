@@ -3,8 +3,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::log::Level;
+use anyhow::Context;
+use celerity_telemetry::access_log::Target;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Loader;
+use crate::config::watch::Watcher;
+use crate::log::{Level, Log};
+use crate::node::{self, Given};
+use crate::sidecar::{Listen, Plan, Sidecar};
 
 /// Run the data plane as the sidecar of a service of your own, from files
 ///
@@ -24,23 +34,23 @@ pub(crate) struct Args {
 
     /// Where traffic that leaves the workload arrives, or `off`
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15001", value_parser = listen)]
-    pub(crate) outbound: Listen,
+    pub(crate) outbound: Maybe,
 
     /// Where traffic for the workload arrives, or `off`; a specific address is also where the workload is reached
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15006", value_parser = listen)]
-    pub(crate) inbound: Listen,
+    pub(crate) inbound: Maybe,
 
     /// Admin: /ready /config_dump /clusters /listeners /stats/prometheus /ledger /drain /debug/pprof/..., or `off`
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15000", value_parser = listen)]
-    pub(crate) admin: Listen,
+    pub(crate) admin: Maybe,
 
     /// Metrics for Prometheus, or `off`
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15090", value_parser = listen)]
-    pub(crate) prometheus: Listen,
+    pub(crate) prometheus: Maybe,
 
     /// Readiness probes, or `off`
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15021", value_parser = listen)]
-    pub(crate) health: Listen,
+    pub(crate) health: Maybe,
 
     /// Folder with cert-chain.pem, key.pem and root-cert.pem (`celerity ca` issues them); without it, no mutual TLS
     #[arg(long, value_name = "DIR")]
@@ -75,14 +85,11 @@ pub(crate) struct Args {
     pub(crate) access_log: String,
 }
 
-/// An address to listen on; `None` for `off`.
-pub(crate) type Listen = Maybe;
-
 /// A listener that may be switched off. Not an `Option`: clap would read that as an argument that may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Maybe(pub(crate) Option<SocketAddr>);
 
-fn listen(text: &str) -> Result<Listen, String> {
+fn listen(text: &str) -> Result<Maybe, String> {
     if text == "off" {
         return Ok(Maybe(None));
     }
@@ -98,6 +105,99 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`celerity proxy` cannot start in this build: the data plane is not linked in")
+/// After a signal, requests under way get this long; Kubernetes kills after 30 s.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Between two looks at whether somebody asked for a drain at the admin port.
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let log = Log { level_max: args.log_level };
+    let loader = Loader::new(args.config.clone());
+    let (changed, mut changes) = mpsc::channel(1);
+    // Watching begins before reading, so that no change falls between the two.
+    let watcher = Watcher::start(loader.paths.clone(), move || _ = changed.try_send(()));
+    let watcher = watcher.context("the configuration's files cannot be watched")?;
+    let config = loader.load()?;
+    let sidecar = Sidecar::start(&config, plan(args)?)?;
+    for (purpose, address) in sidecar.addresses() {
+        log.info(format_args!("{purpose} at {address}"));
+    }
+    if args.identity.is_none() {
+        log.warn("no --identity: this sidecar neither offers nor asks for mutual TLS");
+    }
+    let workers = sidecar.workers;
+    log.info(format_args!("{} workers, by {}", workers.count, workers.reason.as_str()));
+    log.info(format_args!("ready: {} documents", config.len()));
+    drop(config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = signals()?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some(()) = changes.recv() => take_up(&loader, &sidecar, log),
+                () = tokio::time::sleep(DRAIN_LOOK) => if sidecar.is_draining() { break },
+            }
+        }
+        drop(watcher);
+        log.info(format_args!("draining for at most {} s; a second signal ends at once", DRAIN_MAX.as_secs()));
+        let drained = tokio::task::spawn_blocking(move || sidecar.drain(DRAIN_MAX));
+        tokio::select! {
+            drained = drained => match drained {
+                Ok(true) => log.info("drained"),
+                _ => log.warn("ended with requests under way: they took longer than the drain"),
+            },
+            _ = terminate.recv() => std::process::exit(1),
+            _ = interrupt.recv() => std::process::exit(1),
+        }
+        Ok::<_, anyhow::Error>(ExitCode::SUCCESS)
+    })
+}
+
+fn signals() -> anyhow::Result<(Signal, Signal)> {
+    let one = |kind| signal(kind).context("the handler for signals cannot be set");
+    Ok((one(SignalKind::terminate())?, one(SignalKind::interrupt())?))
+}
+
+/// Whole or not at all: a change that is wrong anywhere leaves what runs as it is.
+fn take_up(loader: &Loader, sidecar: &Sidecar, log: Log) {
+    let documents = loader.load().map_err(|error| error.to_string());
+    let applied = documents.and_then(|config| {
+        let prepared = sidecar.prepare(&config).map_err(|refused| refused.to_string())?;
+        Ok((config.len(), prepared))
+    });
+    match applied {
+        // A certificate that cannot be used is told by the proxy itself.
+        Ok((count, prepared)) => {
+            if sidecar.apply(prepared).is_ok() {
+                log.info(format_args!("taken up: {count} documents"));
+            }
+        }
+        Err(reason) => sidecar.reject(&reason),
+    }
+}
+
+fn plan(args: &Args) -> anyhow::Result<Plan> {
+    let mut node = node::describe(&Given {
+        file: args.node.as_deref(),
+        name: args.workload.as_deref(),
+        namespace: args.namespace.as_deref(),
+        labels: &args.labels,
+        locality: args.locality.as_deref(),
+    })?;
+    node.application = node::application(args.inbound.0);
+    let listen = Listen {
+        outbound: args.outbound.0,
+        inbound: args.inbound.0,
+        admin: args.admin.0,
+        prometheus: args.prometheus.0,
+        health: args.health.0,
+    };
+    let access_log = match args.access_log.as_str() {
+        "off" => None,
+        "-" => Some(Target::Stdout),
+        path => Some(Target::File(path.into())),
+    };
+    Ok(Plan { node, listen, identity: args.identity.clone(), workers: args.workers.map(u32::from), access_log })
 }

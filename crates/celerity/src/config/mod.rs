@@ -60,11 +60,16 @@ impl Loader {
         self
     }
 
-    /// Reads everything, whole or not at all.
-    pub(crate) fn load(&self) -> Result<Config, LoadError> {
+    /// The texts, unread.
+    pub(crate) fn sources(&self) -> Result<Vec<Source>, FilesError> {
         let mut sources = self.fixed.clone();
         sources.extend(files::read(&self.paths)?);
-        Ok(read(&sources)?)
+        Ok(sources)
+    }
+
+    /// Reads everything, whole or not at all.
+    pub(crate) fn load(&self) -> Result<Config, LoadError> {
+        Ok(read(&self.sources()?)?)
     }
 }
 

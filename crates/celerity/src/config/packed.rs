@@ -34,7 +34,9 @@ impl Packed {
             endpoints: unpack(&self.endpoints),
             ..Resources::default()
         };
-        json!({ "resources": translate::to_json(&resources), "patches": self.patches })
+        let mut shown = translate::to_json(&resources);
+        shown["patches"] = json!(self.patches);
+        shown
     }
 }
 
@@ -70,7 +72,7 @@ mod tests {
         let resources = crate::config::resources(&config, &translate::Node::default()).expect("translatable");
         assert!(!resources.patches.is_empty());
         let shown = Packed::of(&resources).to_json();
-        assert_eq!(shown["resources"], translate::to_json(&resources));
+        assert_eq!(shown["static_resources"], translate::to_json(&resources)["static_resources"]);
         assert_eq!(shown["patches"].as_array().map(Vec::len), Some(resources.patches.len()));
     }
 }
