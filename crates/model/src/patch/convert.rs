@@ -105,14 +105,17 @@ fn convert(
             });
         }
     }
-    Ok(Some(Patch {
-        origin,
-        apply_to,
-        context,
-        target,
-        operation: operation(change.operation),
-        value: change.value.clone().unwrap_or(Value::Null),
-    }))
+    let operation = match (operation(change.operation), change.filter_class.unwrap_or_default()) {
+        (operation, istio::FilterClass::Unspecified) => operation,
+        // None of the mesh's own filters authenticates, authorises or counts, so the place is the front, or before the router.
+        (Operation::Add, istio::FilterClass::Authn | istio::FilterClass::Authz) if apply_to == ApplyTo::HttpFilter => {
+            Operation::InsertFirst
+        }
+        (Operation::Add, istio::FilterClass::Stats) if apply_to == ApplyTo::HttpFilter => Operation::Add,
+        _ => return Err(refuse("patch.filterClass", "goes with ADD of an HTTP_FILTER only")),
+    };
+    let value = change.value.clone().unwrap_or(Value::Null);
+    Ok(Some(Patch { origin, apply_to, context, target, operation, value }))
 }
 
 fn apply_to(apply_to: istio::ApplyTo) -> Option<ApplyTo> {
@@ -169,5 +172,5 @@ fn route_match(route: &istio::RouteConfigurationMatch) -> RouteMatch {
             }),
         }),
     });
-    RouteMatch { port: route.port_number, port_name: None, gateway: None, name: route.name.clone(), vhost }
+    RouteMatch { port: route.port_number, name: route.name.clone(), vhost }
 }

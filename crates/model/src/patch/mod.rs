@@ -102,11 +102,7 @@ impl PatchSet {
                 {
                     let meant = match &patch.target {
                         Target::Route(route) => {
-                            let outbound = route
-                                .name
-                                .as_deref()
-                                .is_none_or(|name| name == "outbound" || name.parse::<u16>().is_ok());
-                            outbound && route.gateway.is_none() && route.port_name.is_none()
+                            route.name.as_deref().is_none_or(|name| name == "outbound" || name.parse::<u16>().is_ok())
                         }
                         _ => true,
                     };

@@ -143,12 +143,6 @@ pub(crate) fn route_matches(
     condition: &RouteMatch,
     apply_to: ApplyTo,
 ) -> Result<(), Option<String>> {
-    if let Some(gateway) = &condition.gateway {
-        return Err(Some(format!("routeConfiguration.gateway {gateway}: a sidecar has no gateway routes")));
-    }
-    if let Some(name) = &condition.port_name {
-        return Err(Some(format!("routeConfiguration.portName {name}: only routes of gateways have port names")));
-    }
     let inbound = route_direction(&config.name) == Context::SidecarInbound;
     if let Some(port) = port_of(condition) {
         if inbound {

@@ -130,10 +130,6 @@ pub struct FilterChainMatch {
 pub struct RouteMatch {
     /// Port of the service. Outbound it selects virtual hosts, for all services share one route configuration.
     pub port: Option<u32>,
-    /// Gateways only: matches nothing in a sidecar.
-    pub port_name: Option<String>,
-    /// Gateways only: matches nothing in a sidecar.
-    pub gateway: Option<String>,
     /// Name of the route configuration. A number means the port, as the names of Istio's outbound routes are ports.
     pub name: Option<String>,
     pub vhost: Option<VhostMatch>,

@@ -9,9 +9,12 @@ use crate::istio::{Config, Document, Mtls, MtlsMode, PeerAuthentication, ROOT_NA
 /// Of several policies for the same, the first read stands, as Istio's oldest.
 pub(super) fn mode(config: &Config, namespace: &str, labels: &BTreeMap<String, String>, port: u16) -> MtlsMode {
     let policies = &config.peer_authentications;
+    // Asked for every endpoint of the mesh.
+    if policies.is_empty() {
+        return MtlsMode::Permissive;
+    }
     let in_namespace = |namespace: &str| {
-        let namespace = namespace.to_owned();
-        policies.iter().filter(move |document| document.meta.namespace == namespace)
+        policies.iter().filter(|document| document.meta.namespace == namespace).collect::<Vec<_>>().into_iter()
     };
     let mode_of = |mtls: Option<&Mtls>| mtls.and_then(|mtls| mtls.mode).filter(|mode| *mode != MtlsMode::Unset);
     let wide = |document: &&Document<PeerAuthentication>| {

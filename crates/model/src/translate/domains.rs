@@ -28,7 +28,8 @@ pub(super) fn of_service(service: &Service<'_>, node: &Node, port: u16, bare: bo
 
 /// A host that only a VirtualService names.
 pub(super) fn of_host(host: &str, port: u16) -> Vec<String> {
-    with_port(vec![host.to_owned()], port, true)
+    // Every name at every port is `*` already.
+    if host == "*" { vec!["*".to_owned()] } else { with_port(vec![host.to_owned()], port, true) }
 }
 
 fn with_port(names: Vec<String>, port: u16, bare: bool) -> Vec<String> {

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use envoy_types::pb::envoy::config::core::v3::Locality as EnvoyLocality;
+use envoy_types::pb::envoy::config::core::v3::{Locality as EnvoyLocality, Metadata};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 
 use super::node::Node;
 use super::registry::{Port, Workload};
-use super::wire::{metadata, object, socket, text, uint32};
+use super::wire::{object, socket, text, uint32};
 use crate::istio::{Locality, LocalityLbSetting, REGION_LABEL, ZONE_LABEL};
 
 /// Key by which a cluster's `transport_socket_matches` choose.
@@ -111,7 +111,7 @@ fn total_weight(list: &[&Reached<'_, '_>]) -> u32 {
 
 fn lb_endpoint(endpoint: &Reached<'_, '_>) -> LbEndpoint {
     LbEndpoint {
-        metadata: endpoint.mtls.then(|| metadata(SOCKET_MATCH_KEY, object([("tlsMode", text("istio"))]))),
+        metadata: describe(endpoint),
         load_balancing_weight: Some(uint32(endpoint.workload.weight)),
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(socket(&endpoint.workload.address, endpoint.port)),
@@ -119,6 +119,17 @@ fn lb_endpoint(endpoint: &Reached<'_, '_>) -> LbEndpoint {
         })),
         ..LbEndpoint::default()
     }
+}
+
+fn describe(endpoint: &Reached<'_, '_>) -> Option<Metadata> {
+    let mut all = Metadata::default();
+    if endpoint.mtls {
+        all.filter_metadata.insert(SOCKET_MATCH_KEY.to_owned(), object([("tlsMode", text("istio"))]));
+    }
+    if let Some(workload) = endpoint.workload.description() {
+        all.filter_metadata.insert("istio".to_owned(), object([("workload", text(workload))]));
+    }
+    (!all.filter_metadata.is_empty()).then_some(all)
 }
 
 /// `region/zone/sub_zone` against a pattern whose last part may be `*`, or which names the wider parts only.

@@ -50,12 +50,13 @@
 //! `dns_lookup_family`, `typed_dns_resolver_config` (c-ares), `metadata.filter_metadata.istio{services[0]{host, name,
 //! namespace}, port, subset}`.
 //!
-//! **UpstreamTlsContext**, **DownstreamTlsContext**: `common_tls_context{tls_certificates[0], alpn_protocols,
+//! **UpstreamTlsContext**, **DownstreamTlsContext**: `common_tls_context{tls_certificates[0], alpn_protocols (none with
+//! `use_downstream_protocol_config`: the offer follows each connection's protocol),
 //! validation_context{trusted_ca, match_typed_subject_alt_names, trust_chain_verification}}`, `sni`,
 //! `require_client_certificate`. Certificates are file names.
 //!
 //! **ClusterLoadAssignment**: `cluster_name`, `endpoints[]{locality, lb_endpoints[]{endpoint.address, load_balancing_weight,
-//! metadata.filter_metadata["envoy.transport_socket_match"].tlsMode}, load_balancing_weight, priority}`.
+//! metadata.filter_metadata["envoy.transport_socket_match"].tlsMode and `istio.workload`}, load_balancing_weight, priority}`.
 
 mod authentication;
 mod cluster;
@@ -205,7 +206,7 @@ pub fn hosts_of_routes_alone(index: &Index<'_>) -> Vec<VirtualHost> {
         .hosts_of_routes_alone()
         .map(|(host, document)| VirtualHost {
             name: format!("{host}:{}", port.number),
-            domains: domains::of_host(host, port.number),
+            domains: domains::of_host(&host, port.number),
             routes: routes::of_virtual_service(index, document, &port),
             include_request_attempt_count: true,
             ..VirtualHost::default()

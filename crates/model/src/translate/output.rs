@@ -1,7 +1,10 @@
 //! Resources as an Envoy bootstrap, which a real Envoy runs as it stands.
 
+use std::collections::HashMap;
+
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -17,8 +20,9 @@ use crate::patch::pool::{json as message_json, unpack};
 pub fn to_json(resources: &Resources) -> Value {
     let listeners: Vec<Value> =
         resources.listeners.iter().map(|listener| message_json(&with_routes(listener.clone(), resources))).collect();
+    let endpoints = resources.endpoints.iter().map(|one| (one.cluster_name.as_str(), one)).collect();
     let clusters: Vec<Value> =
-        resources.clusters.iter().map(|cluster| message_json(&with_endpoints(cluster.clone(), resources))).collect();
+        resources.clusters.iter().map(|cluster| message_json(&with_endpoints(cluster.clone(), &endpoints))).collect();
     json!({"static_resources": {"listeners": listeners, "clusters": clusters}})
 }
 
@@ -37,7 +41,7 @@ fn with_routes(mut listener: Listener, resources: &Resources) -> Listener {
     listener
 }
 
-fn with_endpoints(mut cluster: Cluster, resources: &Resources) -> Cluster {
+fn with_endpoints(mut cluster: Cluster, endpoints: &HashMap<&str, &ClusterLoadAssignment>) -> Cluster {
     if service::is_eds(&cluster) {
         let name = cluster
             .eds_cluster_config
@@ -46,7 +50,7 @@ fn with_endpoints(mut cluster: Cluster, resources: &Resources) -> Cluster {
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| cluster.name.clone());
         cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
-        cluster.load_assignment = resources.endpoints.iter().find(|one| one.cluster_name == name).cloned();
+        cluster.load_assignment = endpoints.get(name.as_str()).map(|&one| one.clone());
     }
     cluster
 }

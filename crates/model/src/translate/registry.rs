@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::node::Node;
 use crate::istio::{
@@ -29,8 +30,7 @@ impl Protocol {
     fn of(stated: Option<&str>, name: &str) -> Self {
         let word = stated.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
         match word.to_ascii_lowercase().as_str() {
-            "http2" | "h2c" | "kubernetes.io/h2c" | "grpc" => Self::Http2,
-            "tcp" if stated.is_none() && name == "tcp" => Self::Opaque,
+            "http2" | "h2c" | "kubernetes.io/h2c" | "grpc" | "grpc-web" => Self::Http2,
             "tcp" | "tls" | "https" | "mongo" | "redis" | "mysql" | "udp" => Self::Opaque,
             _ => Self::Http,
         }
@@ -50,13 +50,33 @@ pub struct Port {
 /// An endpoint of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Workload<'a> {
+    /// Empty where nothing names it.
+    name: &'a str,
     pub(super) address: Cow<'a, str>,
-    pub(super) labels: Cow<'a, BTreeMap<String, String>>,
+    pub(super) labels: Labels<'a>,
     pub(super) locality: Locality,
     pub(super) weight: u32,
     pub(super) service_account: Option<&'a str>,
     pub(super) namespace: &'a str,
     ports: Ports<'a>,
+}
+
+/// The endpoints of a slice share their labels; a copy for each would cost more than all else of an index.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Labels<'a> {
+    Own(&'a BTreeMap<String, String>),
+    Shared(Arc<BTreeMap<String, String>>),
+}
+
+impl std::ops::Deref for Labels<'_> {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Own(labels) => labels,
+            Self::Shared(labels) => labels,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,8 +90,9 @@ impl<'a> Workload<'a> {
     pub(super) fn by_name(name: &'a str, namespace: &'a str) -> Self {
         static NONE: BTreeMap<String, u16> = BTreeMap::new();
         Self {
+            name: "",
             address: Cow::Borrowed(name),
-            labels: Cow::Owned(BTreeMap::new()),
+            labels: Labels::Shared(Arc::default()),
             locality: Locality::default(),
             weight: 1,
             service_account: None,
@@ -89,6 +110,18 @@ impl<'a> Workload<'a> {
             }
             Ports::Entry(ports) => Some(ports.get(&port.name).copied().or(port.target).unwrap_or(port.number)),
         }
+    }
+
+    /// Who it is, as Istio writes it: name, namespace, canonical service, its revision, and cluster (here none), with `;`.
+    pub(super) fn description(&self) -> Option<String> {
+        let label = |keys: [&str; 2]| keys.into_iter().find_map(|key| self.labels.get(key)).map(String::as_str);
+        let service = label(["service.istio.io/canonical-name", "app"]);
+        let revision = label(["service.istio.io/canonical-revision", "version"]);
+        if self.name.is_empty() && service.is_none() && revision.is_none() {
+            return None;
+        }
+        let (service, revision) = (service.unwrap_or(self.name), revision.unwrap_or("latest"));
+        Some(format!("{};{};{service};{revision};", self.name, self.namespace))
     }
 
     /// Whether a sidecar of the mesh stands before it.
@@ -204,16 +237,21 @@ impl<'a> Index<'a> {
             .or_else(|| longest(self.wildcard_routes.iter().map(|(s, d)| (s.as_str(), *d)), host))
     }
 
-    /// Hosts that only a VirtualService names.
-    pub(super) fn hosts_of_routes_alone(&self) -> impl Iterator<Item = (&str, &'a Document<VirtualService>)> {
-        let mut alone: Vec<(&str, &'a Document<VirtualService>)> = self
+    /// Hosts and wildcards that only a VirtualService names.
+    pub(super) fn hosts_of_routes_alone(&self) -> impl Iterator<Item = (Cow<'_, str>, &'a Document<VirtualService>)> {
+        let mut alone: Vec<(Cow<'_, str>, &'a Document<VirtualService>)> = self
             .routes
             .iter()
             .filter(|(host, _)| !self.by_host.contains_key(*host))
-            .map(|(host, document)| (host.as_str(), *document))
+            .map(|(host, document)| (Cow::Borrowed(host.as_str()), *document))
             .collect();
+        alone.extend(
+            self.wildcard_routes.iter().map(|(suffix, document)| (Cow::Owned(format!("*{suffix}")), *document)),
+        );
         // A map's order differs from run to run; resources must not.
-        alone.sort_unstable_by_key(|(host, _)| *host);
+        alone.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Of several documents for one wildcard the first read stands.
+        alone.dedup_by(|(later, _), (first, _)| later == first);
         alone.into_iter()
     }
 
@@ -235,12 +273,12 @@ impl<'a> Index<'a> {
             let mut found: Vec<_> = self.rules.get(host).into_iter().flatten().copied().filter(sees).collect();
             if found.is_empty() {
                 let wildcards = self.wildcard_rules.iter().map(|(suffix, document)| (suffix.as_str(), *document));
-                let Some(winner) = longest(wildcards.filter(|(_, document)| sees(&document)), host) else { continue };
+                let Some(winner) = longest(wildcards.filter(|(_, document)| sees(document)), host) else { continue };
                 found = self
                     .wildcard_rules
                     .iter()
                     .map(|(_, document)| *document)
-                    .filter(|document| sees(&document) && document.spec.host == winner.spec.host)
+                    .filter(|document| sees(document) && document.spec.host == winner.spec.host)
                     .collect();
             }
             // A rule for this workload beats the rules for all; only rules with the same selector merge.
@@ -335,7 +373,7 @@ impl<'a> Index<'a> {
             }
             let endpoints: Vec<Workload<'a>> = match &spec.workload_selector {
                 Some(selector) => selectable.select(&meta.namespace, &selector.labels),
-                None => spec.endpoints.iter().filter_map(|entry| from_entry(entry, &meta.namespace)).collect(),
+                None => spec.endpoints.iter().filter_map(|entry| from_entry("", entry, &meta.namespace)).collect(),
             };
             let ports: Vec<Port> = spec
                 .ports
@@ -396,19 +434,20 @@ impl<'a> Selectable<'a> {
         };
         candidates
             .filter(|entry| entry.meta.namespace == namespace && contains(&entry.spec.labels, labels))
-            .filter_map(|entry| from_entry(&entry.spec, namespace))
+            .filter_map(|entry| from_entry(&entry.meta.name, &entry.spec, namespace))
             .collect()
     }
 }
 
 fn from_slice<'a>(slice: &'a Document<istio::EndpointSlice>) -> Vec<Workload<'a>> {
-    let labels = slice.endpoint_labels();
+    let labels = Arc::new(slice.endpoint_labels());
     let ready = slice.spec.endpoints.iter().filter(|endpoint| endpoint.is_ready());
     ready
         .filter_map(|endpoint| {
             Some(Workload {
+                name: "",
                 address: Cow::Owned(endpoint.addresses.first()?.to_string()),
-                labels: Cow::Owned(labels.clone()),
+                labels: Labels::Shared(Arc::clone(&labels)),
                 locality: slice.locality(endpoint),
                 weight: 1,
                 service_account: None,
@@ -419,10 +458,11 @@ fn from_slice<'a>(slice: &'a Document<istio::EndpointSlice>) -> Vec<Workload<'a>
         .collect()
 }
 
-fn from_entry<'a>(entry: &'a WorkloadEntry, namespace: &'a str) -> Option<Workload<'a>> {
+fn from_entry<'a>(name: &'a str, entry: &'a WorkloadEntry, namespace: &'a str) -> Option<Workload<'a>> {
     Some(Workload {
+        name,
         address: Cow::Borrowed(entry.address.as_deref()?),
-        labels: Cow::Borrowed(&entry.labels),
+        labels: Labels::Own(&entry.labels),
         locality: entry.locality.clone().unwrap_or_default(),
         weight: entry.weight.filter(|weight| *weight > 0).unwrap_or(1),
         service_account: entry.service_account.as_deref().filter(|account| !account.is_empty()),

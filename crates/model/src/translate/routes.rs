@@ -141,8 +141,12 @@ fn forward(
     let mut action =
         RouteAction { timeout: Some(duration(http.timeout.unwrap_or(Duration::ZERO))), ..RouteAction::default() };
     // Of several destinations those of weight zero get nothing.
-    let weighted: Vec<_> =
+    let mut weighted: Vec<_> =
         http.route.iter().filter(|one| http.route.len() == 1 || one.weight.unwrap_or(0) > 0).collect();
+    if weighted.is_empty() {
+        // No weight at all: equal ones. Envoy refuses a choice of nothing, and with it every other route.
+        weighted = http.route.iter().collect();
+    }
     for one in &weighted {
         let host = full_name(&one.destination.host, namespace, index.node);
         let rule = MergedRule::of(index, &host);

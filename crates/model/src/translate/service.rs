@@ -169,7 +169,8 @@ fn inner(upstream: Upstream) -> Inner {
         Upstream::Http1 => Inner::Http1,
         Upstream::Http2 => Inner::Http2,
         Upstream::Negotiated => Inner::Either,
-        Upstream::AsClient | Upstream::Opaque => Inner::Other,
+        Upstream::AsClient => Inner::AsClient,
+        Upstream::Opaque => Inner::Opaque,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::istio::ClientTls;
 const ALPN_MESH: &[&str] = &["istio", "h2", "http/1.1"];
 /// Where HTTP/1.1 is asked for by the policy.
 const ALPN_MESH_HTTP1: &[&str] = &["istio", "http/1.1"];
+const ALPN_MESH_OPAQUE: &[&str] = &["istio"];
 /// Where HTTP/2 is.
 const ALPN_MESH_HTTP2: &[&str] = &["istio", "h2"];
 const ALPN_INBOUND: &[&str] = &["h2", "http/1.1"];
@@ -41,8 +42,11 @@ pub(super) enum Inner {
     Http2,
     /// Whichever the endpoint takes; HTTP/2 is preferred.
     Either,
-    /// The client's own protocol, or no HTTP at all.
-    Other,
+    /// The client's own protocol. What is offered must follow it, connection by connection: Envoy does so where the context
+    /// names no protocol, and so must any other proxy.
+    AsClient,
+    /// No HTTP.
+    Opaque,
 }
 
 /// Mutual TLS with the mesh's own certificates.
@@ -55,7 +59,9 @@ pub(super) fn mesh_upstream(
     let alpn = match inner {
         Inner::Http1 => ALPN_MESH_HTTP1,
         Inner::Http2 => ALPN_MESH_HTTP2,
-        Inner::Either | Inner::Other => ALPN_MESH,
+        Inner::Either => ALPN_MESH,
+        Inner::AsClient => &[],
+        Inner::Opaque => ALPN_MESH_OPAQUE,
     };
     let mut names: Vec<SubjectAltNameMatcher> =
         identities.exact.into_iter().map(|id| san(SanType::Uri, MatchPattern::Exact(id))).collect();

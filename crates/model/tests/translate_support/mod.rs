@@ -8,7 +8,7 @@ use celerity_model::istio::{self, Config, Locality};
 use celerity_model::translate::{Certificates, Node};
 
 /// Reads documents that must be right.
-pub fn config(yaml: &str) -> Config {
+pub(crate) fn config(yaml: &str) -> Config {
     istio::read(&[(Arc::from("test.yaml"), yaml)]).unwrap_or_else(|errors| {
         let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
         panic!("{}\nin\n{yaml}", all.join("\n"))
@@ -16,7 +16,7 @@ pub fn config(yaml: &str) -> Config {
 }
 
 /// The order-service's sidecar, in zone us-central1-a.
-pub fn node() -> Node {
+pub(crate) fn node() -> Node {
     Node {
         name: "order-service-v1-1".to_owned(),
         labels: BTreeMap::from([("app".to_owned(), "order-service".to_owned())]),
@@ -27,7 +27,7 @@ pub fn node() -> Node {
 }
 
 /// Names of files that nobody opens.
-pub fn certificates() -> Certificates {
+pub(crate) fn certificates() -> Certificates {
     Certificates {
         chain: "/certs/cert-chain.pem".to_owned(),
         key: "/certs/key.pem".to_owned(),
@@ -36,7 +36,7 @@ pub fn certificates() -> Certificates {
 }
 
 /// The user-service: v1 with two endpoints in one zone and one in another, v2 in another region.
-pub fn service_and_endpoints() -> String {
+pub(crate) fn service_and_endpoints() -> String {
     let mut yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: user-service}\nspec:\n  hosts: [user-service.default.svc.cluster.local]\n  addresses: [10.1.2.3]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{name: http, number: 80, protocol: HTTP, targetPort: 8080}]\n  workloadSelector: {labels: {app: user-service}}\n".to_owned();
     let endpoints = [
         ("v1", "us-central1/us-central1-a"),
@@ -54,7 +54,7 @@ pub fn service_and_endpoints() -> String {
 }
 
 /// The YAML documents of the tutorial that stands beside the repository, verbatim.
-pub fn tutorial() -> Option<Vec<String>> {
+pub(crate) fn tutorial() -> Option<Vec<String>> {
     let path = celerity_testkit::shared("mission/tutorial.md")?;
     let text = std::fs::read_to_string(path).expect("the tutorial");
     let mut documents = Vec::new();
