@@ -1,0 +1,8 @@
+//! The whole program: the real binary on real sockets, with real clients, upstreams and peers around it.
+mod alerts;
+mod compare;
+mod framing;
+mod mtls;
+mod support;
+mod traffic;
+mod tutorial;

@@ -1,0 +1,157 @@
+//! Two sidecars with mutual TLS between them, with certificates that `celerity ca` issued.
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use celerity_testkit::raw::exchange;
+use celerity_testkit::{Client, TempDir, Upstream, free_port, process};
+
+use crate::support::{BINARY, Sidecar, documents, loopback};
+
+/// An authority in a folder, and identities from it.
+struct Authority {
+    folder: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let folder = TempDir::new();
+        process::run(Command::new(BINARY).args(["ca", "init", "--dir"]).arg(folder.path().join("ca")));
+        Self { folder }
+    }
+
+    fn issue(&self, account: &str) -> PathBuf {
+        let out = self.folder.path().join(account);
+        let mut command = Command::new(BINARY);
+        command.args(["ca", "issue", "--service-account", account, "--dir"]).arg(self.folder.path().join("ca"));
+        process::run(command.arg("--out").arg(&out));
+        out
+    }
+}
+
+/// user-service: callers connect to a sidecar's inbound port; behind it stands the application.
+fn mesh(inbound: SocketAddr, application: &Upstream, mode: &str) -> String {
+    let service = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: user-service, namespace: default}}\nspec:\n  \
+         hosts: [user-service.default.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{name: http, \
+         number: 80, protocol: HTTP, targetPort: {}}}]\n  workloadSelector: {{labels: {{app: user-service}}}}",
+        application.address().port()
+    );
+    let workload = format!(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: user-1, namespace: default}}\nspec:\n  \
+         address: {}\n  ports: {{http: {}}}\n  labels: {{app: user-service, version: v1, security.istio.io/tlsMode: istio}}\n  \
+         serviceAccount: user-service",
+        inbound.ip(),
+        inbound.port()
+    );
+    let policy = format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: default}}\nspec:\n  \
+         mtls: {{mode: {mode}}}"
+    );
+    documents(&[&service, &workload, &policy])
+}
+
+/// The sidecar in front of user-service.
+fn server(yaml: &str, inbound: SocketAddr, identity: &Path) -> Sidecar {
+    let identity = identity.display().to_string();
+    Sidecar::start_with(
+        yaml,
+        &[
+            "--inbound",
+            &inbound.to_string(),
+            "--identity",
+            &identity,
+            "--labels",
+            "app=user-service,version=v1",
+            "--workload",
+            "user-1",
+        ],
+    )
+}
+
+fn caller(yaml: &str, identity: &Path) -> Sidecar {
+    let identity = identity.display().to_string();
+    Sidecar::start_with(yaml, &["--inbound", "off", "--identity", &identity, "--workload", "order-1"])
+}
+
+#[test]
+fn two_sidecars_carry_requests_over_mutual_tls() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "STRICT");
+    let _server = server(&yaml, inbound, &authority.issue("user-service"));
+    let caller = caller(&yaml, &authority.issue("order-service"));
+
+    let mut client = caller.client();
+    for size in [0, 1024, 65_536, 1_000_000] {
+        assert_eq!(client.get("user-service", &format!("/bytes/{size}")).expect("an answer").body.len(), size);
+    }
+    let chunked = client.get("user-service", "/chunked/100").expect("an answer");
+    assert_eq!((chunked.body.len(), chunked.trailers.len()), (1600, 1), "the trailer crosses both hops");
+    let sent = "y".repeat(200_000);
+    let echo = client.request("POST", "user-service", "/echo", &[], sent.as_bytes()).expect("an answer").json();
+    assert_eq!(echo["body"].as_str(), Some(sent.as_str()));
+
+    // Without a certificate nobody comes in.
+    let request = b"GET /echo HTTP/1.1\r\nHost: user-service\r\n\r\n";
+    let before = application.requests();
+    let (answer, _) = exchange(inbound, request, Duration::from_secs(5)).expect("an exchange");
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(application.requests(), before, "a stranger's request reached the application");
+}
+
+#[test]
+fn a_stranger_with_another_authority_is_refused() {
+    let application = Upstream::start("one");
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "STRICT");
+    let _server = server(&yaml, inbound, &Authority::new().issue("user-service"));
+    let stranger = caller(&yaml, &Authority::new().issue("order-service"));
+    assert_eq!(stranger.get("user-service", "/echo").status, 503);
+    assert_eq!(application.requests(), 0);
+}
+
+#[test]
+fn a_server_with_another_identity_is_refused() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "STRICT");
+    let _server = server(&yaml, inbound, &authority.issue("somebody-else"));
+    let caller = caller(&yaml, &authority.issue("order-service"));
+    assert_eq!(caller.get("user-service", "/echo").status, 503);
+    assert_eq!(application.requests(), 0, "the request must not reach a server that is not user-service");
+}
+
+#[test]
+fn permissive_takes_both() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "PERMISSIVE");
+    let _server = server(&yaml, inbound, &authority.issue("user-service"));
+    let caller = caller(&yaml, &authority.issue("order-service"));
+    assert_eq!(caller.get("user-service", "/echo").status, 200);
+    let plain = Client::connect(inbound).and_then(|mut client| client.get("user-service", "/echo"));
+    assert_eq!(plain.expect("an answer").status, 200);
+}
+
+#[test]
+fn certificates_are_renewed_without_a_restart() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "STRICT");
+    let identity = authority.issue("user-service");
+    let _server = server(&yaml, inbound, &identity);
+    let caller = caller(&yaml, &authority.issue("order-service"));
+    assert_eq!(caller.get("user-service", "/echo").status, 200);
+    // The same authority issues anew into the same folders; requests go on all the while.
+    for _ in 0..5 {
+        authority.issue("user-service");
+        authority.issue("order-service");
+        assert_eq!(caller.get("user-service", "/echo").status, 200);
+    }
+}
