@@ -21,10 +21,6 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn error(self, text: impl std::fmt::Display) {
-        self.write(Level::Error, &text);
-    }
-
     pub(crate) fn warn(self, text: impl std::fmt::Display) {
         self.write(Level::Warn, &text);
     }
