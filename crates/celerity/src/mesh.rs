@@ -1,7 +1,7 @@
 //! The sidecars of `celerity up`, with the authority that gives them their identities, and the files that they follow.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,7 +27,6 @@ pub(crate) struct Mesh {
 
 struct Running {
     sidecars: Vec<Sidecar>,
-    config: Mutex<Config>,
     loader: Loader,
     status: StatusLine,
 }
@@ -45,14 +44,16 @@ impl Mesh {
                 .push(Sidecar::start(&config, plan).with_context(|| format!("the sidecar of {name} cannot start"))?);
         }
         status.set(taken_up(&config));
-        let running = Arc::new(Running { sidecars, config: Mutex::new(config), loader, status });
+        let running = Arc::new(Running { sidecars, loader, status });
         let follower = Arc::clone(&running);
         let watcher = match running.loader.paths.clone() {
             paths if paths.is_empty() => None,
             paths => Some(Watcher::start(paths, move || follower.follow()).context("the files cannot be watched")?),
         };
         // A change between the first reading and the first watch is not lost.
-        running.follow();
+        if running.loader.load().map_or(true, |now| now != config) {
+            running.follow();
+        }
         Ok(Self { watcher, running, _identities: identities })
     }
 
@@ -78,9 +79,6 @@ impl Running {
     /// Reads the files again and takes them up in every sidecar or in none.
     fn follow(&self) {
         let read = self.loader.load().map_err(|error| error.to_string());
-        if read.as_ref().is_ok_and(|config| *config == *self.config.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return;
-        }
         let prepared = read.and_then(|config| {
             let prepared: Result<Vec<_>, _> = self.sidecars.iter().map(|sidecar| sidecar.prepare(&config)).collect();
             Ok((config, prepared.map_err(|error| error.to_string())?))
@@ -95,7 +93,6 @@ impl Running {
                     }
                 }
                 self.status.set(taken_up(&config));
-                *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
             }
             Err(reason) => {
                 for sidecar in &self.sidecars {

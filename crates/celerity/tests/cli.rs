@@ -47,3 +47,41 @@ fn a_path_that_is_not_there_is_one_and_one_sentence() {
         assert!(text.starts_with("error: /nowhere/at-all.yaml cannot be read") && text.lines().count() == 1, "{text}");
     }
 }
+
+#[test]
+fn analyze_ends_with_one_for_an_error_only() {
+    let root = celerity_testkit::environment::root();
+    let path = |inside: &str| root.join(inside).display().to_string();
+    let (tutorial, mesh) = (path("examples/tutorial"), path("examples/mesh"));
+    let output = celerity(&["analyze", "--format", "json", &tutorial, &mesh]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let codes: Vec<_> = findings.as_array().expect("a list").iter().map(|finding| finding["code"].as_str()).collect();
+    assert!(codes.len() > 10 && codes.iter().all(|code| code.is_some_and(|code| code.starts_with("CEL"))), "{codes:?}");
+
+    let folder = celerity_testkit::TempDir::new();
+    let wrong = folder.write(
+        "a.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b}\nspec: {hots: a}\n",
+    );
+    let output = celerity(&["analyze", &wrong.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("a.yaml:4: error CEL") && text.contains("hots") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn translate_says_where_each_resource_came_from() {
+    let root = celerity_testkit::environment::root();
+    let path = |inside: &str| root.join(inside).display().to_string();
+    let output = celerity(&["translate", "--explain", &path("examples/own-services")]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("# from") && text.contains("services.yaml:") && text.contains("VirtualService default/api"),
+        "{text}"
+    );
+    let json = celerity(&["translate", "--format", "json", &path("examples/own-services")]);
+    let resources: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert!(resources["static_resources"]["clusters"].is_array());
+}
