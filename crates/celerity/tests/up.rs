@@ -99,4 +99,7 @@ fn a_change_is_taken_up_and_a_broken_one_is_not() {
         get(admin, "admin", "/config_dump").text().contains("directRespons")
     });
     assert_eq!(status(), 451);
+    // Ended by itself, it takes its certificates' folder with it.
+    mesh.signal("TERM");
+    assert!(mesh.wait(END_LIMIT).success(), "{}", mesh.output());
 }
