@@ -468,16 +468,26 @@ impl Default for OutlierDetection {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsSettings {
     pub refresh_rate: Duration,
     pub respect_ttl: bool,
     pub family: DnsFamily,
+    /// Servers to ask, in order; empty: the system's.
+    pub servers: Box<[SocketAddr]>,
+    /// Ask them over TCP from the start.
+    pub over_tcp: bool,
 }
 
 impl Default for DnsSettings {
     fn default() -> Self {
-        Self { refresh_rate: Duration::from_secs(5), respect_ttl: false, family: DnsFamily::Auto }
+        Self {
+            refresh_rate: Duration::from_secs(5),
+            respect_ttl: false,
+            family: DnsFamily::Auto,
+            servers: Box::default(),
+            over_tcp: false,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! From Envoy's `Cluster` to what the data plane looks up.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use envoy_types::pb::envoy::config::cluster::v3::{
 };
 use envoy_types::pb::envoy::config::common::matcher::v3::{MatchPredicate, match_predicate::Rule};
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, TypedExtensionConfig,
+    address::Address as AddressKind, socket_address::PortSpecifier,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
@@ -27,6 +30,7 @@ use super::super::matching::{HeaderMatch, StringPattern, ValueMatch};
 use super::check::{Check, u32_or};
 use super::endpoint::Interner;
 use super::tls;
+use crate::patch::pool::unpack;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -631,7 +635,41 @@ fn dns(check: &mut Check, rest: &mut EnvoyCluster) -> DnsSettings {
             Ok(DnsLookupFamily::All) => DnsFamily::All,
         };
     }
+    if let Some(resolver) = rest.typed_dns_resolver_config.take() {
+        check.within("typed_dns_resolver_config", |check| name_servers(check, &resolver, &mut settings));
+    }
     settings
+}
+
+/// The servers of Envoy's c-ares resolver. Its searching of other domains is Envoy's own; names here are always whole.
+fn name_servers(check: &mut Check, resolver: &TypedExtensionConfig, settings: &mut DnsSettings) {
+    let Some(mut config) = resolver.typed_config.as_ref().and_then(unpack::<CaresDnsResolverConfig>) else {
+        check.error("", format!("{} is not supported; envoy.network.dns_resolver.cares is", resolver.name));
+        return;
+    };
+    let mut servers = Vec::with_capacity(config.resolvers.len());
+    for (index, server) in std::mem::take(&mut config.resolvers).into_iter().enumerate() {
+        let address = match server.address {
+            Some(AddressKind::SocketAddress(socket)) => match (socket.address.parse(), socket.port_specifier) {
+                (Ok(ip), Some(PortSpecifier::PortValue(port))) => {
+                    u16::try_from(port).ok().map(|port| SocketAddr::new(ip, port))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        match address {
+            Some(address) => servers.push(address),
+            None => check.error(&format!("resolvers[{index}]"), "must be an IP address and a port"),
+        }
+    }
+    settings.servers = servers.into();
+    if let Some(mut options) = config.dns_resolver_options.take() {
+        settings.over_tcp = std::mem::take(&mut options.use_tcp_for_dns_lookups);
+        options.no_default_search_domain = false;
+        check.within("dns_resolver_options", |check| check.leftover(&options));
+    }
+    check.leftover(&config);
 }
 
 /// The default transport first, then those chosen by endpoint metadata, with their conditions.
