@@ -172,14 +172,13 @@ fn one(document: &Document<EnvoyFilter>, patch: &ConfigPatch, path: &str, findin
         };
         let idle = read("stream_idle_timeout", "streamIdleTimeout").filter(|(duration, _)| !duration.is_zero());
         if let (Some((idle, idle_text)), Some((whole, whole_text))) = (idle, read("request_timeout", "requestTimeout"))
+            && idle < whole
         {
-            if idle < whole {
-                let reason = format!(
-                    "a service that works for {idle_text} without sending a byte is cut off by stream_idle_timeout, long before request_timeout: {whole_text}; streams and long polls end too"
-                );
-                let mend = format!("stream_idle_timeout: {}", crate::istio::duration_text(whole * 2));
-                add(&codes::STREAM_IDLE_BEFORE_TIMEOUT, "patch.value.typed_config.stream_idle_timeout", reason, mend);
-            }
+            let reason = format!(
+                "a service that works for {idle_text} without sending a byte is cut off by stream_idle_timeout, long before request_timeout: {whole_text}; streams and long polls end too"
+            );
+            let mend = format!("stream_idle_timeout: {}", crate::istio::duration_text(whole * 2));
+            add(&codes::STREAM_IDLE_BEFORE_TIMEOUT, "patch.value.typed_config.stream_idle_timeout", reason, mend);
         }
     }
 }

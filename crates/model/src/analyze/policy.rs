@@ -144,16 +144,17 @@ impl Place<'_> {
             self.plain(&codes::NO_KEEP_ALIVE, path, "http.maxRequestsPerConnection", findings);
         }
         let connections = tcp.and_then(|t| t.max_connections).filter(|n| *n > 0);
-        if let (Some(queue), Some(connections)) = (http.http1_max_pending_requests, connections) {
-            if queue > SHORT_QUEUE && u64::from(queue) >= u64::from(connections) * u64::from(LONG_QUEUE_FACTOR) {
-                let each = queue / connections;
-                let reason = format!(
-                    "{queue} requests may wait for {connections} connections: with 10 ms a request the last one waits {} ms; under overload latency grows instead of failing fast",
-                    u64::from(each) * 10
-                );
-                let mend = format!("http1MaxPendingRequests: {}", connections.min(SHORT_QUEUE));
-                self.add(&codes::LONG_QUEUE, path, "http.http1MaxPendingRequests", reason, mend, findings);
-            }
+        if let (Some(queue), Some(connections)) = (http.http1_max_pending_requests, connections)
+            && queue > SHORT_QUEUE
+            && u64::from(queue) >= u64::from(connections) * u64::from(LONG_QUEUE_FACTOR)
+        {
+            let each = queue / connections;
+            let reason = format!(
+                "{queue} requests may wait for {connections} connections: with 10 ms a request the last one waits {} ms; under overload latency grows instead of failing fast",
+                u64::from(each) * 10
+            );
+            let mend = format!("http1MaxPendingRequests: {}", connections.min(SHORT_QUEUE));
+            self.add(&codes::LONG_QUEUE, path, "http.http1MaxPendingRequests", reason, mend, findings);
         }
     }
 

@@ -132,18 +132,18 @@ impl Route<'_> {
                     findings,
                 );
             }
-            if let (Some(known), Some(port)) = (world.hosts.get(&host), destination.port_number()) {
-                if !known.ports.contains(&port) {
-                    let ports: Vec<String> = known.ports.iter().map(u16::to_string).collect();
-                    let reason = format!("{host} has no port {port}; it has {}", ports.join(", "));
-                    self.add(
-                        &codes::UNKNOWN_PORT,
-                        &format!("{field}.port"),
-                        reason,
-                        codes::UNKNOWN_PORT.mend.to_owned(),
-                        findings,
-                    );
-                }
+            if let (Some(known), Some(port)) = (world.hosts.get(&host), destination.port_number())
+                && !known.ports.contains(&port)
+            {
+                let ports: Vec<String> = known.ports.iter().map(u16::to_string).collect();
+                let reason = format!("{host} has no port {port}; it has {}", ports.join(", "));
+                self.add(
+                    &codes::UNKNOWN_PORT,
+                    &format!("{field}.port"),
+                    reason,
+                    codes::UNKNOWN_PORT.mend.to_owned(),
+                    findings,
+                );
             }
         }
         let Some(subset) = &destination.subset else { return };
@@ -217,23 +217,23 @@ impl Route<'_> {
             );
             return;
         }
-        if let (Some(each), Some(whole)) = (retries.per_try_timeout, route.timeout) {
-            if each >= whole {
-                let reason = format!(
-                    "a try may take {}, the whole request {}: a slow try is never retried",
-                    duration_text(each),
-                    duration_text(whole)
-                );
-                let needed =
-                    each.checked_mul(u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(1)).unwrap_or(each);
-                self.add(
-                    &codes::TRY_OUTLASTS_REQUEST,
-                    "retries.perTryTimeout",
-                    reason,
-                    format!("timeout: {}", duration_text(needed)),
-                    findings,
-                );
-            }
+        if let (Some(each), Some(whole)) = (retries.per_try_timeout, route.timeout)
+            && each >= whole
+        {
+            let reason = format!(
+                "a try may take {}, the whole request {}: a slow try is never retried",
+                duration_text(each),
+                duration_text(whole)
+            );
+            let needed =
+                each.checked_mul(u32::try_from(attempts).unwrap_or(u32::MAX).saturating_add(1)).unwrap_or(each);
+            self.add(
+                &codes::TRY_OUTLASTS_REQUEST,
+                "retries.perTryTimeout",
+                reason,
+                format!("timeout: {}", duration_text(needed)),
+                findings,
+            );
         }
         let conditions = retries.retry_on.as_deref().unwrap_or_default();
         let repeating: Vec<&str> = conditions

@@ -10,7 +10,7 @@ pub(super) struct World<'a> {
     /// Rules by the full name of their host, as read.
     pub(super) rules: Vec<(String, Vec<&'a Document<DestinationRule>>)>,
     rule_index: HashMap<String, usize>,
-    /// Hosts that a later document defines again: the earlier definition's place, by host and document.
+    /// Suffixes of wildcard hosts.
     pub(super) wildcards: Vec<String>,
     namespace_mtls: HashMap<String, MtlsMode>,
     mesh_mtls: MtlsMode,
@@ -23,8 +23,6 @@ pub(super) struct Host {
     pub(super) endpoints: Vec<Endpoint>,
     /// Endpoints are found by name at run time, so their number is not known here.
     pub(super) open: bool,
-    /// Where it was read first.
-    pub(super) place: String,
 }
 
 pub(super) struct Endpoint {
@@ -88,9 +86,8 @@ impl<'a> World<'a> {
         for document in &config.services {
             let host = full_name(&document.meta.name, &document.meta.namespace);
             let ports = document.spec.ports.iter().map(|p| p.port).collect();
-            let place = format!("{}:{}", document.source.file, document.source.line);
             let namespace = document.meta.namespace.clone();
-            self.hosts.entry(host).or_insert(Host { namespace, ports, place, ..Host::default() });
+            self.hosts.entry(host).or_insert(Host { namespace, ports, ..Host::default() });
         }
         for slice in &config.endpoint_slices {
             let Some(service) = slice.service_name() else { continue };
@@ -131,7 +128,6 @@ impl<'a> World<'a> {
                         .map(|(labels, locality)| Endpoint { labels: (*labels).clone(), locality: locality.clone() })
                         .collect(),
                     open,
-                    place: format!("{}:{}", document.source.file, document.source.line),
                 };
                 self.hosts.entry(host).or_insert(found);
             }

@@ -5,6 +5,7 @@ mod config;
 mod config_map;
 mod destination_rule;
 mod envoy_filter;
+mod fast;
 mod json;
 mod kubernetes;
 mod leaves;

@@ -14,7 +14,7 @@ pub(crate) const ALIAS_NODES_MAX: usize = 10_000;
 /// Largest file in bytes.
 pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Node<'a> {
     /// From 1.
     pub(crate) line: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Node<'a> {
     pub(crate) value: Value<'a>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value<'a> {
     Scalar { text: Cow<'a, str>, style: Style },
     List(Vec<Node<'a>>),
@@ -39,7 +39,7 @@ pub(crate) enum Style {
     Block,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry<'a> {
     pub(crate) key: Cow<'a, str>,
     pub(crate) line: u32,
@@ -177,6 +177,14 @@ struct Place {
 
 /// The documents of one piece (more than one only with `...` lines); empty ones are left out.
 pub(crate) fn parse<'a>(piece: &Piece<'a>) -> Result<Vec<Node<'a>>, SyntaxError> {
+    match super::fast::parse(piece) {
+        Some(root) => Ok(root.into_iter().filter(|root| !root.is_null()).collect()),
+        None => parse_fully(piece),
+    }
+}
+
+/// As [`parse`], always with the full parser.
+pub(crate) fn parse_fully<'a>(piece: &Piece<'a>) -> Result<Vec<Node<'a>>, SyntaxError> {
     let mut documents = Vec::new();
     let mut builder = Builder { stack: Vec::new(), anchors: HashMap::new(), alias_nodes: 0, root: None };
     let mut parser = Parser::new_from_str(piece.text);

@@ -270,7 +270,7 @@ fn metadata(fields: &mut Fields<'_>, kind: &str, cx: &mut Cx) -> Option<Metadata
         });
         let namespace: Option<Option<String>> =
             fields.field("namespace", None, cx, |value: &String, cx| super::check::dns_label(value, cx));
-        let labels = fields.field("labels", None, cx, |value, cx| super::check::labels(value, cx));
+        let labels = fields.field("labels", None, cx, super::check::labels);
         let annotations = fields.field("annotations", None, cx, |_, _| {});
         fields.finish(&["name", "namespace", "labels", "annotations"], &[], &METADATA_IGNORED, cx);
         Some(Metadata {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// `$CELERITY_SHARED`, or `../shared` or `../../shared` beside the workspace.
 /// Without it a test is skipped and says so; on CI it fails instead.
 #[allow(clippy::print_stderr, reason = "a skipped test must be seen")]
-pub fn shared(part: &str) -> Option<PathBuf> {
+pub(crate) fn shared(part: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let candidates = match std::env::var_os("CELERITY_SHARED") {
         Some(given) => vec![PathBuf::from(given)],
@@ -23,12 +23,12 @@ pub fn shared(part: &str) -> Option<PathBuf> {
 }
 
 /// The text of a file that must be there.
-pub fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The YAML code blocks of the tutorial, verbatim, without those that hold comments only.
-pub fn tutorial_blocks() -> Option<Vec<(Arc<str>, String)>> {
+pub(crate) fn tutorial_blocks() -> Option<Vec<(Arc<str>, String)>> {
     let tutorial = text(&shared("mission/tutorial.md")?);
     let mut blocks = Vec::new();
     let mut block: Option<(usize, String)> = None;
@@ -52,11 +52,11 @@ pub fn tutorial_blocks() -> Option<Vec<(Arc<str>, String)>> {
 }
 
 /// As the reader takes files.
-pub fn borrowed(files: &[(Arc<str>, String)]) -> Vec<(Arc<str>, &str)> {
+pub(crate) fn borrowed(files: &[(Arc<str>, String)]) -> Vec<(Arc<str>, &str)> {
     files.iter().map(|(name, text)| (name.clone(), text.as_str())).collect()
 }
 
 /// Reads one text as `test.yaml`.
-pub fn read(text: &str) -> Result<celerity_model::istio::Config, Vec<celerity_model::istio::ReadError>> {
+pub(crate) fn read(text: &str) -> Result<celerity_model::istio::Config, Vec<celerity_model::istio::ReadError>> {
     celerity_model::istio::read(&[(Arc::from("test.yaml"), text)])
 }

@@ -48,7 +48,7 @@ pub(crate) fn check_hash(hash: &ConsistentHash, cx: &mut Cx) {
 }
 
 pub(crate) fn check_locality(setting: &LocalityLbSetting, cx: &mut Cx) {
-    if !setting.distribute.is_empty() && !(setting.failover.is_empty() && setting.failover_priority.is_empty()) {
+    if !setting.distribute.is_empty() && (!setting.failover.is_empty() || !setting.failover_priority.is_empty()) {
         conflict(cx, "distribute excludes failover and failoverPriority; keep one");
     }
     for (index, from) in setting.distribute.iter().enumerate() {

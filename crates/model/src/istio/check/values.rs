@@ -65,7 +65,7 @@ pub(crate) fn table_size(value: &u64, cx: &mut Cx) {
     if *value > 5_000_011 || *value < 2 {
         return;
     }
-    let divisor = (2..).take_while(|d| d * d <= *value).find(|d| value % d == 0);
+    let divisor = (2..).take_while(|d| d * d <= *value).find(|d| value.is_multiple_of(*d));
     if let Some(divisor) = divisor {
         cx.bad(format!("{value} is divisible by {divisor}; a Maglev table needs a prime size such as 65537"));
     }
