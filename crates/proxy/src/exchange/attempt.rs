@@ -15,7 +15,7 @@ use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
 use celerity_model::snapshot::{
     Chosen, Cluster, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
 };
-use celerity_telemetry::{ResponseFlags, State};
+use celerity_telemetry::{HopReport, ResponseFlags, State};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,15 +29,17 @@ pub struct Up<'a> {
     pub stream: UpstreamStream,
     pub length: BodyLength,
     pub weighted: Option<&'a WeightedCluster>,
+    /// What the upstream's own proxy says of its part.
+    pub hop: Option<HopReport>,
     /// Held until the response is over.
     _request: RequestPermit,
 }
 
 /// One unit of `max_requests`; nothing where there is no limit.
-struct RequestPermit(Option<Arc<ClusterShared>>);
+pub(super) struct RequestPermit(Option<Arc<ClusterShared>>);
 
 impl RequestPermit {
-    fn take(shared: &Arc<ClusterShared>, limits: &Limits) -> Option<Self> {
+    pub(super) fn take(shared: &Arc<ClusterShared>, limits: &Limits) -> Option<Self> {
         // A counter that all workers write costs tens of nanoseconds: only who needs it pays.
         if shared.requests.is_unlimited() && limits.retry_budget.is_none() {
             return Some(Self(None));
@@ -68,6 +70,7 @@ enum End {
     Acquire(AcquireError),
     Attempt(AttemptError),
     PerTry,
+    PerTryIdle,
     Status,
 }
 
@@ -102,35 +105,40 @@ impl<'a> Exchange<'a> {
         }
         let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
         let (mut retries, mut replays) = (0, 0);
+        let (mut met_priorities, mut tried_priorities) = (0_u64, 0_u64);
         // Held while a retry is under way, given back with the next one or the exchange.
         let mut held: [Option<RetryPermit>; 1] = [None];
 
         loop {
             self.ledger.begin_attempt(State::Pick, self.worker.clock.now());
             let retry = policy.filter(|policy| policy.avoid_previous_hosts && !tried.is_empty());
-            let wanted =
-                Wanted { hash, tried: &tried, attempts_max: retry.map_or(1, |policy| policy.host_attempts_max) };
-            let Some(endpoint) = pool.pick(self.worker, &wanted) else {
+            let attempts_max = retry.map_or(1, |policy| policy.host_attempts_max);
+            let tried_hosts = if retry.is_some() { &tried[..] } else { &[] };
+            let wanted = Wanted { hash, tried: tried_hosts, attempts_max, tried_priorities };
+            let Some((endpoint, priority)) = pool.pick(self.worker, &wanted) else {
                 RareEvents::add(&pool.shared.events.no_healthy_upstream);
                 return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, "no healthy upstream"));
             };
+            met_priorities |= 1_u64.checked_shl(priority).unwrap_or(0);
             self.endpoint = Some(endpoint.clone());
             self.attempts += 1;
             self.attempt_headers(host, forward, &endpoint);
 
             match self.attempt(down, forward, policy, &endpoint).await? {
                 Ok((stream, length)) => {
+                    // Taken off here: neither a client nor the cache must see it.
+                    let hop = fields::take_hop(&mut self.response.headers).filter(|_| stream.is_from_mesh());
                     pool.report(self.worker, &endpoint, Outcome::Status(self.response.status));
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &End::Status));
                     if !wanted {
-                        return Ok(Up { stream, length, weighted, _request: permit });
+                        return Ok(Up { stream, length, weighted, hop, _request: permit });
                     }
                     if let Some(next) = self.next_retry(policy, &pool, retries) {
                         held[0] = Some(next);
                         drop(stream);
                     } else {
                         self.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                        return Ok(Up { stream, length, weighted, _request: permit });
+                        return Ok(Up { stream, length, weighted, hop, _request: permit });
                     }
                 }
                 Err(end) => {
@@ -160,6 +168,12 @@ impl<'a> Exchange<'a> {
             retries += 1;
             RareEvents::add(&pool.shared.events.retries);
             tried.push(endpoint.identity);
+            // Envoy `PreviousPrioritiesRetryPriority`: looked at anew after so many tries.
+            if let Some(often) = policy.and_then(|policy| policy.avoid_previous_priorities)
+                && retries % often.max(1) == 0
+            {
+                tried_priorities = met_priorities;
+            }
             self.upload.rewind();
             if let Some(policy) = policy {
                 self.back_off(down, policy, retries).await?;
@@ -188,6 +202,8 @@ impl<'a> Exchange<'a> {
             Ok(stream) => stream,
             Err(error) => return Ok(Err(End::Attempt(error))),
         };
+        let idle = policy.and_then(|policy| policy.per_try_idle_timeout).filter(|limit| !limit.is_zero());
+        self.patience.set_per_try_idle(idle, Instant::now());
         let per_try = policy.and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
         let timeout = forward.timeout.filter(|limit| !limit.is_zero());
         let was_uploaded = self.upload.is_finished();
@@ -215,11 +231,15 @@ impl<'a> Exchange<'a> {
         )
         .await;
         self.patience.set_per_try(None);
+        if result.is_err() {
+            self.patience.set_per_try_idle(None, Instant::now());
+        }
         match result {
             Ok(length) => Ok(Ok((stream, length))),
             Err(Broken::Client(error)) => Err(Failure::of_client(&error)),
             Err(Broken::Upstream(error)) => Ok(Err(End::Attempt(error))),
             Err(Broken::Expired(Expired::PerTry)) => Ok(Err(End::PerTry)),
+            Err(Broken::Expired(Expired::PerTryIdle)) => Ok(Err(End::PerTryIdle)),
             Err(Broken::Expired(expired)) => {
                 let pool = self.cluster.clone();
                 if let (Expired::Overall, Some(pool)) = (expired, &pool) {
@@ -387,7 +407,7 @@ impl<'a> Exchange<'a> {
                 End::Attempt(AttemptError::Refused) => AttemptEnd::Refused,
                 End::Attempt(AttemptError::Unprocessed(_)) => AttemptEnd::ResetBeforeRequest,
                 End::Attempt(_) => AttemptEnd::Reset,
-                End::PerTry => AttemptEnd::PerTryTimeout,
+                End::PerTry | End::PerTryIdle => AttemptEnd::PerTryTimeout,
                 End::Status => AttemptEnd::Response { status: response.status, header: &header },
             },
         )
@@ -436,7 +456,7 @@ fn outcome_of(end: &End) -> Option<Outcome> {
         End::Acquire(AcquireError::Connect { .. }) => Some(Outcome::ConnectFailed),
         End::Acquire(_) | End::Status => None,
         End::Attempt(_) => Some(Outcome::Reset),
-        End::PerTry => Some(Outcome::Timeout),
+        End::PerTry | End::PerTryIdle => Some(Outcome::Timeout),
     }
 }
 
@@ -467,6 +487,7 @@ fn failure_of(end: &End) -> Failure {
             format!("{prefix}. reset reason: connection termination. {error}"),
         ),
         End::PerTry => Failure::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream per-try timeout"),
+        End::PerTryIdle => Failure::of_time(Expired::PerTryIdle),
         End::Status => Failure::new(503, ResponseFlags::NONE, "retries used up"),
     }
 }

@@ -61,6 +61,7 @@ impl Failure {
                 Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout")
             }
             Expired::Idle => Self::new(504, ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout"),
+            Expired::PerTryIdle => Self::new(504, ResponseFlags::STREAM_IDLE_TIMEOUT, "upstream per-try idle timeout"),
             Expired::Request => Self::new(
                 408,
                 ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
@@ -127,6 +128,8 @@ impl<'a> Exchange<'a> {
         let is_grpc =
             request.headers.get_id(HeaderId::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"));
         let wants_ledger = request.headers.remove(celerity_telemetry::LEDGER_REQUEST_HEADER.as_bytes());
+        // Only a sidecar's own response says what a hop took; a client that says so is not believed.
+        request.headers.remove(celerity_telemetry::HOP_HEADER.as_bytes());
         let mut patience = Patience::new(&worker.timers, now, timeouts.stream_idle, timeouts.request);
         if begun.body == BodyLength::Empty {
             patience.request_is_in();

@@ -12,6 +12,8 @@ pub enum Expired {
     Overall,
     /// One attempt took too long.
     PerTry,
+    /// Nothing of one attempt moved for too long: response flag SI.
+    PerTryIdle,
     /// Nothing moved for too long: response flag SI.
     Idle,
     /// The request itself did not arrive in time.
@@ -23,6 +25,8 @@ pub struct Patience {
     deadline: Deadline,
     overall: Option<Instant>,
     per_try: Option<Instant>,
+    /// The limit and when the attempt began.
+    per_try_idle: Option<(Duration, Instant)>,
     request: Option<Instant>,
     idle: Option<Duration>,
     progress: Instant,
@@ -34,6 +38,7 @@ impl Patience {
             deadline: Deadline::never(timers),
             overall: None,
             per_try: None,
+            per_try_idle: None,
             request: request.and_then(|limit| now.checked_add(limit)),
             idle,
             progress: now,
@@ -64,6 +69,14 @@ impl Patience {
         }
     }
 
+    /// How long nothing of an attempt may move, from its start at `now` to the end of its response.
+    pub fn set_per_try_idle(&mut self, limit: Option<Duration>, now: Instant) {
+        if self.per_try_idle.is_some() || limit.is_some() {
+            self.per_try_idle = limit.map(|limit| (limit, now));
+            self.arm();
+        }
+    }
+
     /// The request has arrived whole.
     pub fn request_is_in(&mut self) {
         if self.request.take().is_some() {
@@ -84,8 +97,13 @@ impl Patience {
         self.idle.and_then(|limit| self.progress.checked_add(limit))
     }
 
+    fn per_try_idle_at(&self) -> Option<Instant> {
+        self.per_try_idle.and_then(|(limit, began)| self.progress.max(began).checked_add(limit))
+    }
+
     fn arm(&mut self) {
-        let next = [self.overall, self.per_try, self.request, self.idle_at()].into_iter().flatten().min();
+        let all = [self.overall, self.per_try, self.per_try_idle_at(), self.request, self.idle_at()];
+        let next = all.into_iter().flatten().min();
         if self.deadline.at() != next {
             self.deadline.set(next);
         }
@@ -103,6 +121,9 @@ impl Patience {
             }
             if passed(self.per_try) {
                 return Poll::Ready(Expired::PerTry);
+            }
+            if passed(self.per_try_idle_at()) {
+                return Poll::Ready(Expired::PerTryIdle);
             }
             if passed(self.request) {
                 return Poll::Ready(Expired::Request);

@@ -6,7 +6,7 @@ use crate::downstream::stream::{ClientError, DownstreamStream};
 use crate::h1::BodyLength;
 use crate::http::ResponseHead;
 use crate::upstream::{AttemptError, UpstreamStream};
-use celerity_telemetry::{Clock, Direction, Ledger, State};
+use celerity_telemetry::{Clock, Direction, HOP_HEADER, Ledger, State};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
@@ -39,6 +39,7 @@ pub(super) async fn until_head(
     on_uploaded: impl Fn(&mut Patience),
 ) -> Result<BodyLength, Broken> {
     let mut uploading = true;
+    let mut seen_bytes = upload.bytes;
     let result = poll_fn(|cx| {
         if uploading {
             let mut waits_for_client = false;
@@ -66,6 +67,8 @@ pub(super) async fn until_head(
         loop {
             match up.poll_head(cx, response) {
                 Poll::Ready(Ok(_)) if response.is_interim() => {
+                    patience.progressed(clock.to_instant(clock.now()));
+                    response.headers.remove(HOP_HEADER.as_bytes());
                     down.send_interim(response);
                     if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
                         return Poll::Ready(Err(Broken::Client(error)));
@@ -78,6 +81,10 @@ pub(super) async fn until_head(
         }
         if !uploading && down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Broken::Client(ClientError::Gone("while it waited for the response".into()))));
+        }
+        if upload.bytes != seen_bytes {
+            seen_bytes = upload.bytes;
+            patience.progressed(clock.to_instant(clock.now()));
         }
         patience.poll(cx).map(|expired| Err(Broken::Expired(expired)))
     })
@@ -103,6 +110,7 @@ pub(super) async fn body(
     mut tee: impl FnMut(&[u8]),
 ) -> Result<(), Broken> {
     let mut finishing = Finishing::Body;
+    let mut seen_bytes = upload.bytes + watch.response_bytes;
     poll_fn(|cx| {
         if !upload.is_finished() {
             let mut waits_for_client = false;
@@ -113,7 +121,15 @@ pub(super) async fn body(
         }
         match poll_download(cx, up, down, &mut finishing, watch, &mut tee) {
             Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => watch.patience.poll(cx).map(|expired| Err(Broken::Expired(expired))),
+            Poll::Pending => {
+                // Being woken is no progress: the deadline itself wakes.
+                let bytes = upload.bytes + watch.response_bytes;
+                if bytes != seen_bytes {
+                    seen_bytes = bytes;
+                    watch.patience.progressed(watch.clock.to_instant(watch.clock.now()));
+                }
+                watch.patience.poll(cx).map(|expired| Err(Broken::Expired(expired)))
+            }
         }
     })
     .await
@@ -151,16 +167,20 @@ fn poll_download(
                     }
                     ready!(sent)?;
                 }
-                Poll::Ready(Ok(false)) => *finishing = Finishing::Trailers(up.take_trailers()),
+                Poll::Ready(Ok(false)) => {
+                    let mut trailers = up.take_trailers();
+                    if let Some(trailers) = &mut trailers {
+                        trailers.remove(HOP_HEADER.as_bytes());
+                    }
+                    *finishing = Finishing::Trailers(trailers);
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Upstream(error))),
                 Poll::Pending => {
                     // What has come goes on at once: a stream of small pieces must not wait for a large one.
                     if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
                         return Poll::Ready(Err(Broken::Client(error)));
                     }
-                    let now = watch.clock.now();
-                    watch.ledger.enter(State::ResponseBodyWait, now);
-                    watch.patience.progressed(watch.clock.to_instant(now));
+                    watch.ledger.enter(State::ResponseBodyWait, watch.clock.now());
                     return Poll::Pending;
                 }
             },

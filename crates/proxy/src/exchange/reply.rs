@@ -22,9 +22,9 @@ impl<'a> Exchange<'a> {
         route: &Route,
         up: Up<'a>,
     ) -> Ended {
-        let Up { mut stream, length, weighted, .. } = up;
+        let Up { mut stream, length, weighted, hop, .. } = up;
         let worker = self.worker.clone();
-        match fields::take_hop(&mut self.response.headers) {
+        match hop {
             Some(report) => self.ledger.join_peer(&report, &worker.clock),
             None => self.sample_round_trip(&stream),
         }

@@ -8,7 +8,7 @@ use crate::h2;
 use crate::outlier::{EndpointHealth, Outcome};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Cluster, Endpoint, Snapshot, Transport, UpstreamProtocol};
-use celerity_telemetry::metrics::RequestSeries;
+use celerity_telemetry::metrics::{RequestSeries, names};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -64,6 +64,8 @@ pub struct Wanted<'a> {
     /// Identities of endpoints that a retry avoids.
     pub tried: &'a [u64],
     pub attempts_max: u32,
+    /// Priorities that a retry avoids, as bits.
+    pub tried_priorities: u64,
 }
 
 struct View<'a> {
@@ -90,17 +92,26 @@ impl PickView for View<'_> {
     fn attempts_max(&self) -> u32 {
         self.wanted.attempts_max
     }
+
+    fn tried_priorities(&self) -> u64 {
+        self.wanted.tried_priorities
+    }
 }
 
 impl ClusterPool {
     /// The endpoint for the next attempt. `None`: no endpoint may take it.
-    pub fn pick(&self, worker: &Worker, wanted: &Wanted<'_>) -> Option<Rc<WorkerEndpoint>> {
+    /// With it its priority.
+    pub fn pick(&self, worker: &Worker, wanted: &Wanted<'_>) -> Option<(Rc<WorkerEndpoint>, u32)> {
         if self.health_version.get() != self.shared.health.version() {
             self.renew_picker(worker);
         }
         let rng = worker.rng.borrow_mut().next_u64();
         let picked = self.picker.borrow().pick(wanted.hash, rng, &View { pool: self, wanted })?;
-        self.at(picked.index).cloned()
+        if picked.panic {
+            let labels = [("cluster_name", &*self.cluster.name)];
+            worker.shared.registry.counter(&names::CLUSTER_LB_HEALTHY_PANIC, &labels).inc();
+        }
+        Some((self.at(picked.index)?.clone(), picked.priority))
     }
 
     fn at(&self, index: usize) -> Option<&Rc<WorkerEndpoint>> {
@@ -284,6 +295,12 @@ fn plan(worker: &Rc<Worker>, cluster: &Cluster, endpoint: &Endpoint, http2: bool
         tls: match cluster.transport(endpoint) {
             Transport::Raw => None,
             Transport::Tls(tls) => worker.running().connector(tls).cloned(),
+        },
+        is_mutual: match cluster.transport(endpoint) {
+            Transport::Raw => false,
+            Transport::Tls(tls) => {
+                tls.identity.is_some() && tls.validation.trust.is_some() && !tls.validation.accept_untrusted
+            }
         },
         protocol,
         http2: settings,

@@ -44,6 +44,8 @@ pub struct Plan {
     pub max_duration: Option<Duration>,
     pub max_requests: Option<u32>,
     pub tls: Option<Arc<Connector>>,
+    /// Both sides show certificates and the upstream's is checked: what its proxy says of itself is believed.
+    pub is_mutual: bool,
     pub protocol: Protocol,
     pub http2: h2::ClientSettings,
     pub http2_streams_max: u32,

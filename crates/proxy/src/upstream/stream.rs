@@ -75,6 +75,7 @@ const ROUND_TRIP_ONE_IN: u32 = 64;
 pub struct UpstreamStream {
     kind: Kind,
     pool: Rc<EndpointPool>,
+    from_mesh: bool,
 }
 
 impl UpstreamStream {
@@ -85,6 +86,7 @@ impl UpstreamStream {
         head: &RequestHead,
         length: BodyLength,
     ) -> Result<Self, AttemptError> {
+        let from_mesh = pool.plan.is_mutual && lease.peer().is_some_and(|peer| peer.spiffe.is_some());
         let kind = match lease {
             Lease::H1(mut lease) => {
                 let reused = lease.conn.requests > 0;
@@ -100,7 +102,12 @@ impl UpstreamStream {
             }
         };
         pool.active.set(pool.active.get() + 1);
-        Ok(Self { kind, pool })
+        Ok(Self { kind, pool, from_mesh })
+    }
+
+    /// Whether a workload of the mesh answers: mutual TLS, checked, with a SPIFFE id.
+    pub fn is_from_mesh(&self) -> bool {
+        self.from_mesh
     }
 
     pub fn is_http2(&self) -> bool {
