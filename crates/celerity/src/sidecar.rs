@@ -13,7 +13,7 @@ use celerity_model::translate::{INBOUND, Node, OUTBOUND};
 use celerity_proxy::proxy::Describe;
 use celerity_proxy::sizing::{Machine, Workers};
 use celerity_proxy::tls::Source;
-use celerity_proxy::{Handle, Proxy, Settings};
+use celerity_proxy::{Handle, Proxy, Settings, Tuning};
 use celerity_telemetry::access_log::{Choice, Target};
 use celerity_telemetry::metrics::Peer;
 
@@ -54,6 +54,7 @@ pub(crate) struct Sidecar {
 /// A configuration made ready, and not yet taken up.
 pub(crate) struct Prepared {
     snapshot: Arc<Snapshot>,
+    tuning: Tuning,
     describe: Describe,
 }
 
@@ -75,18 +76,20 @@ impl Sidecar {
             health: plan.listen.health,
             access_log: plan.access_log.clone().map(|target| (target, Choice::ALL)),
             describe: prepared.describe,
+            tuning: prepared.tuning,
         })?;
         Ok(Self { plan, handle, workers })
     }
 
     /// Makes a configuration ready without touching the running one. What did not change is shared with it.
     pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, Refused> {
-        prepare(config, &self.plan, Some(&self.handle.control().running.load().snapshot))
+        prepare(config, &self.plan, Some(&self.handle.control().configured()))
     }
 
     /// Takes it up, or says why a certificate that it names cannot be used; the running one then stays.
     pub(crate) fn apply(&self, prepared: Prepared) -> Result<(), Refused> {
-        self.handle.apply_described(prepared.snapshot, prepared.describe).map_err(|reason| Refused::of([reason]))
+        let Prepared { snapshot, tuning, describe } = prepared;
+        self.handle.apply_described(snapshot, tuning, describe).map_err(|reason| Refused::of([reason]))
     }
 
     /// Says on the log, at the admin port and in the metrics that a configuration was not taken up.
@@ -120,7 +123,13 @@ fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<
     });
     let snapshot = Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)?;
     let packed = Packed::of(&resources);
-    Ok(Prepared { snapshot, describe: Arc::new(move || packed.to_json()) })
+    Ok(Prepared { snapshot, tuning: tuning(config, plan), describe: Arc::new(move || packed.to_json()) })
+}
+
+/// What the ConfigMaps say of the proxy itself.
+fn tuning(config: &Config, plan: &Plan) -> Tuning {
+    let dns = config.dns_settings(&plan.node.namespace);
+    Tuning { name_servers: dns.resolvers().iter().copied().map(Into::into).collect() }
 }
 
 /// The node with the addresses by which this configuration names it.

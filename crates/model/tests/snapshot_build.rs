@@ -266,6 +266,16 @@ fn dns_names_are_resolved_into_endpoints() {
     assert_eq!(resolved.endpoints[0].hostname.as_deref(), Some("one.example"));
     assert_eq!(resolved.localities[0].len, 3);
     assert!(matches!(resolved.endpoints[2].address, Address::Socket(_)));
+
+    let with = |last: u8, previous: Option<&Snapshot>| {
+        snapshot.resolved(previous, |_, _, port| vec![([10, 0, 0, last], port).into()])
+    };
+    let of = |snapshot: &Snapshot| snapshot.cluster_by_name(&service_name(0)).expect("there").clone();
+    let one = with(1, None);
+    assert!(std::sync::Arc::ptr_eq(&of(&one), &of(&with(1, Some(&one)))), "the same addresses are no change");
+    let two = of(&with(2, Some(&one)));
+    assert_ne!(of(&one).fingerprint, two.fingerprint);
+    assert_eq!((of(&one).identity, of(&one).pool_key), (two.identity, two.pool_key), "connections and ejections stay");
 }
 
 #[test]

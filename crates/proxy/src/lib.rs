@@ -28,4 +28,4 @@ pub mod tls;
 pub mod upstream;
 pub mod worker;
 
-pub use proxy::{Handle, Proxy, Settings, StartError};
+pub use proxy::{Handle, Proxy, Settings, StartError, Tuning};

@@ -2,12 +2,13 @@
 
 use crate::admin::{self, Admin};
 use crate::apply::Running;
+use crate::dns::{self, NameServer};
 use crate::log;
 use crate::sockets::{BindError, Listen};
 use crate::tls::{Secrets, Source};
 use crate::worker::{self, COMMANDS_MAX, Command, ProxyShared};
 use arc_swap::ArcSwap;
-use celerity_model::snapshot::Snapshot;
+use celerity_model::snapshot::{Cluster, Snapshot};
 use celerity_telemetry::access_log::{AccessLogError, AccessLogWriter, Choice, Target};
 use celerity_telemetry::metrics::{Limits, Peer, Registry};
 use std::net::SocketAddr;
@@ -35,6 +36,14 @@ pub struct Settings {
     pub access_log: Option<(Target, Choice)>,
     /// The resources that the snapshot was made of.
     pub describe: Describe,
+    pub tuning: Tuning,
+}
+
+/// What a configuration says of the proxy itself, beside its traffic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tuning {
+    /// Who is asked for names; empty: those of `/etc/resolv.conf`.
+    pub name_servers: Vec<NameServer>,
 }
 
 /// Why a proxy did not start. Nothing of it is left running.
@@ -63,6 +72,9 @@ pub struct ConfigState {
 pub struct Control {
     pub shared: Arc<ProxyShared>,
     pub running: ArcSwap<Running>,
+    /// The running configuration as it was given, with names where `running` has their addresses.
+    configured: ArcSwap<Snapshot>,
+    pub(crate) names: dns::Names,
     pub secrets: Arc<Secrets>,
     pub state: Mutex<ConfigState>,
     pub describe: Mutex<Describe>,
@@ -87,7 +99,9 @@ impl Control {
     /// The certificates that it names can't be used; the running configuration stays.
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
         let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let prepared = Running::prepare(snapshot, &self.secrets, Some(&self.running.load()));
+        let before = self.running.load_full();
+        let resolved = Arc::new(self.names.resolve(&snapshot, Some(&before.snapshot)));
+        let prepared = Running::prepare(resolved, &self.secrets, Some(&before));
         let running = match prepared {
             Ok(running) => Arc::new(running),
             Err(errors) => {
@@ -96,25 +110,65 @@ impl Control {
                 return Err(reason);
             }
         };
-        self.running.store(running.clone());
+        self.names.want(&snapshot);
+        self.configured.store(snapshot);
         let identities: std::collections::HashSet<u64> =
             running.snapshot.clusters().map(|cluster| cluster.identity).collect();
         for cluster in running.snapshot.clusters() {
             self.shared.take_up(cluster);
         }
         self.shared.retain_clusters(|identity| identities.contains(&identity));
-        for worker in &self.workers {
-            // The queue is emptied faster than files change; a worker that hangs must not hang the control side.
-            if worker.try_send(Command::Apply(running.clone())).is_err() {
-                log::line(format_args!("a worker did not take the new configuration: it is busy or gone"));
-            }
-        }
+        self.hand_over(running);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.rejected = None;
         state.accepted_count += 1;
         drop(state);
         self.count_reload("accepted");
         Ok(())
+    }
+
+    /// The configuration stays and the addresses of its names are other ones: only the clusters that they belong to change.
+    pub(crate) fn take_up_addresses(&self) {
+        let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.running.load_full();
+        let resolved = Arc::new(self.names.resolve(&self.configured.load(), Some(&before.snapshot)));
+        let known = |cluster: &Arc<Cluster>| {
+            before.snapshot.cluster_by_name(&cluster.name).is_some_and(|known| Arc::ptr_eq(known, cluster))
+        };
+        let changed: Vec<Arc<Cluster>> = resolved.clusters().filter(|cluster| !known(cluster)).cloned().collect();
+        if changed.is_empty() {
+            return;
+        }
+        match Running::prepare(resolved, &self.secrets, Some(&before)) {
+            Ok(running) => {
+                for cluster in &changed {
+                    self.shared.take_up(cluster);
+                }
+                self.hand_over(Arc::new(running));
+            }
+            // Every certificate is loaded already, so this is a mistake of ours; the old addresses serve on.
+            Err(errors) => log::line(format_args!("new addresses were not taken up: {}", errors.join("; "))),
+        }
+    }
+
+    fn hand_over(&self, running: Arc<Running>) {
+        self.running.store(running.clone());
+        for worker in &self.workers {
+            // The queue is emptied faster than files change; a worker that hangs must not hang the control side.
+            if worker.try_send(Command::Apply(running.clone())).is_err() {
+                log::line(format_args!("a worker did not take the new configuration: it is busy or gone"));
+            }
+        }
+    }
+
+    /// The running configuration as it was given: what the next one is compared with.
+    pub fn configured(&self) -> Arc<Snapshot> {
+        self.configured.load_full()
+    }
+
+    /// Takes up what the configuration says of the proxy itself.
+    pub fn tune(&self, tuning: Tuning) {
+        self.names.ask(tuning.name_servers);
     }
 
     /// A change that could not be read, translated or loaded: said wherever one would look.
@@ -168,7 +222,10 @@ impl Proxy {
         let workers = settings.workers.max(1);
         celerity_telemetry::Clock::system();
         let secrets = Arc::new(Secrets::new(settings.identity));
-        let running = Running::prepare(settings.snapshot, &secrets, None).map_err(StartError::Certificates)?;
+        let configured = settings.snapshot;
+        let names = dns::Names::new(&configured, settings.tuning.name_servers);
+        let resolved = Arc::new(names.resolve(&configured, None));
+        let running = Running::prepare(resolved, &secrets, None).map_err(StartError::Certificates)?;
         let running = Arc::new(running);
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<(Arc<str>, std::net::TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
@@ -214,6 +271,8 @@ impl Proxy {
         let control = Arc::new(Control {
             shared: shared.clone(),
             running: ArcSwap::new(running.clone()),
+            configured: ArcSwap::new(configured),
+            names,
             secrets,
             state: Mutex::default(),
             describe: Mutex::new(settings.describe),
@@ -268,12 +327,13 @@ impl Handle {
         self.control.apply(snapshot)
     }
 
-    /// As `apply`, and replaces what /config_dump shows.
+    /// As `apply`, with what the configuration says of the proxy itself; and replaces what /config_dump shows.
     ///
     /// # Errors
     /// As `apply`.
-    pub fn apply_described(&self, snapshot: Arc<Snapshot>, describe: Describe) -> Result<(), String> {
+    pub fn apply_described(&self, snapshot: Arc<Snapshot>, tuning: Tuning, describe: Describe) -> Result<(), String> {
         self.control.apply(snapshot)?;
+        self.control.tune(tuning);
         *self.control.describe.lock().unwrap_or_else(PoisonError::into_inner) = describe;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The whole program: the real binary on real sockets, with real clients, upstreams and peers around it.
 mod alerts;
 mod compare;
+mod dns;
 mod framing;
 mod mtls;
 mod support;

@@ -49,7 +49,8 @@ impl Cluster {
     }
 
     /// The same cluster with every DNS name replaced by its addresses, in the order given. A name that has none leaves
-    /// no endpoint. STRICT_DNS takes every address of a name; LOGICAL_DNS the first only.
+    /// no endpoint. STRICT_DNS takes every address of a name; LOGICAL_DNS the first only. Identity and pool key stay, so
+    /// that connections, counters and ejections do; the fingerprint follows the addresses.
     pub fn resolved(&self, addresses: impl Fn(&str, u16) -> Vec<SocketAddr>) -> Cluster {
         let mut endpoints = Vec::with_capacity(self.endpoints.len());
         let mut localities = Vec::with_capacity(self.localities.len());
@@ -72,7 +73,9 @@ impl Cluster {
             }
             localities.push(LocalityGroup { start, len: endpoints.len() as u32 - start, ..group.clone() });
         }
-        Cluster { endpoints: endpoints.into(), localities: localities.into(), ..self.clone() }
+        let print = endpoints.iter().fold(1, |print, endpoint| xxh64(&endpoint.identity.to_le_bytes(), print));
+        let fingerprint = self.fingerprint.rotate_left(1) ^ u128::from(print);
+        Cluster { fingerprint, endpoints: endpoints.into(), localities: localities.into(), ..self.clone() }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod retry;
 pub mod route;
 pub mod table;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use build::{BuildError, BuildReport};
@@ -50,6 +51,26 @@ impl Snapshot {
     /// In no order.
     pub fn clusters(&self) -> impl ExactSizeIterator<Item = &Arc<Cluster>> {
         self.clusters.values()
+    }
+
+    /// The same snapshot with the names of its DNS clusters replaced by their addresses. A cluster whose addresses are
+    /// those of `previous` is the same object as there. The version stays: listeners and routes are untouched.
+    pub fn resolved(
+        &self,
+        previous: Option<&Self>,
+        addresses: impl Fn(&str, DnsFamily, u16) -> Vec<SocketAddr>,
+    ) -> Self {
+        let mut clusters = self.clusters.clone();
+        for cluster in clusters.values_mut().filter(|cluster| cluster.needs_dns()) {
+            let family = cluster.policy.dns.family;
+            let resolved = cluster.resolved(|host, port| addresses(host, family, port));
+            let known = previous.and_then(|previous| previous.cluster_by_name(&resolved.name));
+            *cluster = match known {
+                Some(known) if known.fingerprint == resolved.fingerprint => known.clone(),
+                _ => Arc::new(resolved),
+            };
+        }
+        Self { version: self.version, listeners: self.listeners.clone(), clusters, report: self.report }
     }
 
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {

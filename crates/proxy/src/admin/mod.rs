@@ -1,5 +1,6 @@
 //! The admin, metrics and health ports, and what else runs beside the workers.
 
+mod clusters;
 mod pages;
 pub mod pprof;
 
@@ -89,6 +90,7 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
             }
         });
         tokio::task::spawn_local(sweep_outliers(control.clone()));
+        tokio::task::spawn_local(crate::dns::follow(control.clone()));
         control.until_stopped().await;
     });
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 const INDEX: &str = "celerity admin\n\
     /ready                      200 when the proxy takes traffic, 503 while it drains\n\
     /config_dump                the running configuration and the state of the last change\n\
-    /clusters                   endpoints, limits and ejections\n\
+    /clusters                   endpoints, limits, ejections, DNS names; ?format=json\n\
     /listeners                  where it listens\n\
     /stats/prometheus           every metric\n\
     /ledger                     where the time goes; ?format=json\n\
@@ -47,7 +47,7 @@ pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pa
         "/" if pages == Pages::All => Page::text(INDEX),
         "/ready" | "/healthz/ready" | "/" => ready(control),
         "/config_dump" => config_dump(control),
-        "/clusters" => clusters(control, &parameter("format")),
+        "/clusters" => super::clusters::page(control, &parameter("format")),
         "/listeners" => listeners(control),
         "/stats/prometheus" | "/metrics" => metrics(control),
         "/ledger" => ledger(control, &parameter("format")),
@@ -83,38 +83,6 @@ fn listeners(control: &Control) -> Page {
         text
     });
     Page::text(text)
-}
-
-fn clusters(control: &Control, format: &str) -> Page {
-    let running = control.running.load();
-    let mut all: Vec<_> = running.snapshot.clusters().collect();
-    all.sort_by(|left, right| left.name.cmp(&right.name));
-    let mut text = String::new();
-    let mut list = Vec::new();
-    for cluster in all {
-        let shared = control.shared.cluster(cluster);
-        let gates = [
-            ("max_connections", &shared.connections, "cx_active"),
-            ("max_pending_requests", &shared.pending, "rq_pending_active"),
-            ("max_requests", &shared.requests, "rq_active"),
-            ("max_retries", &shared.retries, "rq_retry_active"),
-        ];
-        let name = &cluster.name;
-        let mut limits = serde_json::Map::new();
-        for (limit, gate, active) in gates {
-            let _ = writeln!(text, "{name}::default_priority::{limit}::{}", gate.limit());
-            let _ = writeln!(text, "{name}::{active}::{}", gate.used());
-            limits.insert(limit.into(), json!({ "limit": gate.limit(), "used": gate.used() }));
-        }
-        let mut endpoints = Vec::new();
-        for endpoint in &cluster.endpoints {
-            let address = &endpoint.address;
-            let _ = writeln!(text, "{name}::{address}::weight::{}", endpoint.weight);
-            endpoints.push(json!({ "address": address.to_string(), "weight": endpoint.weight }));
-        }
-        list.push(json!({ "name": &**name, "limits": limits, "endpoints": endpoints }));
-    }
-    if format == "json" { Page::json(&json!({ "clusters": list })) } else { Page::text(text) }
 }
 
 fn metrics(control: &Control) -> Page {

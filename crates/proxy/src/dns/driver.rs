@@ -81,14 +81,16 @@ impl Resolver {
     }
 
     /// Follows `wanted` and publishes a table whenever something changed. On the control runtime; ends when the sender of
-    /// `wanted` is gone. `jitter` gives numbers in 0..1.
+    /// `wanted` is gone. `jitter` gives numbers in 0..1; `heard` is told of every answer. What `publish` holds already is
+    /// where it begins.
     pub async fn run(
         self,
         mut wanted: watch::Receiver<Vec<Wanted>>,
         publish: watch::Sender<Arc<Table>>,
         mut jitter: impl FnMut() -> f64,
+        mut heard: impl FnMut(&Name, &Answer),
     ) {
-        let mut plan = Plan::default();
+        let mut plan = Plan::remembering(&publish.borrow());
         let mut asking: JoinSet<(Name, Answer)> = JoinSet::new();
         let first = wanted.borrow_and_update().clone();
         plan.want(first, Instant::now());
@@ -113,6 +115,7 @@ impl Resolver {
                 Some(done) = asking.join_next(), if !asking.is_empty() => match done {
                     // The table shows age and errors too, so every answer is news for the admin port.
                     Ok((name, answer)) => {
+                        heard(&name, &answer);
                         plan.answered(&name, answer, Instant::now(), jitter());
                         true
                     }
@@ -301,7 +304,7 @@ mod tests {
         let want = Wanted { name: name.clone(), refresh_rate: Duration::from_secs(1), respect_ttl: false };
         let (wanted, follow) = watch::channel(vec![want]);
         let (publish, mut tables) = watch::channel(Arc::new(Table::default()));
-        let running = tokio::spawn(server.resolver().run(follow, publish, || 1.0));
+        let running = tokio::spawn(server.resolver().run(follow, publish, || 1.0, |_, _| ()));
         let mut until = async |what: &dyn Fn(&Table) -> bool| {
             let found = tables.wait_for(|table| what(table));
             let table = tokio::time::timeout(PATIENCE, found).await.unwrap().unwrap();

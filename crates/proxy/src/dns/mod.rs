@@ -1,9 +1,10 @@
 //! Names to addresses for STRICT_DNS and LOGICAL_DNS clusters.
 //!
 //! [`plan`] decides what to ask and when, and keeps the answers; it does no IO. [`driver`] asks, on the control runtime, and
-//! publishes a [`Table`]. When a resolver fails, the last answer stands: an old address mostly works, none never does.
+//! publishes a [`Table`]; [`follow`] brings the table to the workers as endpoints. When a resolver fails, the last answer stands: an old address mostly works, none never does.
 
 mod driver;
+mod follow;
 mod plan;
 
 use std::collections::HashSet;
@@ -11,6 +12,7 @@ use std::collections::HashSet;
 use celerity_model::snapshot::{Address, Cluster};
 
 pub use driver::{NameServer, Resolver, ResolverError};
+pub(crate) use follow::{Names, follow};
 pub use plan::{Answer, NAMES_MAX, Name, Plan, Question, Resolved, Table, Wanted};
 
 /// The names that these clusters need, each once per way of asking: what [`Resolver::run`] follows.

@@ -149,6 +149,8 @@ pub struct Plan {
     entries: HashMap<Name, Entry>,
     refused: Vec<Name>,
     in_flight: usize,
+    /// What was known before this plan.
+    remembered: HashMap<Name, Resolved>,
 }
 
 #[derive(Debug)]
@@ -171,6 +173,12 @@ enum State {
 }
 
 impl Plan {
+    /// A plan that begins with these answers: other resolvers are no reason to forget what works.
+    #[must_use]
+    pub fn remembering(table: &Table) -> Self {
+        Self { remembered: table.by_name.clone(), ..Self::default() }
+    }
+
     /// Follows exactly these names from now on. What is known of those that stay is kept. True when a name came or went.
     pub fn want(&mut self, wanted: Vec<Wanted>, now: Instant) -> bool {
         let mut old = std::mem::take(&mut self.entries);
@@ -191,11 +199,13 @@ impl Plan {
                 Some(entry) => Entry { wanted: one.clone(), ..entry },
                 None => {
                     changed = true;
-                    Entry { wanted: one.clone(), known: Resolved::default(), denials: 0, state: State::Due(now) }
+                    let known = self.remembered.remove(&one.name).unwrap_or_default();
+                    Entry { wanted: one.clone(), known, denials: 0, state: State::Due(now) }
                 }
             };
             self.entries.insert(one.name, entry);
         }
+        self.remembered.clear();
         let abandoned = old.values().filter(|entry| entry.state == State::InFlight).count();
         self.in_flight = self.in_flight.saturating_sub(abandoned);
         changed || !old.is_empty()

@@ -13,7 +13,7 @@ use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
 use crate::upstream::shared::{ClusterShared, RareEvents};
 use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
 use celerity_model::snapshot::{
-    Chosen, Cluster, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
+    Chosen, Cluster, Discovery, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
 };
 use celerity_telemetry::{HopReport, ResponseFlags, State};
 use std::rc::Rc;
@@ -117,7 +117,7 @@ impl<'a> Exchange<'a> {
             let wanted = Wanted { hash, tried: tried_hosts, attempts_max, tried_priorities };
             let Some((endpoint, priority)) = pool.pick(self.worker, &wanted) else {
                 RareEvents::add(&pool.shared.events.no_healthy_upstream);
-                return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, "no healthy upstream"));
+                return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, no_endpoint(&cluster)));
             };
             met_priorities |= 1_u64.checked_shl(priority).unwrap_or(0);
             self.endpoint = Some(endpoint.clone());
@@ -448,6 +448,15 @@ impl<'a> Exchange<'a> {
         })
         .await
     }
+}
+
+/// Why no endpoint may take a request.
+fn no_endpoint(cluster: &Cluster) -> &'static str {
+    let is_named = matches!(cluster.discovery, Discovery::StrictDns | Discovery::LogicalDns);
+    if is_named && cluster.endpoints.is_empty() {
+        return "no healthy upstream: the DNS name of the cluster has no address yet";
+    }
+    "no healthy upstream"
 }
 
 /// What outlier detection hears of an attempt without a response. Our own limits say nothing about the endpoint.
