@@ -10,6 +10,9 @@ pub const HEADERS_MAX: usize = 100;
 /// Tokens that one `connection` field may nominate. More is an attack on the loop that removes them.
 const CONNECTION_TOKENS_MAX: usize = 16;
 
+/// Header names up to this length are lowered on the stack. Longer ones are rare and none of ours.
+const NAME_INLINE: usize = 64;
+
 /// Why a head is refused. Every one of them ends the connection: what follows can't be framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
@@ -87,6 +90,8 @@ pub fn request(bytes: &[u8], head: &mut RequestHead) -> Result<Option<(usize, Re
     let taken = match parsed.parse_with_uninit_headers(bytes, &mut slots) {
         Ok(httparse::Status::Complete(taken)) => taken,
         Ok(httparse::Status::Partial) => return refuse_bare_line_feeds(bytes).map(|()| None),
+        // `GET /a b HTTP/1.1` is a malformed target, not another version.
+        Err(httparse::Error::Version) if !names_a_version(bytes) => return Err(HeadError::Malformed),
         Err(error) => return Err(head_error(error)),
     };
     refuse_bare_line_feeds(&bytes[..taken])?;
@@ -112,7 +117,9 @@ pub fn request(bytes: &[u8], head: &mut RequestHead) -> Result<Option<(usize, Re
         expect_continue: fields.expect_continue && !http_10,
         websocket,
     };
-    drop_nominated(&parsed.headers[..], &mut head.headers);
+    if fields.nominates {
+        drop_nominated(parsed.headers, &mut head.headers);
+    }
     Ok(Some((taken, meta)))
 }
 
@@ -150,7 +157,9 @@ pub fn response(
         framing.unwrap_or(BodyLength::UntilClose)
     };
     let meta = ResponseMeta { body, keep_alive: fields.keep_alive(http_10) && body != BodyLength::UntilClose };
-    drop_nominated(&parsed.headers[..], &mut head.headers);
+    if fields.nominates {
+        drop_nominated(parsed.headers, &mut head.headers);
+    }
     Ok(Some((taken, meta)))
 }
 
@@ -178,6 +187,12 @@ pub fn trailers(bytes: &[u8], into: &mut Headers) -> Result<Option<usize>, HeadE
         }
         Err(error) => Err(head_error(error)),
     }
+}
+
+/// Whether the third word of the request line is a version of HTTP.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    line.split(|&byte| byte == b' ').nth(2).is_some_and(|word| word.starts_with(b"HTTP/"))
 }
 
 fn head_error(error: httparse::Error) -> HeadError {
@@ -208,6 +223,8 @@ struct Fields<'a> {
     close: bool,
     keep: bool,
     connection_upgrade: bool,
+    /// `connection` names fields that go with it.
+    nominates: bool,
     upgrade_websocket: bool,
     expect_continue: bool,
 }
@@ -215,7 +232,16 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn take(&mut self, header: &httparse::Header<'a>, into: &mut Headers) -> Result<(), HeadError> {
         let value = trim(header.value);
-        match id_of(header.name) {
+        let mut lower = [0u8; NAME_INLINE];
+        let (name, id) = match lower.get_mut(..header.name.len()) {
+            Some(lower) => {
+                lower.copy_from_slice(header.name.as_bytes());
+                lower.make_ascii_lowercase();
+                (&*lower, HeaderId::of(lower))
+            }
+            None => (header.name.as_bytes(), HeaderId::Other),
+        };
+        match id {
             HeaderId::Host if !self.is_response => {
                 if self.host.replace(value).is_some() {
                     return Err(HeadError::Host);
@@ -235,9 +261,15 @@ impl<'a> Fields<'a> {
             }
             HeaderId::Connection => {
                 for token in tokens(value).take(CONNECTION_TOKENS_MAX) {
-                    self.close |= token.eq_ignore_ascii_case(b"close");
-                    self.keep |= token.eq_ignore_ascii_case(b"keep-alive");
-                    self.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                    if token.eq_ignore_ascii_case(b"close") {
+                        self.close = true;
+                    } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                        self.keep = true;
+                    } else if token.eq_ignore_ascii_case(b"upgrade") {
+                        self.connection_upgrade = true;
+                    } else {
+                        self.nominates = true;
+                    }
                 }
             }
             HeaderId::Upgrade => {
@@ -256,7 +288,8 @@ impl<'a> Fields<'a> {
                 self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
                 into.push(b"expect", value);
             }
-            _ => into.push(header.name.as_bytes(), value),
+            _ if name.len() <= NAME_INLINE => into.push_lower(name, id, value),
+            _ => into.push(name, value),
         }
         Ok(())
     }
@@ -286,8 +319,7 @@ fn drop_nominated(parsed: &[httparse::Header<'_>], headers: &mut Headers) {
             id_of_bytes(token),
             HeaderId::ContentLength | HeaderId::Host | HeaderId::Te | HeaderId::XForwardedFor | HeaderId::Authorization
         );
-        let usual = [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|name| token.eq_ignore_ascii_case(name));
-        if !protected && !usual {
+        if !protected {
             headers.remove(token);
         }
     }
@@ -474,6 +506,7 @@ mod tests {
         assert_eq!(refused("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"), HeadError::Host);
         assert_eq!(refused("GET / HTTP/1.1\r\nHost: a b\r\n\r\n"), HeadError::Host);
         assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), HeadError::Version);
+        assert_eq!(refused("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"), HeadError::Malformed);
         assert_eq!(refused("GET a HTTP/1.1\r\nHost: a\r\n\r\n"), HeadError::Target);
     }
 

@@ -30,6 +30,9 @@ use super::{cluster, endpoint, filter as http_filters, tls};
 /// The route tables by name.
 pub(super) type Tables = HashMap<String, Arc<RouteTable>>;
 
+/// What a proxy without a `server_name` calls itself in the `server` header. Envoy says `envoy`, which we are not.
+const OWN_NAME: &str = "celerity";
+
 pub(super) fn read(
     check: &mut Check,
     source: &EnvoyListener,
@@ -255,7 +258,7 @@ fn read_manager(
     }
     let server_name = std::mem::take(&mut source.server_name);
     let server_header = match std::mem::take(&mut source.server_header_transformation) {
-        0 => Some(if server_name.is_empty() { "envoy".into() } else { server_name.into() }),
+        0 => Some(if server_name.is_empty() { OWN_NAME.into() } else { server_name.into() }),
         2 => None,
         _ => {
             check.error("server_header_transformation", "APPEND_IF_ABSENT is not supported");
