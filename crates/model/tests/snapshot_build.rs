@@ -272,7 +272,7 @@ fn dns_names_are_resolved_into_endpoints() {
     };
     let of = |snapshot: &Snapshot| snapshot.cluster_by_name(&service_name(0)).expect("there").clone();
     let one = with(1, None);
-    assert!(std::sync::Arc::ptr_eq(&of(&one), &of(&with(1, Some(&one)))), "the same addresses are no change");
+    assert!(Arc::ptr_eq(&of(&one), &of(&with(1, Some(&one)))), "the same addresses are no change");
     let two = of(&with(2, Some(&one)));
     assert_ne!(of(&one).fingerprint, two.fingerprint);
     assert_eq!((of(&one).identity, of(&one).pool_key), (two.identity, two.pool_key), "connections and ejections stay");

@@ -196,6 +196,10 @@ pub struct Worker {
     pub clusters: ClusterPools,
     pub others: Rc<[mpsc::Sender<Command>]>,
     pub connections: Cell<usize>,
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "a request takes the Rc: the Arc's counter is shared by all workers"
+    )]
     running: RefCell<Rc<Arc<Running>>>,
     draining: Cell<bool>,
     drained: Rc<Notify>,

@@ -228,11 +228,14 @@ enum Usable {
     No,
 }
 
+type UsableEndpoints = Vec<(u32, Usable)>;
+
 /// The endpoints of one priority, by locality.
 #[derive(Default)]
 struct Members {
     priority: u32,
-    localities: Vec<(Option<u32>, Vec<(u32, Usable)>)>,
+    /// Each with its weight and its endpoints, by their indexes.
+    localities: Vec<(Option<u32>, UsableEndpoints)>,
 }
 
 impl Members {

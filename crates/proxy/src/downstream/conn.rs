@@ -25,6 +25,10 @@ pub struct Conn {
     pub is_tls: bool,
     pub is_http2: bool,
     /// The manager of the running configuration. Looked up again when the configuration is swapped.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "a request takes the Rc: the Arc's counter is shared by all workers"
+    )]
     manager: RefCell<(u64, Rc<Arc<HttpManager>>)>,
     /// The connection's listener or filter chain is gone: it closes after the present request.
     pub orphaned: Cell<bool>,

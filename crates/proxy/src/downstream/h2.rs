@@ -16,8 +16,10 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
     let worker = conn.worker.clone();
     let clock = worker.clock;
     let manager = conn.manager(&worker.running());
-    let mut settings = h2::ServerSettings::default();
-    settings.max_concurrent_streams = manager.http2.max_concurrent_streams.min(STREAMS_MAX);
+    let mut settings = h2::ServerSettings {
+        max_concurrent_streams: manager.http2.max_concurrent_streams.min(STREAMS_MAX),
+        ..h2::ServerSettings::default()
+    };
     settings.common.stream_window = manager.http2.initial_stream_window_bytes;
     settings.common.connection_window = manager.http2.initial_connection_window_bytes;
     settings.common.max_header_list_size = manager.max_request_headers_kb.max(1) * 1024;

@@ -219,17 +219,9 @@ impl<'a> Exchange<'a> {
                 patience.set_overall(timeout.and_then(|limit| now.checked_add(limit)));
             }
         };
-        let result = relay::until_head(
-            &mut stream,
-            down,
-            &mut self.upload,
-            &mut self.response,
-            &mut self.patience,
-            &mut self.ledger,
-            clock,
-            on_uploaded,
-        )
-        .await;
+        let wait =
+            relay::Wait { response: &mut self.response, patience: &mut self.patience, ledger: &mut self.ledger, clock };
+        let result = relay::until_head(&mut stream, down, &mut self.upload, wait, on_uploaded).await;
         self.patience.set_per_try(None);
         if result.is_err() {
             self.patience.set_per_try_idle(None, Instant::now());

@@ -27,17 +27,24 @@ impl From<UploadError> for Broken {
     }
 }
 
-/// Sends the request and waits for the final response's head, passing interim ones on.
+/// What waits for a response's head, and looks at while it does.
+pub(super) struct Wait<'a> {
+    pub response: &'a mut ResponseHead,
+    pub patience: &'a mut Patience,
+    pub ledger: &'a mut Ledger,
+    pub clock: &'a Clock,
+}
+
+/// Sends the request and waits for the final response's head, passing interim ones on. `on_uploaded` is called when
+/// the upstream has the whole request.
 pub(super) async fn until_head(
     up: &mut UpstreamStream,
     down: &mut DownstreamStream<'_>,
     upload: &mut Upload,
-    response: &mut ResponseHead,
-    patience: &mut Patience,
-    ledger: &mut Ledger,
-    clock: &Clock,
+    wait: Wait<'_>,
     on_uploaded: impl Fn(&mut Patience),
 ) -> Result<BodyLength, Broken> {
+    let Wait { response, patience, ledger, clock } = wait;
     let mut uploading = true;
     let mut seen_bytes = upload.bytes;
     let result = poll_fn(|cx| {
@@ -137,7 +144,7 @@ pub(super) async fn body(
 
 enum Finishing {
     Body,
-    Trailers(Option<crate::http::Headers>),
+    Trailers(Option<Box<crate::http::Headers>>),
     Flush,
 }
 
@@ -172,7 +179,7 @@ fn poll_download(
                     if let Some(trailers) = &mut trailers {
                         trailers.remove(HOP_HEADER.as_bytes());
                     }
-                    *finishing = Finishing::Trailers(trailers);
+                    *finishing = Finishing::Trailers(trailers.map(Box::new));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Upstream(error))),
                 Poll::Pending => {
@@ -185,7 +192,7 @@ fn poll_download(
                 }
             },
             Finishing::Trailers(trailers) => {
-                ready!(down.poll_finish(cx, trailers.as_ref())).map_err(Broken::Client)?;
+                ready!(down.poll_finish(cx, trailers.as_deref())).map_err(Broken::Client)?;
                 watch.ledger.enter(State::DownstreamFlush, watch.clock.now());
                 *finishing = Finishing::Flush;
             }

@@ -77,7 +77,7 @@ impl Plan {
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 
 pub enum Connected {
-    H1 { conn: ClientConn, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
+    H1 { conn: Box<ClientConn>, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
     H2 { client: h2::Client, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
 }
 
@@ -130,11 +130,11 @@ async fn open_untimed(plan: &Plan, address: SocketAddr) -> Result<Connected, Ope
 
 fn speak(plan: &Plan, io: Io, alpn: &Alpn, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant) -> Connected {
     if *alpn == Alpn::H2 {
-        let (connection, client) = h2::client::connect(io, plan.http2.clone());
+        let (connection, client) = h2::client::connect(io, plan.http2);
         tokio::task::spawn_local(connection.run());
         return Connected::H2 { client, peer, setup, opened };
     }
-    Connected::H1 { conn: ClientConn::new(Wire::new(io)), peer, setup, opened }
+    Connected::H1 { conn: Box::new(ClientConn::new(Wire::new(io))), peer, setup, opened }
 }
 
 async fn connect(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
@@ -226,7 +226,10 @@ fn feed(plan: &Rc<Plan>, shared: &Arc<ClusterShared>) -> bool {
             {
                 let mut conn = ClientConn::new(Wire::new(Io::Tcp(stream)));
                 conn.requests = donation.requests;
-                pool.take_in(Connected::H1 { conn, peer: None, setup: None, opened: donation.opened }, permit);
+                pool.take_in(
+                    Connected::H1 { conn: Box::new(conn), peer: None, setup: None, opened: donation.opened },
+                    permit,
+                );
             }
             continue;
         }

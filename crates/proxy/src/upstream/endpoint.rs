@@ -270,7 +270,7 @@ impl EndpointPool {
         match connected {
             connect::Connected::H1 { conn, peer, setup, opened } => {
                 self.speaks.set(Speaks::Http1);
-                self.release(Box::new(H1Lease { conn, opened, permit, peer, setup }));
+                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup }));
             }
             connect::Connected::H2 { client, peer, mut setup, opened } => {
                 self.speaks.set(Speaks::Http2);
