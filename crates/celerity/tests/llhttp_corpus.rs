@@ -1,5 +1,7 @@
 //! llhttp's texts of requests and responses against our reader of HTTP/1.1: what its strict mode refuses we refuse, what
 //! it accepts we accept, but for a list with reasons. Lenient cases must only not be taken for more than they are.
+#![allow(clippy::print_stderr, reason = "a test says what it counted")]
+
 use std::path::Path;
 
 use celerity_proxy::h1::body::{BodyLength, BodyReader, Step};
