@@ -7,6 +7,7 @@ use crate::apply::Running;
 use crate::downstream::accept;
 use crate::exchange::Exchange;
 use crate::filters::cache::{Cache, CacheLimits};
+use crate::http::ResponseHead;
 use crate::outlier::{Event, EventKind};
 use crate::timers::Timers;
 use crate::upstream::ClusterShared;
@@ -206,6 +207,8 @@ pub struct Worker {
     shard: Shard,
     ledgers: RefCell<LedgerShard>,
     log: Option<RefCell<AccessLog>>,
+    /// Response heads with the memory of earlier ones: an exchange borrows one instead of growing its own.
+    spare_heads: RefCell<Vec<ResponseHead>>,
     date: RefCell<(u64, [u8; 29])>,
     counters: RefCell<HashMap<&'static str, Counter>>,
     /// Series of requests that never had an endpoint, and of inbound ones, by who talks to whom.
@@ -235,6 +238,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
             shard: start.shard,
             ledgers: RefCell::new(ledgers),
             log: start.log.map(RefCell::new),
+            spare_heads: RefCell::default(),
             date: RefCell::new((0, [0; 29])),
             counters: RefCell::default(),
             series: RefCell::default(),
@@ -309,6 +313,18 @@ impl Worker {
 
     pub fn running(&self) -> Rc<Arc<Running>> {
         self.running.borrow().clone()
+    }
+
+    pub fn spare_head(&self) -> ResponseHead {
+        self.spare_heads.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub fn give_head_back(&self, mut head: ResponseHead) {
+        let mut spare = self.spare_heads.borrow_mut();
+        if spare.len() < SPARE_HEADS_MAX {
+            head.headers.clear();
+            spare.push(head);
+        }
     }
 
     pub fn draining(&self) -> bool {
@@ -392,6 +408,9 @@ impl Worker {
         }
     }
 }
+
+/// Heads kept for later exchanges: as many as are usually under way at once, 2 KB each.
+const SPARE_HEADS_MAX: usize = 64;
 
 /// Look-ups that a worker remembers; the registry has its own budget of series.
 const OTHER_SERIES_MAX: usize = 4096;

@@ -140,7 +140,7 @@ impl<'a> Exchange<'a> {
             snapshot,
             manager,
             request,
-            response: ResponseHead::default(),
+            response: worker.spare_head(),
             upload: Upload::new(begun.body, true),
             patience,
             ledger: begun.ledger,

@@ -79,12 +79,12 @@ pub(super) fn clean_request(manager: &HttpManager, client: &Client<'_>, head: &m
         }
         _ => {
             head.scheme = scheme;
-            head.headers.set(b"x-forwarded-proto", scheme.as_str().as_bytes());
+            head.headers.set_id(HeaderId::XForwardedProto, b"x-forwarded-proto", scheme.as_str().as_bytes());
         }
     }
     let keep_id = !edge || manager.request_id.preserve_external;
     if manager.request_id.generate && !(keep_id && head.headers.contains_id(HeaderId::XRequestId)) {
-        head.headers.set(b"x-request-id", &request_id(rng));
+        head.headers.set_id(HeaderId::XRequestId, b"x-request-id", &request_id(rng));
     }
     client_certificate(manager.client_certificate, client, &mut head.headers);
     if let Some(via) = &manager.via {

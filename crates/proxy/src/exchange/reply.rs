@@ -107,10 +107,10 @@ impl<'a> Exchange<'a> {
         let worker = self.worker.clone();
         let headers = &mut self.response.headers;
         if let Some(server) = &self.manager.server_header {
-            headers.set(b"server", server.as_bytes());
+            headers.set_id(HeaderId::Server, b"server", server.as_bytes());
         }
         if !headers.contains_id(HeaderId::Date) {
-            worker.with_date(|date| headers.push(b"date", date));
+            worker.with_date(|date| headers.push_lower(b"date", HeaderId::Date, date));
         }
         if self.manager.request_id.always_set_in_response
             && let Some(id) = self.request.headers.get_id(HeaderId::XRequestId)

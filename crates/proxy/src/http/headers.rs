@@ -194,6 +194,14 @@ impl Headers {
         self.push(name, value);
     }
 
+    /// As `set`, for a well-known name in lower case: a scan over a byte per header instead of names.
+    pub(crate) fn set_id(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.id == id) {
+            entry.live = false;
+        }
+        self.push_lower(name, id, value);
+    }
+
     /// Adds to the first header of that name, with a comma between (RFC 9110, section 5.3), or adds a new one.
     pub fn append_to_list(&mut self, name: &[u8], value: &[u8]) {
         match self.position(name) {
