@@ -32,6 +32,10 @@ const IDLE_MAX: usize = 1024;
 /// Connections that one worker opens to one endpoint at once: a burst must not become a SYN flood.
 const CONNECTING_MAX: u32 = 128;
 
+/// While requests starve for the connection limit, one release of so many goes to whichever worker asks first. Each
+/// costs two calls to move the socket; fewer would let the tail of the other workers grow.
+const GIVE_ONE_IN: u32 = 8;
+
 /// Why there is no connection for a request.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AcquireError {
@@ -134,6 +138,7 @@ pub struct EndpointPool {
     /// Requests in flight from this worker: what LEAST_REQUEST compares.
     pub active: Cell<u32>,
     gone: Cell<bool>,
+    turn: Cell<u32>,
     /// Requests since the start, and the round trip that was sampled last, in microseconds.
     pub(super) round_trip: Cell<(u32, u32)>,
 }
@@ -157,6 +162,7 @@ impl EndpointPool {
             speaks: Cell::new(Speaks::Unknown),
             active: Cell::new(0),
             gone: Cell::new(false),
+            turn: Cell::new(0),
             round_trip: Cell::new((0, 0)),
         })
     }
@@ -310,11 +316,17 @@ impl EndpointPool {
             drop(lease);
             return self.open_what_is_wanted();
         }
-        if let Some(waiter) = self.next_waiter() {
+        let starving = self.shared.someone_starves();
+        let turn = self.turn.get().wrapping_add(1);
+        self.turn.set(turn);
+        // A worker that is never idle would keep its connections for ever while another one waits.
+        if !(starving && turn % GIVE_ONE_IN == 0)
+            && let Some(waiter) = self.next_waiter()
+        {
             give(&waiter, Ok(Lease::H1(lease)));
             return;
         }
-        if self.shared.someone_starves() {
+        if starving {
             return self.donate(lease);
         }
         lease.conn.wire.shrink();
