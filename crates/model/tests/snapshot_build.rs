@@ -22,7 +22,9 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter as EnvoyFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
+    HttpConnectionManager, HttpFilter as EnvoyFilter, Rds,
+    http_connection_manager::{RouteSpecifier, UpgradeConfig},
+    http_filter,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatcher;
@@ -301,4 +303,45 @@ fn what_is_not_supported_is_refused_by_name_all_at_once() {
         ]
     );
     assert!(errors[2].to_string().contains("domain service-0 stands in both"), "{}", errors[2]);
+}
+
+#[test]
+fn what_no_worker_reads_is_refused() {
+    let mut resources = mesh(1);
+    resources.clusters[0].per_connection_buffer_limit_bytes = Some(UInt32Value { value: 1024 });
+    let Some(route::Action::Route(action)) = &mut resources.routes[0].virtual_hosts[0].routes[0].action else {
+        panic!("a route")
+    };
+    action.priority = 1;
+    resources.listeners[0].per_connection_buffer_limit_bytes = Some(UInt32Value { value: 1024 });
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds { route_config_name: "outbound".into(), ..Rds::default() })),
+        http_filters: vec![EnvoyFilter {
+            name: "envoy.filters.http.router".into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+            ..EnvoyFilter::default()
+        }],
+        xff_num_trusted_hops: 1,
+        strip_matching_host_port: true,
+        access_log: vec![Default::default()],
+        upgrade_configs: ["websocket", "spdy"]
+            .map(|name| UpgradeConfig { upgrade_type: name.into(), ..UpgradeConfig::default() })
+            .into(),
+        ..HttpConnectionManager::default()
+    };
+    resources.listeners[0].filter_chains[0].filters[0].config_type =
+        Some(filter::ConfigType::TypedConfig(any(&manager)));
+    let errors = Snapshot::build(&resources, None).expect_err("refused");
+    let fields: Vec<&str> = errors.iter().filter_map(|error| error.field.rsplit('.').next()).collect();
+    for field in [
+        "per_connection_buffer_limit_bytes",
+        "priority",
+        "xff_num_trusted_hops",
+        "strip_matching_host_port",
+        "access_log",
+        "upgrade_configs",
+    ] {
+        assert!(fields.contains(&field), "{field} in {fields:?}");
+    }
+    assert_eq!(fields.iter().filter(|field| **field == "per_connection_buffer_limit_bytes").count(), 2);
 }

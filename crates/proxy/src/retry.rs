@@ -115,7 +115,7 @@ pub fn backoff(policy: &RetryPolicy, retry: u32, rng: u64) -> Duration {
     Duration::from_micros(if ceiling_us == 0 { 0 } else { rng % ceiling_us })
 }
 
-/// How many retries may be in flight: a share of `requests` (in flight, or over the budget's interval), at least the
+/// How many retries may be in flight: a share of `requests` in flight, at least the
 /// minimum (Envoy `RetryBudget`).
 pub fn budgeted_retries(budget: &RetryBudget, requests: u64) -> u32 {
     let share = requests as f64 * budget.percent / 100.0;
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_a_share_with_a_minimum() {
-        let budget = RetryBudget { percent: 20.0, min_concurrency: 3, interval: None };
+        let budget = RetryBudget { percent: 20.0, min_concurrency: 3 };
         assert_eq!([0, 10, 100].map(|requests| budgeted_retries(&budget, requests)), [3, 3, 20]);
     }
 }

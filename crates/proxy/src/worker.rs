@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc};
@@ -62,6 +62,8 @@ pub struct ProxyShared {
     pub log_choice: Choice,
     /// Open client connections of all workers, written by each about its own.
     pub connections: AtomicUsize,
+    /// Injected faults under way in all workers.
+    pub active_faults: AtomicU32,
     quiet: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
@@ -83,6 +85,7 @@ impl ProxyShared {
             cache: Cache::new(CacheLimits::default()),
             log_choice,
             connections: AtomicUsize::new(0),
+            active_faults: AtomicU32::new(0),
             quiet: Mutex::default(),
         }
     }
@@ -197,6 +200,8 @@ pub struct Worker {
     pub clusters: ClusterPools,
     pub others: Rc<[mpsc::Sender<Command>]>,
     pub connections: Cell<usize>,
+    /// Shadow requests under way.
+    pub mirrors: Cell<u32>,
     #[expect(
         clippy::redundant_allocation,
         reason = "a request takes the Rc: the Arc's counter is shared by all workers"
@@ -232,6 +237,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
             clusters: ClusterPools::default(),
             others: start.others.into(),
             connections: Cell::new(0),
+            mirrors: Cell::new(0),
             running: RefCell::new(Rc::new(start.running)),
             draining: Cell::new(false),
             drained: Rc::new(Notify::new()),

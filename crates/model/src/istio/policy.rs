@@ -338,6 +338,6 @@ record! {
         /// Always allowed. Default 3.
         min_retry_concurrency: Option<u32> = "minRetryConcurrency";
         /// Time over which requests are counted. Default 0: only those active now.
-        budget_interval: Option<Duration> = "budgetInterval";
+        budget_interval: Option<Duration> = "budgetInterval" later "counting requests over a time for retryBudget (those in flight count)";
     }
 }

@@ -41,14 +41,14 @@ record! {
         fault: Option<Fault> = "fault";
         headers: Option<HeaderChanges> = "headers";
         cors_policy: Option<CorsPolicy> = "corsPolicy";
-        mirror: Option<Destination> = "mirror" later "mirrored traffic";
-        mirror_percentage: Option<Percent> = "mirrorPercentage" later "mirrored traffic";
-        mirrors: Vec<Mirror> = "mirrors" later "mirrored traffic";
+        mirror: Option<Destination> = "mirror";
+        mirror_percentage: Option<Percent> = "mirrorPercentage";
+        mirrors: Vec<Mirror> = "mirrors";
     }
     refused {
         "delegate": "delegated VirtualServices",
-        "mirrorPercent": "mirrored traffic",
-        "mirror_percent": "mirrored traffic",
+        "mirrorPercent": "the old whole percent of mirrored requests (write mirrorPercentage: {value: N})",
+        "mirror_percent": "the old whole percent of mirrored requests (write mirrorPercentage: {value: N})",
     }
 }
 

@@ -333,8 +333,6 @@ pub struct RetryBudget {
     /// 0 to 100.
     pub percent: f64,
     pub min_concurrency: u32,
-    /// Requests count over this time; `None`: those in flight.
-    pub interval: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -346,8 +344,6 @@ pub struct ConnectionSettings {
     pub max_duration: Option<Duration>,
     /// Requests before a connection is retired. `None`: no limit.
     pub max_requests: Option<u32>,
-    /// Bytes that may wait in one connection's buffers.
-    pub buffer_limit_bytes: u32,
 }
 
 impl Default for ConnectionSettings {
@@ -358,7 +354,6 @@ impl Default for ConnectionSettings {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_duration: None,
             max_requests: None,
-            buffer_limit_bytes: 1 << 20,
         }
     }
 }

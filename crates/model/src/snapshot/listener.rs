@@ -21,7 +21,6 @@ pub struct Listener {
     pub inspects_tls: bool,
     /// Time for those first bytes.
     pub inspect_timeout: Duration,
-    pub buffer_limit_bytes: u32,
     /// Another connection's original destination is taken from the kernel.
     pub use_original_dst: bool,
 }
@@ -154,16 +153,13 @@ pub struct HttpManager {
     pub via: Option<Box<str>>,
     /// The peer's address is the client's: x-forwarded-for is appended to and internal headers are removed.
     pub use_remote_address: bool,
-    pub xff_trusted_hops: u32,
     pub skip_xff_append: bool,
     pub client_certificate: ClientCertificateHeader,
-    pub access_logs: Box<[AccessLog]>,
     pub request_id: RequestId,
     pub normalize_path: bool,
     pub merge_slashes: bool,
-    /// The port is taken off the authority before routes are looked up.
+    /// The port is taken off the authority, whatever it is.
     pub strip_port: bool,
-    pub upgrade_types: Box<[Box<str>]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -222,14 +218,10 @@ pub enum HttpFilter {
     Router(RouterConfig),
 }
 
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct CacheConfig {
-    /// Bound of all stored bodies and heads together; `None`: the proxy's default.
-    pub max_bytes: Option<u64>,
+    /// A larger body is not stored. `None`: the proxy's own bound.
     pub max_body_bytes: Option<u32>,
-    /// Request headers that a response's Vary may name; empty: any.
-    pub allowed_vary_headers: Box<[super::matching::StringMatcher]>,
-    pub ignore_request_cache_control: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -256,29 +248,6 @@ pub enum ForwardMode {
     AppendForward,
     SanitizeSet,
     AlwaysForwardOnly,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessLog {
-    pub sink: LogSink,
-    pub format: LogFormat,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogSink {
-    Stdout,
-    Stderr,
-    File(Box<str>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// The proxy's own JSON lines.
-    #[default]
-    Default,
-    /// Key and Envoy format string.
-    Json(Box<[(Box<str>, Box<str>)]>),
-    Text(Box<str>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,9 +88,6 @@ pub struct Forward {
     /// The original host goes into x-forwarded-host when it is rewritten.
     pub append_forwarded_host: bool,
     pub mirrors: Box<[Mirror]>,
-    pub high_priority: bool,
-    /// Upgrades such as `websocket`; `None`: as the listener says.
-    pub upgrades: Box<[(Box<str>, bool)]>,
 }
 
 /// A cluster by name, with the hash that the snapshot's table is probed with. A name and not the object: routes are
@@ -127,7 +124,6 @@ pub struct WeightedCluster {
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
     pub host_rewrite: Option<Box<str>>,
-    pub filters: RouteFilters,
 }
 
 /// One cluster chosen from a target.

@@ -70,6 +70,10 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         let reusable = if is_connect {
             refuse(&mut server, 405, "CONNECT is not supported here").await;
             false
+        } else if meta.websocket {
+            // Passed on without its upgrade it would be a plain GET, which no WebSocket client means.
+            refuse(&mut server, 501, "an upgrade to WebSocket is not supported here").await;
+            false
         } else {
             exchange::serve(&conn, &mut DownstreamStream::H1(&mut server), &mut head, begun).await
         };

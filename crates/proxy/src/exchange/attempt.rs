@@ -13,12 +13,13 @@ use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
 use crate::upstream::shared::{ClusterShared, RareEvents};
 use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
 use celerity_model::snapshot::{
-    Chosen, Cluster, Discovery, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
+    Chosen, Cluster, Discovery, Forward, HostRewrite, HttpFilter, Limits, RetryPolicy, Route, VirtualHost,
+    WeightedCluster,
 };
 use celerity_telemetry::{HopReport, ResponseFlags, State};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Sends of a request that no upstream processed: a connection that the peer closed while it was idle costs the client
 /// nothing. More often than this and something else is wrong.
@@ -89,6 +90,8 @@ impl<'a> Exchange<'a> {
         if !std::mem::replace(&mut self.rewritten, true) {
             self.rewrite(host, route, forward, weighted);
         }
+        self.mirror(forward, false);
+        let timeout = self.timeout_of(forward);
 
         let Some(permit) = RequestPermit::take(&pool.shared, &cluster.policy.limits) else {
             RareEvents::add(&pool.shared.events.request_overflows);
@@ -100,8 +103,8 @@ impl<'a> Exchange<'a> {
         };
         let hash = self.hash(forward, &cluster);
         let policy = forward.retry.as_deref();
-        if forward.timeout.is_some_and(|limit| !limit.is_zero()) && self.upload.is_finished() {
-            self.start_timeout(forward);
+        if let Some(limit) = timeout.filter(|_| self.upload.is_finished()) {
+            self.patience.set_overall(Instant::now().checked_add(limit));
         }
         let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
         let (mut retries, mut replays) = (0, 0);
@@ -124,7 +127,7 @@ impl<'a> Exchange<'a> {
             self.attempts += 1;
             self.attempt_headers(host, forward, &endpoint);
 
-            match self.attempt(down, forward, policy, &endpoint).await? {
+            match self.attempt(down, timeout, policy, &endpoint).await? {
                 Ok((stream, length)) => {
                     // Taken off here: neither a client nor the cache must see it.
                     let hop = fields::take_hop(&mut self.response.headers).filter(|_| stream.is_from_mesh());
@@ -185,7 +188,7 @@ impl<'a> Exchange<'a> {
     async fn attempt(
         &mut self,
         down: &mut DownstreamStream<'_>,
-        forward: &Forward,
+        timeout: Option<Duration>,
         policy: Option<&RetryPolicy>,
         endpoint: &Rc<WorkerEndpoint>,
     ) -> Result<Result<(UpstreamStream, BodyLength), End>, Failure> {
@@ -205,7 +208,6 @@ impl<'a> Exchange<'a> {
         let idle = policy.and_then(|policy| policy.per_try_idle_timeout).filter(|limit| !limit.is_zero());
         self.patience.set_per_try_idle(idle, Instant::now());
         let per_try = policy.and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
-        let timeout = forward.timeout.filter(|limit| !limit.is_zero());
         let was_uploaded = self.upload.is_finished();
         let clock = &self.worker.clock;
         // Envoy counts both from the end of the request: a slow upload is not the upstream's fault.
@@ -318,7 +320,11 @@ impl<'a> Exchange<'a> {
         }
         if let Some(path) = forward.path_rewrite.apply(&route.matching, &self.request.path) {
             let original = std::mem::replace(&mut self.request.path, path);
-            self.request.headers.set(b"x-envoy-original-path", &original);
+            let suppressed = matches!(self.manager.filters.last(),
+                Some(HttpFilter::Router(router)) if router.suppress_envoy_headers);
+            if !suppressed {
+                self.request.headers.set(b"x-envoy-original-path", &original);
+            }
         }
         if order.iter().flatten().any(|mutations| !mutations.is_empty()) {
             // Taken out while it is changed: the context reads the rest of the exchange.
@@ -366,10 +372,14 @@ impl<'a> Exchange<'a> {
         hash
     }
 
-    fn start_timeout(&mut self, forward: &Forward) {
-        if let Some(limit) = forward.timeout {
-            self.patience.set_overall(Instant::now().checked_add(limit));
-        }
+    /// The limit of the whole exchange: a gRPC request's own where the route lets it say (Envoy
+    /// `grpc_timeout_header_max`), else the route's.
+    fn timeout_of(&self, forward: &Forward) -> Option<Duration> {
+        let own = forward.grpc_timeout_max.filter(|_| self.is_grpc).and_then(|most| {
+            let asked = fields::grpc_timeout(self.request.headers.get(b"grpc-timeout")?)?;
+            Some(if most.is_zero() { asked } else { asked.min(most) })
+        });
+        own.or(forward.timeout).filter(|limit| !limit.is_zero())
     }
 
     /// A request that certainly was not processed is sent again without counting as a retry. So is one without effects

@@ -5,7 +5,7 @@ use super::context::{Ended, Exchange};
 use super::filters::Passed;
 use crate::downstream::stream::DownstreamStream;
 use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Served, ServedKind, StoreWriter};
-use crate::http::RequestHead;
+use crate::http::{HeaderId, RequestHead};
 use celerity_telemetry::ResponseFlags;
 use celerity_telemetry::metrics::names;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -99,6 +99,14 @@ impl<'a> Exchange<'a> {
                 _ => revalidation.into_pending(),
             },
         };
+        // `max_body_bytes`: what tells its length is left alone at once, the rest when it turns out larger.
+        let told = self.response.headers.get_id(HeaderId::ContentLength);
+        let told = told.and_then(|value| std::str::from_utf8(value).ok()?.parse::<u64>().ok());
+        if let (Some(told), Some(most)) = (told, self.cache_body_bytes_max)
+            && told > u64::from(most)
+        {
+            return Consulted::Relay(up);
+        }
         self.store = cache.begin_store(pending, &self.response, now_s());
         Consulted::Relay(up)
     }
@@ -115,7 +123,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Gives a piece of the response to the cache, which lets go of what turns out too large.
-    pub(super) fn tee(store: &mut Option<StoreWriter>, piece: &[u8]) {
+    pub(super) fn tee(store: &mut Option<StoreWriter>, left: &mut u64, piece: &[u8]) {
+        if piece.len() as u64 > *left {
+            *store = None;
+        }
+        *left = left.saturating_sub(piece.len() as u64);
         if store.as_mut().is_some_and(|writer| !writer.push(piece)) {
             *store = None;
         }

@@ -109,6 +109,10 @@ pub struct Exchange<'a> {
     pub(crate) store: Option<crate::filters::cache::StoreWriter>,
     /// The route's changes were made: a second sending must not make them again.
     pub rewritten: bool,
+    /// Its mirrors were sent.
+    pub(super) mirrored: bool,
+    /// The cache filter's own limit of a body.
+    pub(super) cache_body_bytes_max: Option<u32>,
     pub(crate) cors: Option<super::filters::CorsAnswer>,
     pub wants_ledger: bool,
     pub is_grpc: bool,
@@ -159,6 +163,8 @@ impl<'a> Exchange<'a> {
             caching: None,
             store: None,
             rewritten: false,
+            mirrored: false,
+            cache_body_bytes_max: None,
             cors: None,
             wants_ledger,
             is_grpc,
@@ -190,6 +196,10 @@ impl<'a> Exchange<'a> {
             if let Some(path) = normal {
                 self.request.path = path;
             }
+        }
+        if self.manager.strip_port {
+            let kept = fields::without_port(&self.request.authority).len();
+            self.request.authority.truncate(kept);
         }
         fields::clean_request(self.manager, &client, self.request, &mut self.worker.rng.borrow_mut());
     }

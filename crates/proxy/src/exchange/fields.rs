@@ -10,6 +10,7 @@ use celerity_telemetry::{HOP_HEADER, ResponseFlags, Rng};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// A request as routing sees it.
 pub struct View<'a> {
@@ -90,6 +91,31 @@ pub(super) fn clean_request(manager: &HttpManager, client: &Client<'_>, head: &m
     if let Some(via) = &manager.via {
         head.headers.append_to_list(b"via", via.as_bytes());
     }
+}
+
+/// The host of an authority.
+pub(super) fn without_port(authority: &[u8]) -> &[u8] {
+    let bracket = authority.iter().rposition(|&byte| byte == b']').unwrap_or(0);
+    let colon = authority.iter().skip(bracket).position(|&byte| byte == b':').map(|at| at + bracket);
+    authority.get(..colon.unwrap_or(authority.len())).unwrap_or_default()
+}
+
+/// A `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
+pub(super) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// A random UUID, version 4 (RFC 9562, section 5.4).
@@ -391,6 +417,22 @@ mod tests {
         assert_eq!(normal("/../.."), Some("/".into()));
         assert_eq!(normal("/%2e%2E/etc"), Some("/etc".into()));
         assert_eq!(normal("/.hidden/%20"), None);
+    }
+
+    #[test]
+    fn grpc_timeouts_have_digits_and_a_unit() {
+        assert_eq!(grpc_timeout(b"250m"), Some(Duration::from_millis(250)));
+        assert_eq!(grpc_timeout(b"2H"), Some(Duration::from_secs(7200)));
+        for wrong in [&b""[..], b"S", b"5", b"5x", b"123456789S", b"-1S"] {
+            assert_eq!(grpc_timeout(wrong), None);
+        }
+    }
+
+    #[test]
+    fn ports_come_off() {
+        for (authority, host) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")] {
+            assert_eq!(without_port(authority.as_bytes()), host.as_bytes());
+        }
     }
 
     #[test]

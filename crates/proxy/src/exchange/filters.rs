@@ -3,8 +3,11 @@
 use super::context::{Ended, Exchange, Failure};
 use crate::downstream::stream::DownstreamStream;
 use crate::http::{HeaderId, Headers, Method, ResponseHead};
+use crate::worker::ProxyShared;
 use celerity_model::snapshot::{Abort, CorsPolicy, Fault, HttpFilter, Route, RouteBuffer};
 use celerity_telemetry::{ResponseFlags, State};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 /// What the filters did with a request.
@@ -32,6 +35,23 @@ impl CorsAnswer {
     }
 }
 
+/// One fault under way, of all workers (Envoy `max_active_faults`).
+struct ActiveFault(Arc<ProxyShared>);
+
+impl ActiveFault {
+    fn begin(shared: &Arc<ProxyShared>, most: u32) -> Option<Self> {
+        let more = |active: u32| (active < most).then(|| active.saturating_add(1));
+        let taken = shared.active_faults.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Self(shared.clone()))
+    }
+}
+
+impl Drop for ActiveFault {
+    fn drop(&mut self) {
+        self.0.active_faults.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Exchange<'_> {
     pub async fn filters(&mut self, down: &mut DownstreamStream<'_>, route: &Route) -> Passed {
         let manager = self.manager;
@@ -52,7 +72,10 @@ impl Exchange<'_> {
                     None => self.buffer(down, *max_request_bytes).await,
                 },
                 HttpFilter::Cache(_) if route.filters.cache_off => Passed::On,
-                HttpFilter::Cache(_) => self.cached(down).await,
+                HttpFilter::Cache(cache) => {
+                    self.cache_body_bytes_max = cache.max_body_bytes;
+                    self.cached(down).await
+                }
             };
             if let Passed::Answered(ended) = passed {
                 return Passed::Answered(ended);
@@ -66,6 +89,8 @@ impl Exchange<'_> {
         if !fault.headers.iter().all(|wanted| wanted.matches(&self.view())) {
             return Passed::On;
         }
+        let most = fault.max_active.unwrap_or(u32::MAX);
+        let Some(_active) = ActiveFault::begin(&self.worker.shared, most) else { return Passed::On };
         if let Some((delay, share)) = fault.delay
             && share.hits(self.rng())
         {

@@ -12,6 +12,7 @@ mod context;
 mod fields;
 mod filters;
 mod finish;
+mod mirror;
 mod patience;
 mod relay;
 mod reply;
@@ -36,6 +37,10 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
 
     let mut x = Exchange::new(conn, &worker, &running.snapshot, &manager, request, begun);
     x.clean();
+    if x.request.headers.len() > manager.max_headers_count as usize {
+        let ended = x.reply(down, 431, b"too many headers", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).await;
+        return x.finish(down, ended);
+    }
 
     // Route.
     x.enter(State::Route);
@@ -73,5 +78,8 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
             }
         },
     };
+    if let Action::Forward(forward) = &route.action {
+        x.mirror(forward, true);
+    }
     x.finish(down, ended)
 }

@@ -81,6 +81,11 @@ pub(super) async fn until_head(
                         return Poll::Ready(Err(Broken::Client(error)));
                     }
                 }
+                // No upgrade was asked for: the client would take what follows for another protocol.
+                Poll::Ready(Ok(_)) if response.status == 101 => {
+                    let error = AttemptError::Protocol("it switched protocols and was not asked to".into());
+                    return Poll::Ready(Err(Broken::Upstream(error)));
+                }
                 Poll::Ready(Ok(length)) => return Poll::Ready(Ok(length)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Upstream(error))),
                 Poll::Pending => break,

@@ -51,14 +51,15 @@ impl<'a> Exchange<'a> {
         self.ledger.enter(State::Copy, now);
         self.patience.progressed(worker.clock.to_instant(now));
         let mut store = self.store.take();
+        let mut left = self.cache_body_bytes_max.map_or(u64::MAX, u64::from);
         let mut watch = relay::Watch {
             patience: &mut self.patience,
             ledger: &mut self.ledger,
             clock: &worker.clock,
             response_bytes: 0,
         };
-        let result =
-            relay::body(&mut stream, down, &mut self.upload, &mut watch, |piece| Self::tee(&mut store, piece)).await;
+        let tee = |piece: &[u8]| Self::tee(&mut store, &mut left, piece);
+        let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, tee).await;
         self.response_bytes = watch.response_bytes;
         match result {
             Ok(()) => {

@@ -302,6 +302,7 @@ fn plan(worker: &Rc<Worker>, cluster: &Cluster, endpoint: &Endpoint, http2: bool
                 tls.identity.is_some() && tls.validation.trust.is_some() && !tls.validation.accept_untrusted
             }
         },
+        authority: cluster.service.host.clone(),
         protocol,
         http2: settings,
         http2_streams_max: policy.http2.max_concurrent_streams,

@@ -5,7 +5,7 @@ use super::shared::ClusterShared;
 use crate::h1::{ClientConn, Wire};
 use crate::h2;
 use crate::net::Io;
-use crate::tls::{Alpn, Connector, Peer};
+use crate::tls::{Alpn, Connector, Peer, Target};
 use crate::worker::Command;
 use celerity_model::snapshot::TcpKeepalive;
 use std::cell::{Cell, RefCell};
@@ -46,6 +46,9 @@ pub struct Plan {
     pub tls: Option<Arc<Connector>>,
     /// Both sides show certificates and the upstream's is checked: what its proxy says of itself is believed.
     pub is_mutual: bool,
+    /// The service's host: what `auto_sni` asks for. Connections are shared by all authorities of a service, so the name
+    /// is the service's and not a request's.
+    pub authority: Box<str>,
     pub protocol: Protocol,
     pub http2: h2::ClientSettings,
     pub http2_streams_max: u32,
@@ -116,7 +119,11 @@ async fn open_untimed(plan: &Plan, address: SocketAddr) -> Result<Connected, Ope
         let protocol = if plan.protocol == Protocol::Http2 { Alpn::H2 } else { Alpn::None };
         return Ok(speak(plan, Io::Tcp(stream), &protocol, None, Some(setup), began));
     };
-    let connected = connector.connect(stream, address).await.map_err(|error| OpenError::Tls(error.to_string()))?;
+    let authority = (!plan.authority.is_empty() && !plan.authority.contains('*')).then_some(&*plan.authority);
+    let connected = connector
+        .connect(stream, Target { address, authority })
+        .await
+        .map_err(|error| OpenError::Tls(error.to_string()))?;
     let setup = Setup { connect, tls: connected.duration };
     let alpn = match (plan.protocol, &connected.peer.alpn) {
         // A peer that knows no ALPN was told by configuration what to speak.

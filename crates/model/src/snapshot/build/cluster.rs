@@ -151,10 +151,12 @@ fn read_limits(check: &mut Check, mut breakers: CircuitBreakers) -> Limits {
             limits.max_requests = u32_or(threshold.max_requests.take(), limits.max_requests);
             limits.max_retries = u32_or(threshold.max_retries.take(), limits.max_retries);
             threshold.track_remaining = false;
+            if threshold.retry_budget.as_ref().is_some_and(|budget| budget.budget_interval.is_some()) {
+                check.unsupported("retry_budget.budget_interval");
+            }
             limits.retry_budget = threshold.retry_budget.take().map(|budget| RetryBudget {
                 percent: check.percent("retry_budget.budget_percent", budget.budget_percent).unwrap_or(20.0),
                 min_concurrency: u32_or(budget.min_retry_concurrency, 3),
-                interval: check.limit("retry_budget.budget_interval", budget.budget_interval, None),
             });
             check.leftover(&threshold);
         });
@@ -170,8 +172,6 @@ fn connection(check: &mut Check, rest: &mut EnvoyCluster, connection: &mut Conne
         }
         connection.connect_timeout = timeout;
     }
-    connection.buffer_limit_bytes =
-        u32_or(rest.per_connection_buffer_limit_bytes.take(), connection.buffer_limit_bytes);
     #[allow(deprecated)]
     if let Some(most) = rest.max_requests_per_connection.take() {
         connection.max_requests = (most.value > 0).then_some(most.value);

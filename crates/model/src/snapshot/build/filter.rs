@@ -114,20 +114,9 @@ fn cache_of(check: &mut Check, mut source: EnvoyCache) -> Option<CacheConfig> {
     {
         check.error("typed_config", format!("{} is not supported; SimpleHttpCacheConfig is", store.type_url));
     }
-    let allowed_vary_headers = std::mem::take(&mut source.allowed_vary_headers)
-        .iter()
-        .enumerate()
-        .filter_map(|(index, matcher)| check.string_matcher(&format!("allowed_vary_headers[{index}]"), matcher))
-        .collect();
     let body = std::mem::take(&mut source.max_body_bytes);
-    let ignore_request_cache_control = std::mem::take(&mut source.ignore_request_cache_control_header);
     check.leftover(&source);
-    (!disabled).then_some(CacheConfig {
-        max_bytes: None,
-        max_body_bytes: (body > 0).then_some(body),
-        allowed_vary_headers,
-        ignore_request_cache_control,
-    })
+    (!disabled).then_some(CacheConfig { max_body_bytes: (body > 0).then_some(body) })
 }
 
 fn fault_of(check: &mut Check, mut source: HttpFault) -> Fault {

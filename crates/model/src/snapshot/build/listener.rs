@@ -4,21 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as EnvoyLog, access_log};
-use envoy_types::pb::envoy::config::core::v3::{
-    SubstitutionFormatString, TrafficDirection, substitution_format_string::Format,
-};
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
     FilterChain as EnvoyChain, FilterChainMatch, Listener as EnvoyListener, filter, listener_filter,
-};
-use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
-use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{
-    StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager as hcm,
 };
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use xxhash_rust::xxh64::xxh64;
 
 use super::super::cluster::Address;
@@ -26,6 +18,9 @@ use super::super::listener::*;
 use super::super::table::RouteTable;
 use super::check::{Check, u32_or};
 use super::{cluster, endpoint, filter as http_filters, tls};
+
+/// What the proxy's HTTP/1.1 parser takes; also Envoy's default.
+const HEADERS_MAX: u32 = 100;
 
 /// The route tables by name.
 pub(super) type Tables = HashMap<String, Arc<RouteTable>>;
@@ -73,7 +68,6 @@ pub(super) fn read(
     let inspect_timeout = check
         .duration("listener_filters_timeout", rest.listener_filters_timeout.take())
         .unwrap_or(Duration::from_secs(15));
-    let buffer_limit_bytes = u32_or(rest.per_connection_buffer_limit_bytes.take(), 1 << 20);
     let mut chains = Vec::new();
     for (index, chain) in std::mem::take(&mut rest.filter_chains).into_iter().enumerate() {
         chains.extend(check.item("filter_chains", index, |check| read_chain(check, chain, tables)));
@@ -104,7 +98,6 @@ pub(super) fn read(
         default_chain,
         inspects_tls,
         inspect_timeout,
-        buffer_limit_bytes,
         use_original_dst,
     };
     // The built form has no maps and no order by chance; routes print their name only.
@@ -220,7 +213,7 @@ fn read_manager(
     };
     let filters = http_filters::chain(check, &std::mem::take(&mut source.http_filters));
     let mut timeouts = ManagerTimeouts::default();
-    let mut max_headers_count = 100;
+    let mut max_headers_count = HEADERS_MAX;
     let mut max_requests_per_connection = None;
     if let Some(mut common) = source.common_http_protocol_options.take() {
         check.within("common_http_protocol_options", |check| {
@@ -229,6 +222,9 @@ fn read_manager(
                 check.limit("max_connection_duration", common.max_connection_duration.take(), None);
             timeouts.max_stream_duration = check.limit("max_stream_duration", common.max_stream_duration.take(), None);
             max_headers_count = u32_or(common.max_headers_count.take(), max_headers_count);
+            if max_headers_count > HEADERS_MAX {
+                check.error("max_headers_count", format!("{max_headers_count} is more than {HEADERS_MAX}"));
+            }
             max_requests_per_connection =
                 common.max_requests_per_connection.take().map(|most| most.value).filter(|&most| most > 0);
             check.leftover(&common);
@@ -265,9 +261,8 @@ fn read_manager(
             None
         }
     };
-    let mut logs = Vec::new();
-    for (index, log) in std::mem::take(&mut source.access_log).into_iter().enumerate() {
-        logs.extend(check.item("access_log", index, |check| access_log_of(check, log)));
+    if !std::mem::take(&mut source.access_log).is_empty() {
+        check.error("access_log", "not supported; the proxy's own log is set with --access-log");
     }
     let client_certificate = client_certificate(check, &mut source);
     let request_id = RequestId {
@@ -275,25 +270,16 @@ fn read_manager(
         preserve_external: std::mem::take(&mut source.preserve_external_request_id),
         always_set_in_response: std::mem::take(&mut source.always_set_request_id_in_response),
     };
-    let strip_port = std::mem::take(&mut source.strip_matching_host_port)
-        || matches!(source.strip_port_mode.take(), Some(hcm::StripPortMode::StripAnyHostPort(true)));
-    let upgrade_types = std::mem::take(&mut source.upgrade_configs)
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, upgrade)| {
-            if !upgrade.filters.is_empty() {
-                check.item("upgrade_configs", index, |check| check.unsupported("filters"));
-            }
-            upgrade
-                .enabled
-                .is_none_or(|enabled| enabled.value)
-                .then(|| upgrade.upgrade_type.to_ascii_lowercase().into())
-        })
-        .collect();
+    let strip_port = matches!(source.strip_port_mode.take(), Some(hcm::StripPortMode::StripAnyHostPort(true)));
+    // Every Istio listener names websocket; a handshake is answered 501, which says so to whoever asks.
+    source.upgrade_configs.retain(|upgrade| {
+        !upgrade.filters.is_empty()
+            || upgrade.enabled.is_some()
+            || !upgrade.upgrade_type.eq_ignore_ascii_case("websocket")
+    });
     let stat_prefix = std::mem::take(&mut source.stat_prefix).into();
     let via = std::mem::take(&mut source.via);
     let use_remote_address = source.use_remote_address.take().is_some_and(|value| value.value);
-    let xff_trusted_hops = std::mem::take(&mut source.xff_num_trusted_hops);
     let skip_xff_append = std::mem::take(&mut source.skip_xff_append);
     let normalize_path = source.normalize_path.take().is_some_and(|value| value.value);
     let merge_slashes = std::mem::take(&mut source.merge_slashes);
@@ -314,15 +300,12 @@ fn read_manager(
         server_header,
         via: (!via.is_empty()).then(|| via.into()),
         use_remote_address,
-        xff_trusted_hops,
         skip_xff_append,
         client_certificate,
-        access_logs: logs.into(),
         request_id,
         normalize_path,
         merge_slashes,
         strip_port,
-        upgrade_types,
     })
 }
 
@@ -344,75 +327,4 @@ fn client_certificate(check: &mut Check, source: &mut HttpConnectionManager) -> 
         check.within("set_current_client_cert_details", |check| check.leftover(&details));
     }
     header
-}
-
-fn access_log_of(check: &mut Check, source: EnvoyLog) -> Option<AccessLog> {
-    if source.filter.is_some() {
-        check.unsupported("filter");
-    }
-    let Some(access_log::ConfigType::TypedConfig(any)) = &source.config_type else {
-        check.error("typed_config", "must be given");
-        return None;
-    };
-    check.within("typed_config", |check| {
-        use super::check::is_type;
-        if is_type::<StdoutAccessLog>(any) {
-            let log: StdoutAccessLog = check.unpack(any)?;
-            let format = log.access_log_format.map(|stdout_access_log::AccessLogFormat::LogFormat(format)| format);
-            return Some(AccessLog { sink: LogSink::Stdout, format: log_format(check, format)? });
-        }
-        if is_type::<StderrAccessLog>(any) {
-            let log: StderrAccessLog = check.unpack(any)?;
-            let format = log.access_log_format.map(|stderr_access_log::AccessLogFormat::LogFormat(format)| format);
-            return Some(AccessLog { sink: LogSink::Stderr, format: log_format(check, format)? });
-        }
-        let log: FileAccessLog = check.unpack(any)?;
-        #[allow(deprecated)]
-        let format = match log.access_log_format {
-            None => LogFormat::Default,
-            Some(file_access_log::AccessLogFormat::Format(text)) => LogFormat::Text(text.into()),
-            Some(
-                file_access_log::AccessLogFormat::JsonFormat(json)
-                | file_access_log::AccessLogFormat::TypedJsonFormat(json),
-            ) => json_format(check, &json),
-            Some(file_access_log::AccessLogFormat::LogFormat(format)) => log_format(check, Some(format))?,
-        };
-        let sink = match log.path.as_str() {
-            "/dev/stdout" => LogSink::Stdout,
-            "/dev/stderr" => LogSink::Stderr,
-            "" => {
-                check.error("path", "must be given");
-                return None;
-            }
-            path => LogSink::File(path.into()),
-        };
-        Some(AccessLog { sink, format })
-    })
-}
-
-#[allow(deprecated)]
-fn log_format(check: &mut Check, source: Option<SubstitutionFormatString>) -> Option<LogFormat> {
-    let Some(source) = source else { return Some(LogFormat::Default) };
-    match source.format {
-        None => Some(LogFormat::Default),
-        Some(Format::TextFormat(text)) => Some(LogFormat::Text(text.into())),
-        Some(Format::JsonFormat(json)) => Some(json_format(check, &json)),
-        Some(Format::TextFormatSource(_)) => {
-            check.unsupported("log_format.text_format_source");
-            None
-        }
-    }
-}
-
-/// Sorted by key: the map has no order of its own.
-fn json_format(check: &mut Check, json: &Struct) -> LogFormat {
-    let mut fields: Vec<(Box<str>, Box<str>)> = Vec::with_capacity(json.fields.len());
-    for (key, value) in &json.fields {
-        match value {
-            Value { kind: Some(Kind::StringValue(text)) } => fields.push((key.as_str().into(), text.as_str().into())),
-            _ => check.error(&format!("json_format.{key}"), "only strings are supported"),
-        }
-    }
-    fields.sort();
-    LogFormat::Json(fields.into())
 }

@@ -304,18 +304,7 @@ fn forward(
         .enumerate()
         .filter_map(|(index, policy)| check.item("request_mirror_policies", index, |check| mirror(check, policy)))
         .collect();
-    let high_priority = std::mem::take(&mut source.priority) == 1;
-    let upgrades = std::mem::take(&mut source.upgrade_configs)
-        .into_iter()
-        .enumerate()
-        .map(|(index, upgrade)| {
-            if upgrade.connect_config.is_some() {
-                check.item("upgrade_configs", index, |check| check.unsupported("connect_config"));
-            }
-            let name = upgrade.upgrade_type.to_ascii_lowercase().into();
-            (name, upgrade.enabled.is_none_or(|enabled| enabled.value))
-        })
-        .collect();
+    // What is left is refused: priorities and upgrades among it.
     let append_forwarded_host = std::mem::take(&mut source.append_x_forwarded_host);
     check.leftover(&source);
     Some(Forward {
@@ -331,8 +320,6 @@ fn forward(
         host_rewrite,
         append_forwarded_host,
         mirrors,
-        high_priority,
-        upgrades,
     })
 }
 
@@ -371,7 +358,6 @@ fn weighted_target(check: &mut Check, mut source: EnvoyWeighted) -> Target {
             use weighted_cluster::cluster_weight::HostRewriteSpecifier;
             let host_rewrite =
                 weight.host_rewrite_specifier.take().map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host.into());
-            let filters = filter::per_route(check, &std::mem::take(&mut weight.typed_per_filter_config));
             let name = std::mem::take(&mut weight.name);
             if name.is_empty() {
                 check.error("name", "must be given");
@@ -383,7 +369,6 @@ fn weighted_target(check: &mut Check, mut source: EnvoyWeighted) -> Target {
                 request_headers,
                 response_headers,
                 host_rewrite,
-                filters,
             });
         });
     }

@@ -1,0 +1,7 @@
+//! Settings act on traffic: each from its Istio or Envoy field to what a client and an upstream see.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod limits;
+mod mirrors;
+mod trust;
