@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celerity_model::istio::Config;
+use celerity_model::istio::{Config, ProxySettings};
 use celerity_model::snapshot::Snapshot;
 use celerity_model::translate::{INBOUND, Node, OUTBOUND};
+use celerity_proxy::blocking;
 use celerity_proxy::proxy::Describe;
 use celerity_proxy::sizing::{Machine, Workers};
 use celerity_proxy::tls::Source;
@@ -81,6 +82,15 @@ impl Sidecar {
         Ok(Self { plan, handle, workers })
     }
 
+    /// What of this configuration acts only after a restart, as a sentence.
+    pub(crate) fn restart_note(&self, config: &Config) -> Option<String> {
+        let wanted = workers(config, &self.plan);
+        (wanted.count != self.workers.count).then(|| {
+            let reason = wanted.reason.as_str();
+            format!("{} workers run and {reason} now says {}: a restart brings them", self.workers.count, wanted.count)
+        })
+    }
+
     /// Makes a configuration ready without touching the running one. What did not change is shared with it.
     pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, Refused> {
         prepare(config, &self.plan, Some(&self.handle.control().configured()))
@@ -129,7 +139,20 @@ fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<
 /// What the ConfigMaps say of the proxy itself.
 fn tuning(config: &Config, plan: &Plan) -> Tuning {
     let dns = config.dns_settings(&plan.node.namespace);
-    Tuning { name_servers: dns.resolvers().iter().copied().map(Into::into).collect() }
+    let settings = config.proxy_settings(&plan.node.namespace);
+    let default = blocking::Settings::default();
+    let pool = settings.thread_pool.clone().unwrap_or_default();
+    let size = |set: Option<u32>, default: usize| set.map_or(default, |set| set as usize);
+    Tuning {
+        name_servers: dns.resolvers().iter().copied().map(Into::into).collect(),
+        thread_pool: blocking::Settings {
+            core_size: size(pool.core_size, default.core_size),
+            max_size: size(pool.max_size, default.max_size),
+            queue_size: size(pool.queue_size, default.queue_size),
+        },
+        memory_limit_bytes: machine(&settings).memory_limit_bytes,
+        reduce_labels: settings.envoy_stats_config.and_then(|stats| stats.use_all_default_tags) == Some(false),
+    }
 }
 
 /// The node with the addresses by which this configuration names it.
@@ -145,8 +168,16 @@ fn addressed(plan: &Plan, config: &Config) -> Node {
 
 /// How many workers: a flag wins over the configuration, and that over the machine.
 fn workers(config: &Config, plan: &Plan) -> Workers {
-    let wished = plan.workers.or(config.proxy_settings(&plan.node.namespace).concurrency);
-    Machine::read().workers(wished)
+    let settings = config.proxy_settings(&plan.node.namespace);
+    machine(&settings).workers(plan.workers.or(settings.concurrency))
+}
+
+/// What this process may use: what the kernel says and what the configuration allows.
+fn machine(settings: &ProxySettings) -> Machine {
+    let limits = settings.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let cpu_millis = limits.and_then(|limits| limits.cpu).map(|cpu| cpu.millicores);
+    let memory_bytes = limits.and_then(|limits| limits.memory).map(|memory| memory.bytes);
+    Machine::read().limited_to(cpu_millis, memory_bytes)
 }
 
 /// The workload as metrics name it.

@@ -2,6 +2,7 @@
 
 use crate::admin::{self, Admin};
 use crate::apply::Running;
+use crate::blocking::{self, BlockingPool};
 use crate::dns::{self, NameServer};
 use crate::log;
 use crate::sockets::{BindError, Listen};
@@ -12,10 +13,10 @@ use celerity_model::snapshot::{Cluster, Snapshot};
 use celerity_telemetry::access_log::{AccessLogError, AccessLogWriter, Choice, Target};
 use celerity_telemetry::metrics::{Limits, Peer, Registry};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 /// Text about the running configuration, for /config_dump.
@@ -44,6 +45,12 @@ pub struct Settings {
 pub struct Tuning {
     /// Who is asked for names; empty: those of `/etc/resolv.conf`.
     pub name_servers: Vec<NameServer>,
+    /// The pool for work that blocks.
+    pub thread_pool: blocking::Settings,
+    /// Near this much memory new requests are refused. `None`: there is no limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// Request metrics without the labels that are not needed to tell services apart.
+    pub reduce_labels: bool,
 }
 
 /// Why a proxy did not start. Nothing of it is left running.
@@ -66,6 +73,8 @@ pub struct ConfigState {
     pub rejected: Option<String>,
     pub accepted_count: u64,
     pub rejected_count: u64,
+    /// When the running one was taken up, in seconds since 1970.
+    pub changed_unix_s: u64,
 }
 
 /// What the control side shares: the handle, the admin port, the resolver.
@@ -76,6 +85,9 @@ pub struct Control {
     configured: ArcSwap<Snapshot>,
     pub(crate) names: dns::Names,
     pub secrets: Arc<Secrets>,
+    pub(crate) blocking: BlockingPool,
+    /// 0: there is none.
+    memory_limit_bytes: AtomicU64,
     pub state: Mutex<ConfigState>,
     pub describe: Mutex<Describe>,
     pub started: Instant,
@@ -122,6 +134,7 @@ impl Control {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.rejected = None;
         state.accepted_count += 1;
+        state.changed_unix_s = unix_s();
         drop(state);
         self.count_reload("accepted");
         Ok(())
@@ -169,6 +182,13 @@ impl Control {
     /// Takes up what the configuration says of the proxy itself.
     pub fn tune(&self, tuning: Tuning) {
         self.names.ask(tuning.name_servers);
+        self.blocking.resize(tuning.thread_pool);
+        self.memory_limit_bytes.store(tuning.memory_limit_bytes.unwrap_or(0), Ordering::Relaxed);
+        self.shared.registry.reduce_labels(tuning.reduce_labels);
+    }
+
+    pub(crate) fn memory_limit_bytes(&self) -> Option<u64> {
+        Some(self.memory_limit_bytes.load(Ordering::Relaxed)).filter(|&limit| limit > 0)
     }
 
     /// A change that could not be read, translated or loaded: said wherever one would look.
@@ -223,7 +243,8 @@ impl Proxy {
         celerity_telemetry::Clock::system();
         let secrets = Arc::new(Secrets::new(settings.identity));
         let configured = settings.snapshot;
-        let names = dns::Names::new(&configured, settings.tuning.name_servers);
+        let tuning = settings.tuning;
+        let names = dns::Names::new(&configured, tuning.name_servers.clone());
         let resolved = Arc::new(names.resolve(&configured, None));
         let running = Running::prepare(resolved, &secrets, None).map_err(StartError::Certificates)?;
         let running = Arc::new(running);
@@ -274,7 +295,9 @@ impl Proxy {
             configured: ArcSwap::new(configured),
             names,
             secrets,
-            state: Mutex::default(),
+            blocking: BlockingPool::new(tuning.thread_pool),
+            memory_limit_bytes: AtomicU64::new(0),
+            state: Mutex::new(ConfigState { changed_unix_s: unix_s(), ..ConfigState::default() }),
             describe: Mutex::new(settings.describe),
             started: Instant::now(),
             draining: AtomicBool::new(false),
@@ -284,6 +307,7 @@ impl Proxy {
             worker_count: workers,
             applying: Mutex::new(()),
         });
+        control.tune(tuning);
         let mut threads = Vec::new();
         for (id, (commands, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != id).map(|(_, sender)| sender.clone());
@@ -309,6 +333,10 @@ impl Proxy {
         threads.push(spawn("control", move || admin::run(&control_side, admin))?);
         Ok(Handle { control, addresses, threads, log })
     }
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

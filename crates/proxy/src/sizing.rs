@@ -37,7 +37,7 @@ pub struct Workers {
 pub enum Reason {
     /// `concurrency` in the configuration, or `--workers`.
     Setting,
-    /// The cgroup's CPU quota, rounded up.
+    /// The cgroup's CPU quota or `limits.cpu`, rounded up.
     Quota,
     /// The CPUs that this process may run on.
     Cpus,
@@ -49,7 +49,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Setting => "the concurrency setting",
-            Self::Quota => "the cgroup's CPU quota",
+            Self::Quota => "the CPU limit",
             Self::Cpus => "the CPUs this process may run on",
         }
     }
@@ -87,6 +87,15 @@ impl Machine {
             machine.memory_limit_bytes = least(machine.memory_limit_bytes, limit, u64::min);
         }
         machine
+    }
+
+    /// The same with the limits that a configuration sets (`resources.limits`): the tighter one holds. CPU in thousandths.
+    #[must_use]
+    pub fn limited_to(mut self, cpu_millis: Option<u64>, memory_bytes: Option<u64>) -> Self {
+        let quota = cpu_millis.filter(|&millis| millis > 0).map(|millis| millis as f64 / 1000.0);
+        self.cpu_quota = least(self.cpu_quota, quota, f64::min);
+        self.memory_limit_bytes = least(self.memory_limit_bytes, memory_bytes.filter(|&bytes| bytes > 0), u64::min);
+        self
     }
 
     /// Workers for this machine. `concurrency` is Istio's: not set means one for each CPU of the quota, 0 means one for each
@@ -148,6 +157,29 @@ impl ThrottlingReader {
     pub fn read(&self) -> Option<Throttling> {
         text(&self.file).as_deref().and_then(cpu_stat)
     }
+}
+
+/// Memory that this process holds, in bytes (proc(5), `statm`). `None`: the kernel does not say.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let pages: u64 = text(Path::new("/proc/self/statm"))?.split(' ').nth(1)?.parse().ok()?;
+    // SAFETY: sysconf reads a constant of the system and touches no memory of ours.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.checked_mul(u64::try_from(page_bytes).ok()?)
+}
+
+/// New requests are refused from here on: what is under way may still grow, and past the limit the kernel kills.
+const OVERLOAD_PERCENT: u64 = 95;
+
+/// And taken again from here on, so that the state does not flap.
+const RELIEF_PERCENT: u64 = 90;
+
+/// Whether requests should be refused, as far as memory goes.
+#[must_use]
+pub fn is_overloaded(resident_bytes: u64, limit_bytes: u64, was: bool) -> bool {
+    let percent = if was { RELIEF_PERCENT } else { OVERLOAD_PERCENT };
+    // In u128, since the product of two large settings must not wrap.
+    u128::from(resident_bytes) * 100 >= u128::from(limit_bytes) * u128::from(percent)
 }
 
 struct CgroupDir {
@@ -308,6 +340,23 @@ mod tests {
         assert_eq!(v2, Throttling { periods_total: 10, throttled_total: 3, throttled_us_total: 42 });
         assert_eq!(cpu_stat("nr_periods 1\nnr_throttled 1\nthrottled_time 7000\n").unwrap().throttled_us_total, 7);
         assert_eq!(cpu_stat("usage_usec 5\n"), None);
+    }
+
+    #[test]
+    fn the_tighter_limit_holds() {
+        let machine = Machine { cpus: 8, cpu_quota: Some(4.0), memory_limit_bytes: None };
+        let limited = machine.clone().limited_to(Some(1500), Some(1 << 30));
+        assert_eq!((limited.cpu_quota, limited.memory_limit_bytes), (Some(1.5), Some(1 << 30)));
+        assert_eq!(limited.workers(None), Workers { count: 2, reason: Reason::Quota });
+        assert_eq!(machine.limited_to(Some(6000), None).cpu_quota, Some(4.0));
+    }
+
+    #[test]
+    fn overload_begins_near_the_limit_and_ends_well_below_it() {
+        assert_eq!([90, 94, 95, 200].map(|used| is_overloaded(used, 100, false)), [false, false, true, true]);
+        assert_eq!([89, 90, 94].map(|used| is_overloaded(used, 100, true)), [false, true, true]);
+        assert!(!is_overloaded(1 << 40, u64::MAX, false));
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 0));
     }
 
     struct Root(PathBuf);

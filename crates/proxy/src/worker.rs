@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc};
@@ -64,6 +64,8 @@ pub struct ProxyShared {
     pub connections: AtomicUsize,
     /// Injected faults under way in all workers.
     pub active_faults: AtomicU32,
+    /// The memory limit is near: new requests are refused. Written by the control side; read-mostly, so it costs workers nothing.
+    pub overloaded: AtomicBool,
     quiet: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
@@ -86,6 +88,7 @@ impl ProxyShared {
             log_choice,
             connections: AtomicUsize::new(0),
             active_faults: AtomicU32::new(0),
+            overloaded: AtomicBool::new(false),
             quiet: Mutex::default(),
         }
     }
@@ -149,9 +152,19 @@ impl ProxyShared {
         clusters.iter().map(|(identity, shared)| (*identity, shared.clone())).collect()
     }
 
-    /// Forgets clusters that left the configuration.
+    /// Forgets clusters that left the configuration, and their series.
     pub fn retain_clusters(&self, mut keep: impl FnMut(u64) -> bool) {
-        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|identity, _| keep(*identity));
+        let mut gone = Vec::new();
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|identity, shared| {
+            let stays = keep(*identity);
+            if !stays {
+                gone.push(shared.name.clone());
+            }
+            stays
+        });
+        for name in gone {
+            self.registry.forget("cluster_name", &name);
+        }
     }
 
     /// A line on the log that a flood of failures can't turn into a flood of lines.
@@ -342,6 +355,11 @@ impl Worker {
         if !self.draining.get() {
             notified.await;
         }
+    }
+
+    /// The writing end of this worker's metrics.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
     }
 
     /// Adds one to a counter of this worker. For events of connections, not of requests.

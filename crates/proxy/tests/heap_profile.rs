@@ -21,9 +21,10 @@ fn hold_memory_for_the_profile() -> Vec<Vec<u8>> {
 
 #[tokio::test]
 async fn what_is_held_is_in_the_profile() {
-    celerity_proxy::admin::pprof::heap_profile(Some(1)).await.unwrap();
+    let pool = celerity_proxy::blocking::BlockingPool::new(Default::default());
+    celerity_proxy::admin::pprof::heap_profile(Some(1), &pool).await.unwrap();
     let held = hold_memory_for_the_profile();
-    let gzipped = celerity_proxy::admin::pprof::heap_profile(None).await.unwrap();
+    let gzipped = celerity_proxy::admin::pprof::heap_profile(None, &pool).await.unwrap();
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(&*gzipped).read_to_end(&mut bytes).unwrap();
     let profile = Profile::decode(&*bytes).unwrap();

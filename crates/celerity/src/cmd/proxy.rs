@@ -165,13 +165,16 @@ fn take_up(loader: &Loader, sidecar: &Sidecar, log: Log) {
     let documents = loader.load().map_err(|error| error.to_string());
     let applied = documents.and_then(|config| {
         let prepared = sidecar.prepare(&config).map_err(|refused| refused.to_string())?;
-        Ok((config.len(), prepared))
+        Ok((config.len(), prepared, sidecar.restart_note(&config)))
     });
     match applied {
         // A certificate that cannot be used is told by the proxy itself.
-        Ok((count, prepared)) => {
+        Ok((count, prepared, restart_note)) => {
             if sidecar.apply(prepared).is_ok() {
                 log.info(format_args!("taken up: {count} documents"));
+                if let Some(note) = restart_note {
+                    log.warn(note);
+                }
             }
         }
         Err(reason) => sidecar.reject(&reason),

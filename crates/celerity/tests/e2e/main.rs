@@ -1,4 +1,5 @@
 //! The whole program: the real binary on real sockets, with real clients, upstreams and peers around it.
+mod admin;
 mod alerts;
 mod compare;
 mod dns;

@@ -3,6 +3,7 @@
 mod clusters;
 mod pages;
 pub mod pprof;
+mod stats;
 
 use crate::downstream::stream::DownstreamStream;
 use crate::h1::{BodyLength, ServerConn, Wire};
@@ -10,8 +11,10 @@ use crate::http::{Method, RequestHead, ResponseHead};
 use crate::log;
 use crate::net::Io;
 use crate::proxy::Control;
+use crate::sizing;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -77,7 +80,9 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
             }
         }
         let secrets = control.secrets.clone();
-        tokio::task::spawn_local(secrets.watch(|_, result| {
+        stats::register(control);
+        tokio::task::spawn_local(guard_memory(control.clone()));
+        tokio::task::spawn_local(secrets.watch(control.blocking.clone(), |_, result| {
             if let Err(error) = result {
                 log::line(format_args!("certificates were not reloaded, the running ones stay: {error}"));
             }
@@ -93,6 +98,25 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
         tokio::task::spawn_local(crate::dns::follow(control.clone()));
         control.until_stopped().await;
     });
+}
+
+/// Between two looks at how much memory the process holds: reading one line of /proc costs some microseconds.
+const MEMORY_LOOK: Duration = Duration::from_millis(250);
+
+/// Refuses new requests while the process is near its memory limit: the kernel would end it, with every request in it.
+async fn guard_memory(control: Arc<Control>) {
+    loop {
+        tokio::time::sleep(MEMORY_LOOK).await;
+        let was = control.shared.overloaded.load(Ordering::Relaxed);
+        let known = control.memory_limit_bytes().zip(sizing::resident_bytes());
+        let is = known.is_some_and(|(limit, resident)| sizing::is_overloaded(resident, limit, was));
+        if is != was {
+            control.shared.overloaded.store(is, Ordering::Relaxed);
+            let (limit, resident) = known.unwrap_or_default();
+            let doing = if is { "new requests are refused" } else { "requests are taken again" };
+            log::line(format_args!("{resident} bytes of memory are held and the limit is {limit}: {doing}"));
+        }
+    }
 }
 
 /// How late an ejected endpoint may return.

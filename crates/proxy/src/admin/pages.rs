@@ -51,8 +51,8 @@ pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pa
         "/listeners" => listeners(control),
         "/stats/prometheus" | "/metrics" => metrics(control),
         "/ledger" => ledger(control, &parameter("format")),
-        "/debug/pprof/profile" => profile(&parameter("seconds")).await,
-        "/debug/pprof/heap" => heap(&parameter("seconds")).await,
+        "/debug/pprof/profile" => profile(control, &parameter("seconds")).await,
+        "/debug/pprof/heap" => heap(control, &parameter("seconds")).await,
         _ => Page::status(404, format!("{path} is not an admin page\n\n{INDEX}")),
     }
 }
@@ -101,14 +101,15 @@ fn ledger(control: &Control, format: &str) -> Page {
     Page::text(reports.iter().map(|report| report.text(false)).collect::<Vec<_>>().join("\n"))
 }
 
-async fn profile(seconds: &str) -> Page {
+async fn profile(control: &Control, seconds: &str) -> Page {
     let Ok(seconds) = whole_seconds(seconds) else { return bad_seconds() };
-    profiled(super::pprof::cpu_profile(seconds.unwrap_or(super::pprof::CPU_SECONDS_DEFAULT)).await)
+    let seconds = seconds.unwrap_or(super::pprof::CPU_SECONDS_DEFAULT);
+    profiled(super::pprof::cpu_profile(seconds, &control.blocking).await)
 }
 
-async fn heap(seconds: &str) -> Page {
+async fn heap(control: &Control, seconds: &str) -> Page {
     let Ok(seconds) = whole_seconds(seconds) else { return bad_seconds() };
-    profiled(super::pprof::heap_profile(seconds).await)
+    profiled(super::pprof::heap_profile(seconds, &control.blocking).await)
 }
 
 fn whole_seconds(text: &str) -> Result<Option<u64>, std::num::ParseIntError> {

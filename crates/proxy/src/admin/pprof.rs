@@ -1,5 +1,6 @@
 //! Profiles in the format of `pprof` tools: a gzipped protocol buffer (`profile.proto` of google/pprof).
 
+use crate::blocking::{BlockingPool, PoolError};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::Write as _;
@@ -41,6 +42,9 @@ pub enum Error {
     /// jemalloc does not count.
     #[error("the allocator was not started with profiling: start with _RJEM_MALLOC_CONF=prof:true")]
     HeapOff,
+    /// The pool for work that blocks takes no more.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     /// jemalloc said no.
     #[error("the heap profile could not be taken: {0}")]
     Heap(String),
@@ -66,12 +70,12 @@ impl Drop for CpuTurn {
     }
 }
 
-/// Samples all threads for `seconds` and returns the gzipped profile. For the control runtime; resolving names runs on its
-/// blocking threads and takes up to a second.
+/// Samples all threads for `seconds` and returns the gzipped profile. For the control runtime; resolving names runs on
+/// a thread of `pool` and takes up to a second.
 ///
 /// # Errors
 /// A number of seconds out of range, another profile under way, or a profiler that does not start.
-pub async fn cpu_profile(seconds: u64) -> Result<Vec<u8>, Error> {
+pub async fn cpu_profile(seconds: u64, pool: &BlockingPool) -> Result<Vec<u8>, Error> {
     let duration = check(seconds)?;
     let turn = CpuTurn::take()?;
     // Unwinding from inside these two is not safe in a signal handler.
@@ -81,12 +85,12 @@ pub async fn cpu_profile(seconds: u64) -> Result<Vec<u8>, Error> {
         .build()
         .map_err(|e| Error::Cpu(e.to_string()))?;
     tokio::time::sleep(duration).await;
-    let encoded = tokio::task::spawn_blocking(move || {
+    let encoded = pool.run(move || {
         let profile = guard.report().build().and_then(|report| report.pprof());
         drop(guard);
         profile.map(|profile| gzip(&profile.encode_to_vec()))
     });
-    let profile = encoded.await.map_err(|e| Error::Cpu(e.to_string()))?.map_err(|e| Error::Cpu(e.to_string()));
+    let profile = encoded.await?.map_err(|e| Error::Cpu(e.to_string()));
     drop(turn);
     profile
 }
@@ -106,20 +110,19 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// jemalloc is not the allocator or was started without profiling, or the dump failed.
-pub async fn heap_profile(seconds: Option<u64>) -> Result<Vec<u8>, Error> {
+pub async fn heap_profile(seconds: Option<u64>, pool: &BlockingPool) -> Result<Vec<u8>, Error> {
     let asked = seconds.map(check).transpose()?;
     let was_on = heap_sampling()?;
     let wait = if was_on { asked } else { asked.or(Some(Duration::from_secs(HEAP_SECONDS_DEFAULT))) };
     if let Some(wait) = wait {
         tokio::time::sleep(wait).await;
     }
-    tokio::task::spawn_blocking(|| {
+    pool.run(|| {
         let text = heap_dump()?;
         let profile = heap_to_profile(&text, &mut resolve)?;
         Ok(gzip(&profile.encode_to_vec()))
     })
-    .await
-    .map_err(|e| Error::Heap(e.to_string()))?
+    .await?
 }
 
 /// Switches sampling on. True when it was on before.
@@ -365,6 +368,10 @@ mod tests {
 
     use super::*;
 
+    fn pool() -> BlockingPool {
+        BlockingPool::new(crate::blocking::Settings::default())
+    }
+
     fn decode(gzipped: &[u8]) -> protos::Profile {
         let mut bytes = Vec::new();
         flate2::read::GzDecoder::new(gzipped).read_to_end(&mut bytes).unwrap();
@@ -386,9 +393,10 @@ mod tests {
                 sum
             })
         };
-        let (profile, second) = tokio::join!(cpu_profile(1), async {
+        let pool = pool();
+        let (profile, second) = tokio::join!(cpu_profile(1, &pool), async {
             tokio::task::yield_now().await;
-            cpu_profile(1).await
+            cpu_profile(1, &pool).await
         });
         stop.store(true, Ordering::Relaxed);
         busy.join().unwrap();
@@ -398,13 +406,13 @@ mod tests {
         assert!(!profile.function.is_empty());
         let unit = |ty: &protos::ValueType| profile.string_table[ty.unit as usize].clone();
         assert_eq!(profile.sample_type.iter().map(unit).collect::<Vec<_>>(), ["count", "nanoseconds"]);
-        assert!(cpu_profile(0).await.is_err() && cpu_profile(SECONDS_MAX + 1).await.is_err());
+        assert!(cpu_profile(0, &pool).await.is_err() && cpu_profile(SECONDS_MAX + 1, &pool).await.is_err());
     }
 
     #[tokio::test]
     async fn a_heap_profile_is_refused_when_the_allocator_does_not_count() {
-        assert!(matches!(heap_profile(None).await, Err(Error::HeapOff)));
-        assert!(matches!(heap_profile(Some(0)).await, Err(Error::Seconds(0))));
+        assert!(matches!(heap_profile(None, &pool()).await, Err(Error::HeapOff)));
+        assert!(matches!(heap_profile(Some(0), &pool()).await, Err(Error::Seconds(0))));
     }
 
     const DUMP: &str = "heap_v2/524288

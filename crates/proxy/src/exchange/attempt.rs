@@ -125,6 +125,7 @@ impl<'a> Exchange<'a> {
             met_priorities |= 1_u64.checked_shl(priority).unwrap_or(0);
             self.endpoint = Some(endpoint.clone());
             self.attempts += 1;
+            pool.series.requests.inc();
             self.attempt_headers(host, forward, &endpoint);
 
             match self.attempt(down, timeout, policy, &endpoint).await? {
@@ -132,8 +133,12 @@ impl<'a> Exchange<'a> {
                     // Taken off here: neither a client nor the cache must see it.
                     let hop = fields::take_hop(&mut self.response.headers).filter(|_| stream.is_from_mesh());
                     pool.report(self.worker, &endpoint, Outcome::Status(self.response.status));
+                    pool.series.answered(self.response.status);
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &End::Status));
                     if !wanted {
+                        if retries > 0 {
+                            RareEvents::add(&pool.shared.events.retry_successes);
+                        }
                         return Ok(Up { stream, length, weighted, hop, _request: permit });
                     }
                     if let Some(next) = self.next_retry(policy, &pool, retries) {
@@ -149,6 +154,9 @@ impl<'a> Exchange<'a> {
                         replays += 1;
                         self.upload.rewind();
                         continue;
+                    }
+                    if matches!(end, End::PerTry) {
+                        RareEvents::add(&pool.shared.events.per_try_timeouts);
                     }
                     if let Some(outcome) = outcome_of(&end) {
                         pool.report(self.worker, &endpoint, outcome);

@@ -27,7 +27,9 @@ use crate::downstream::Conn;
 use crate::downstream::stream::DownstreamStream;
 use crate::http::RequestHead;
 use celerity_model::snapshot::Action;
+use celerity_telemetry::metrics::names;
 use celerity_telemetry::{ResponseFlags, State};
+use std::sync::atomic::Ordering;
 
 /// Serves one request. `true`: the client's connection may carry another one.
 pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut RequestHead, begun: Begun) -> bool {
@@ -39,6 +41,12 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
     x.clean();
     if x.request.headers.len() > manager.max_headers_count as usize {
         let ended = x.reply(down, 431, b"too many headers", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).await;
+        return x.finish(down, ended);
+    }
+    if worker.shared.overloaded.load(Ordering::Relaxed) {
+        worker.count(&names::OVERLOAD_REFUSED);
+        let failure = Failure::new(503, ResponseFlags::OVERLOAD_MANAGER, "overloaded: the memory limit is near");
+        let ended = x.fail(down, failure).await;
         return x.finish(down, ended);
     }
 

@@ -3,6 +3,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use celerity_model::snapshot as model;
 
+use crate::blocking::BlockingPool;
+
 use super::client::{ClientPolicy, Connector};
 use super::error::HandshakeError;
 use super::material::{KeyPair, LoadError, Piece, Roots, Source};
@@ -127,14 +129,24 @@ impl Secrets {
 
     /// Follows the files of every store in use, on the control runtime, until the future is dropped. `on_change` hears of
     /// every swap and of every new error, once each.
-    pub async fn watch(self: Arc<Self>, mut on_change: impl FnMut(&Store, Result<Reloaded, LoadError>)) {
+    /// Files are read on a thread of `pool`; when it is full the next look comes a second later.
+    pub async fn watch(
+        self: Arc<Self>,
+        pool: BlockingPool,
+        mut on_change: impl FnMut(&Store, Result<Reloaded, LoadError>),
+    ) {
         let mut tick = tokio::time::interval(RELOAD_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            for store in self.in_use() {
-                let before = store.status().last_error;
-                match store.poll() {
+            let stores = self.in_use();
+            let look = move || {
+                let all = stores.into_iter().map(|store| (store.status().last_error, store.poll(), store));
+                all.collect::<Vec<_>>()
+            };
+            let Ok(looked) = pool.run(look).await else { continue };
+            for (before, polled, store) in looked {
+                match polled {
                     Ok(Reloaded::Unchanged) => {}
                     Err(error) if before.as_ref() == Some(&error) => {}
                     news => on_change(&store, news),

@@ -8,7 +8,7 @@ use crate::h2;
 use crate::outlier::{EndpointHealth, Outcome};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Cluster, Endpoint, Snapshot, Transport, UpstreamProtocol};
-use celerity_telemetry::metrics::{RequestSeries, names};
+use celerity_telemetry::metrics::{Counter, RequestSeries, ShardGauge, names};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -46,7 +46,39 @@ impl WorkerEndpoint {
     }
 }
 
+/// This worker's part of the cluster's series: plain stores, no line is shared with another worker.
+pub struct ClusterSeries {
+    pub requests: Counter,
+    panics: Counter,
+    classes: [Counter; CLASSES.len()],
+    active: ShardGauge,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl ClusterSeries {
+    fn new(worker: &Worker, cluster: &str) -> Self {
+        let shard = worker.shard();
+        let name = ("cluster_name", cluster);
+        let class = |class| shard.counter(&names::CLUSTER_UPSTREAM_RQ_XX, &[name, ("response_code_class", class)]);
+        Self {
+            requests: shard.counter(&names::CLUSTER_UPSTREAM_RQ_TOTAL, &[name]),
+            panics: shard.counter(&names::CLUSTER_LB_HEALTHY_PANIC, &[name]),
+            classes: CLASSES.map(class),
+            active: shard.gauge(&names::CLUSTER_UPSTREAM_RQ_ACTIVE, &[name]),
+        }
+    }
+
+    /// Counts a response of the cluster.
+    pub fn answered(&self, status: u16) {
+        if let Some(class) = usize::from(status / 100).checked_sub(1).and_then(|class| self.classes.get(class)) {
+            class.inc();
+        }
+    }
+}
+
 pub struct ClusterPool {
+    pub series: ClusterSeries,
     pub cluster: Arc<Cluster>,
     pub shared: Arc<ClusterShared>,
     /// Those that have an address; a name that is not resolved has no endpoint.
@@ -108,8 +140,7 @@ impl ClusterPool {
         let rng = worker.rng.borrow_mut().next_u64();
         let picked = self.picker.borrow().pick(wanted.hash, rng, &View { pool: self, wanted })?;
         if picked.panic {
-            let labels = [("cluster_name", &*self.cluster.name)];
-            worker.shared.registry.counter(&names::CLUSTER_LB_HEALTHY_PANIC, &labels).inc();
+            self.series.panics.inc();
         }
         Some((self.at(picked.index)?.clone(), picked.priority))
     }
@@ -140,6 +171,8 @@ impl ClusterPool {
         if self.picker.borrow().expires.is_some_and(|at| at <= now) {
             self.renew_picker(worker);
         }
+        let active: u32 = self.endpoints.iter().map(|endpoint| endpoint.active()).sum();
+        self.series.active.set(active.into());
         for endpoint in &self.endpoints {
             endpoint.pool.sweep(now);
             if let Some(pool) = &endpoint.http2_pool {
@@ -241,7 +274,8 @@ fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>)
     }
     let health_version = Cell::new(shared.health.version());
     let picker = RefCell::new(picker(cluster, &shared, &endpoints, worker));
-    ClusterPool { cluster: cluster.clone(), shared, endpoints, places, picker, health_version }
+    let series = ClusterSeries::new(worker, &cluster.name);
+    ClusterPool { series, cluster: cluster.clone(), shared, endpoints, places, picker, health_version }
 }
 
 /// A balancer for the cluster as it is now. Endpoints without an address count as ejected.

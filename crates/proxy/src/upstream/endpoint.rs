@@ -216,6 +216,7 @@ impl EndpointPool {
             RareEvents::add(&self.shared.events.pending_overflows);
             return Err(AcquireError::PendingOverflow);
         }
+        RareEvents::add(&self.shared.events.pending);
         let place = Place { pool: self, waiter: Rc::new(RefCell::new(Slot::Waiting(None))) };
         self.waiters.borrow_mut().push_back(place.waiter.clone());
         self.open_what_is_wanted();
@@ -228,7 +229,10 @@ impl EndpointPool {
         while self.wants_connection() {
             match self.shared.connection() {
                 Some(permit) => self.open(permit),
-                None => return connect::starve(self),
+                None => {
+                    RareEvents::add(&self.shared.events.connection_overflows);
+                    return connect::starve(self);
+                }
             }
         }
     }

@@ -60,13 +60,17 @@ impl Gate {
 #[derive(Debug, Default)]
 pub struct RareEvents {
     pub connections: AtomicU64,
+    pub connection_overflows: AtomicU64,
     pub connect_failures: AtomicU64,
     pub connect_timeouts: AtomicU64,
+    pub pending: AtomicU64,
     pub pending_overflows: AtomicU64,
     pub request_overflows: AtomicU64,
     pub retries: AtomicU64,
     pub retry_overflows: AtomicU64,
+    pub retry_successes: AtomicU64,
     pub request_timeouts: AtomicU64,
+    pub per_try_timeouts: AtomicU64,
     pub no_healthy_upstream: AtomicU64,
     pub donated: AtomicU64,
 }

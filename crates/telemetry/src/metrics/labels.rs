@@ -110,7 +110,31 @@ pub struct RequestLabels {
     pub connection_security_policy: ConnectionSecurity,
 }
 
+impl Peer {
+    /// Without the labels that `use_all_default_tags: false` leaves out: they repeat what workload, service and version
+    /// say already.
+    fn reduced(&self) -> Self {
+        let none = String::new;
+        let Self { workload, workload_namespace, version, canonical_service, .. } = self.clone();
+        Self {
+            workload,
+            workload_namespace,
+            version,
+            canonical_service,
+            principal: none(),
+            app: none(),
+            canonical_revision: none(),
+            cluster: none(),
+        }
+    }
+}
+
 impl RequestLabels {
+    pub(super) fn reduced(&self) -> Self {
+        let peer = |peer: &Arc<Peer>| Arc::new(peer.reduced());
+        Self { source: peer(&self.source), destination: peer(&self.destination), ..self.clone() }
+    }
+
     /// The labels as exposition text, without braces.
     pub(super) fn render(&self) -> String {
         let mut out = String::with_capacity(1_024);
@@ -130,15 +154,18 @@ impl RequestLabels {
             ("destination_principal", &destination.principal),
             ("destination_app", &destination.app),
             ("destination_version", &destination.version),
+            ("destination_canonical_service", &destination.canonical_service),
+            ("destination_canonical_revision", &destination.canonical_revision),
+            ("destination_cluster", &destination.cluster),
         ] {
-            push_label(&mut out, name, value);
+            // A label without a value is no label (prometheus.io, "Data model").
+            if !value.is_empty() {
+                push_label(&mut out, name, value);
+            }
         }
         push_label(&mut out, "destination_service", &self.destination_service);
-        push_label(&mut out, "destination_canonical_service", &destination.canonical_service);
-        push_label(&mut out, "destination_canonical_revision", &destination.canonical_revision);
         push_label(&mut out, "destination_service_name", &self.destination_service_name);
         push_label(&mut out, "destination_service_namespace", &self.destination_service_namespace);
-        push_label(&mut out, "destination_cluster", &destination.cluster);
         push_label(&mut out, "request_protocol", self.request_protocol.as_str());
         push_label(&mut out, "response_code", &self.response_code.to_string());
         if let Some(status) = self.grpc_response_status {

@@ -17,6 +17,6 @@ mod text;
 pub use families::{Family, Kind, names};
 pub use labels::{ConnectionSecurity, Peer, Reporter, RequestLabels, RequestProtocol};
 pub use ledger_series::{LedgerShard, SideSummary};
-pub use registry::{Counter, Gauge, Limits, Registry, Shard, SharedCounter};
+pub use registry::{Counter, Gauge, Limits, Registry, Shard, ShardGauge, SharedCounter};
 pub use requests::{Outcome, RequestSeries, RequestSummary, Sample, SeriesHandle};
 pub use text::Exposition;

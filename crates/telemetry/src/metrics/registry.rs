@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::marker::PhantomData;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,11 +84,18 @@ pub struct Registry {
     limits: Limits,
     evicted: AtomicU64,
     overflowed: AtomicU64,
+    reduced: AtomicBool,
 }
 
 impl Registry {
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), limits, evicted: AtomicU64::new(0), overflowed: AtomicU64::new(0) })
+        Arc::new(Self {
+            inner: Mutex::default(),
+            limits,
+            evicted: AtomicU64::new(0),
+            overflowed: AtomicU64::new(0),
+            reduced: AtomicBool::new(false),
+        })
     }
 
     /// No code of this module panics while it holds the lock, and numbers are whole at every step: a poisoned lock is
@@ -154,9 +161,21 @@ impl Registry {
         self.inner().collectors.push(Arc::new(collect));
     }
 
+    /// Leaves principal, app, canonical revision and cluster out of the request metrics' labels (`use_all_default_tags:
+    /// false`), which takes a third off every scrape. A change starts all request series anew.
+    pub fn reduce_labels(&self, reduced: bool) {
+        if self.reduced.swap(reduced, Relaxed) == reduced {
+            return;
+        }
+        for (_, entry) in self.inner().requests.drain() {
+            entry.cells.iter().for_each(|(_, cells)| cells.stale.store(true, Relaxed));
+        }
+    }
+
     fn requests(&self, labels: &RequestLabels, shard: u32) -> SeriesHandle {
+        let wanted = if self.reduced.load(Relaxed) { labels.reduced() } else { labels.clone() };
         let mut inner = self.inner();
-        let mut key = SeriesKey::Labels(labels.clone());
+        let mut key = SeriesKey::Labels(wanted);
         if !inner.requests.contains_key(&key) && inner.requests.len() >= self.limits.request_series_max {
             self.overflowed.fetch_add(1, Relaxed);
             key = SeriesKey::Other(labels.reporter);
@@ -340,6 +359,11 @@ impl Shard {
         Counter { cell: self.registry.cell(family, labels, self.id), one_thread: PhantomData }
     }
 
+    /// A gauge of this worker's own; what is exposed is the sum over the workers. Takes the registry's lock: keep it.
+    pub fn gauge(&self, family: &'static Family, labels: &[(&str, &str)]) -> ShardGauge {
+        ShardGauge { cell: self.registry.cell(family, labels, self.id), one_thread: PhantomData }
+    }
+
     /// This worker's ledger histograms and cohorts, both sides.
     pub fn ledger(&self, clock: &Clock) -> LedgerShard {
         let sides = Arc::new(std::array::from_fn(|_| SideCells::default()));
@@ -372,6 +396,19 @@ impl Counter {
 
     pub fn value(&self) -> u64 {
         self.cell.load(Relaxed)
+    }
+}
+
+/// A gauge that one worker writes.
+#[derive(Clone, Debug)]
+pub struct ShardGauge {
+    cell: Arc<AtomicU64>,
+    one_thread: PhantomData<Rc<()>>,
+}
+
+impl ShardGauge {
+    pub fn set(&self, value: i64) {
+        self.cell.store(value as u64, Relaxed);
     }
 }
 
@@ -512,6 +549,25 @@ mod tests {
         assert!(registry.request_summaries().is_empty());
         set.record(&shard, Outcome { response_code: 200, ..Outcome::default() }, Sample::default());
         assert_eq!(registry.request_summaries().len(), 1);
+    }
+
+    #[test]
+    fn reduced_labels_still_tell_services_apart() {
+        let registry = Registry::new(Limits::default());
+        let shard = registry.shard();
+        let before = shard.requests(&labels("a"));
+        assert!(before.record(Sample::default()));
+        assert!(exposed(&registry, Instant::now()).contains("source_app="));
+        registry.reduce_labels(true);
+        assert!(!before.record(Sample::default()), "the old series are gone");
+        assert!(shard.requests(&labels("a")).record(Sample::default()));
+        assert!(shard.requests(&labels("b")).record(Sample::default()));
+        let text = exposed(&registry, Instant::now());
+        assert!(
+            !text.contains("source_app=") && !text.contains("_principal=") && !text.contains("_revision="),
+            "{text}"
+        );
+        assert!(text.contains("destination_service=\"a\"") && text.contains("destination_service=\"b\""), "{text}");
     }
 
     #[test]

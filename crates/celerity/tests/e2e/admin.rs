@@ -1,0 +1,62 @@
+//! What the admin port tells: series of clusters, of the machine and of the configuration; ejections; settings that act.
+use celerity_testkit::Upstream;
+
+use crate::support::{Sidecar, documents, eventually, service};
+
+const SETTINGS: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: small, namespace: istio-system}\ndata:\n  \
+     config.yaml: |\n    proxy:\n      resources: {limits: {memory: 8Gi}}\n      envoy_stats_config: \
+     {use_all_default_tags: false}\n      thread_pool: {core_size: 1, max_size: 1, queue_size: 1}";
+
+const RULE: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: user, namespace: default}\n\
+     spec:\n  host: user-service\n  trafficPolicy:\n    outlierDetection: {consecutive5xxErrors: 2, interval: 10s, \
+     baseEjectionTime: 60s, maxEjectionPercent: 100}";
+
+/// The value of the first line that begins so.
+fn value(text: &str, begins: &str) -> Option<f64> {
+    text.lines().find(|line| line.starts_with(begins))?.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn series_and_pages_tell_what_the_clusters_do() {
+    let upstream = Upstream::start("one");
+    let yaml = documents(&[SETTINGS, RULE, &service("user-service", &[(&upstream, "version: v1")])]);
+    let sidecar = Sidecar::start(&yaml);
+    let mut client = sidecar.client();
+    for status in [200, 404, 500, 500] {
+        assert_eq!(client.get("user-service", &format!("/status/{status}")).expect("an answer").status, status);
+    }
+    let metrics = sidecar.admin("/stats/prometheus");
+    let of = |name: &str| value(&metrics, &format!("{name}{{cluster_name=\"outbound|80||user-service.default"));
+    assert_eq!(of("envoy_cluster_upstream_rq_total"), Some(4.0), "{metrics}");
+    assert_eq!(of("envoy_cluster_upstream_cx_total"), Some(1.0));
+    assert_eq!(of("envoy_cluster_membership_total"), Some(1.0));
+    assert_eq!(of("envoy_cluster_membership_healthy"), Some(0.0));
+    assert_eq!(of("envoy_cluster_outlier_detection_ejections_active"), Some(1.0));
+    assert_eq!(of("envoy_cluster_outlier_detection_ejections_enforced_total"), Some(1.0));
+    assert!(metrics.contains("response_code_class=\"5xx\"} 2"), "{metrics}");
+    assert_eq!(value(&metrics, "celerity_proxy_workers"), Some(2.0));
+    assert_eq!(value(&metrics, "celerity_config_version"), Some(1.0));
+    assert_eq!(value(&metrics, "celerity_config_last_reload_success"), Some(1.0));
+    assert!(value(&metrics, "celerity_config_last_reload_timestamp_seconds").is_some_and(|at| at > 1e9));
+    assert!(value(&metrics, "celerity_build_info{version=").is_some());
+    assert!(value(&metrics, "celerity_memory_limit_bytes").is_some_and(|limit| limit <= f64::from(1 << 30) * 8.0));
+    assert!(metrics.contains("destination_service=") && !metrics.contains("source_principal="), "fewer labels");
+    let families: Vec<&str> = metrics.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    let distinct: std::collections::HashSet<&&str> = families.iter().collect();
+    assert_eq!(families.len(), distinct.len(), "a family stands once");
+
+    let page = sidecar.admin("/clusters");
+    assert!(page.contains("::health_flags::/failed_outlier_check"), "{page}");
+    assert!(page.contains("::ejected::consecutive_5xx, "), "{page}");
+    assert!(page.contains("::outlier::base_ejection_time_ms::60000"), "{page}");
+    let json: serde_json::Value = serde_json::from_str(&sidecar.admin("/clusters?format=json")).expect("JSON");
+    let clusters = json["clusters"].as_array().expect("a list");
+    let ours = clusters.iter().find(|one| one["name"].as_str().is_some_and(|name| name.contains("user-service")));
+    let endpoint = &ours.expect("the cluster")["endpoints"][0];
+    assert_eq!(endpoint["ejected"]["reason"], "consecutive_5xx", "{endpoint}");
+
+    eventually("certificates are looked at by a thread of the pool", || {
+        value(&sidecar.admin("/stats/prometheus"), "celerity_blocking_pool_completed_total")
+            .is_some_and(|jobs| jobs > 0.0)
+    });
+}
