@@ -1,7 +1,10 @@
 //! What the admin port tells: series of clusters, of the machine and of the configuration; ejections; settings that act.
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use celerity_testkit::Upstream;
 
-use crate::support::{Sidecar, documents, eventually, service};
+use crate::support::{PATIENCE, Sidecar, documents, eventually, service};
 
 const SETTINGS: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: small, namespace: istio-system}\ndata:\n  \
      config.yaml: |\n    proxy:\n      resources: {limits: {memory: 8Gi}}\n      envoy_stats_config: \
@@ -59,4 +62,18 @@ fn series_and_pages_tell_what_the_clusters_do() {
         value(&sidecar.admin("/stats/prometheus"), "celerity_blocking_pool_completed_total")
             .is_some_and(|jobs| jobs > 0.0)
     });
+}
+
+#[test]
+fn an_idle_client_is_let_go_after_the_time_in_the_metadata() {
+    let upstream = Upstream::start("one");
+    let settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: idle, namespace: istio-system}\ndata:\n  \
+         config.yaml: |\n    proxy: {proxyMetadata: {ISTIO_META_IDLE_TIMEOUT: \"1s\"}}";
+    let sidecar = Sidecar::start(&documents(&[settings, &service("user-service", &[(&upstream, "version: v1")])]));
+    let mut client = TcpStream::connect(sidecar.outbound).expect("the outbound listener accepts");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    client.write_all(b"GET /status/200 HTTP/1.1\r\nhost: user-service\r\n\r\n").expect("sent");
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).expect("closed by the sidecar, not by patience");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
