@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter as EnvoyFilter, Rds,
-    http_connection_manager::{RouteSpecifier, UpgradeConfig},
+    http_connection_manager::{RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig},
     http_filter,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
@@ -323,6 +323,11 @@ fn what_no_worker_reads_is_refused() {
         }],
         xff_num_trusted_hops: 1,
         strip_matching_host_port: true,
+        drain_timeout: Some(EnvoyDuration { seconds: 9, nanos: 0 }),
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+            cert: true,
+            ..SetCurrentClientCertDetails::default()
+        }),
         access_log: vec![Default::default()],
         upgrade_configs: ["websocket", "spdy"]
             .map(|name| UpgradeConfig { upgrade_type: name.into(), ..UpgradeConfig::default() })
@@ -339,6 +344,8 @@ fn what_no_worker_reads_is_refused() {
         "xff_num_trusted_hops",
         "strip_matching_host_port",
         "access_log",
+        "drain_timeout",
+        "cert",
         "upgrade_configs",
     ] {
         assert!(fields.contains(&field), "{field} in {fields:?}");

@@ -183,8 +183,6 @@ pub struct ManagerTimeouts {
     pub request_headers: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_stream_duration: Option<Duration>,
-    /// Between the first GOAWAY and the last.
-    pub drain: Duration,
     /// Time in which a closing connection still reads.
     pub delayed_close: Option<Duration>,
 }
@@ -198,7 +196,6 @@ impl Default for ManagerTimeouts {
             request_headers: None,
             max_connection_duration: None,
             max_stream_duration: None,
-            drain: Duration::from_secs(5),
             delayed_close: Some(Duration::from_secs(1)),
         }
     }
@@ -236,8 +233,6 @@ pub struct ClientCertificateHeader {
     pub subject: bool,
     pub uri: bool,
     pub dns: bool,
-    pub cert: bool,
-    pub chain: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

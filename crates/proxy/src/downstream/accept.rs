@@ -20,6 +20,9 @@ const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection without any request, where the manager sets no idle timeout.
 const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(3600);
 
+/// A handshake where the filter chain sets no time: the acceptor's own limit is the shorter one.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
+
 /// After an accept that failed for want of descriptors or memory: trying at once would only burn the CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -128,7 +131,12 @@ async fn admit_tls(
         return failed(&"no filter chain takes TLS with this server name and protocol");
     };
     let Some(acceptor) = running.acceptor(tls) else { return failed(&"its certificate is not loaded") };
-    let done = match acceptor.accept_hello(hello).await {
+    let handshake = acceptor.accept_hello(hello);
+    let limit = chain.handshake_timeout.unwrap_or(HANDSHAKE_MAX);
+    let Ok(handshake) = tokio::time::timeout(limit, handshake).await else {
+        return failed(&format_args!("it took longer than {limit:?}"));
+    };
+    let done = match handshake {
         Ok(done) => done,
         Err(error) => return failed(&error),
     };

@@ -324,7 +324,7 @@ impl EndpointPool {
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
         // A worker that is never idle would keep its connections for ever while another one waits.
-        if !(starving && turn % GIVE_ONE_IN == 0)
+        if !(starving && turn.is_multiple_of(GIVE_ONE_IN))
             && let Some(waiter) = self.next_waiter()
         {
             give(&waiter, Ok(Lease::H1(lease)));

@@ -19,6 +19,9 @@ use super::super::table::RouteTable;
 use super::check::{Check, u32_or};
 use super::{cluster, endpoint, filter as http_filters, tls};
 
+/// The proxy's own limit of every handshake: a longer one would not act.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(15);
+
 /// What the proxy's HTTP/1.1 parser takes; also Envoy's default.
 const HEADERS_MAX: u32 = 100;
 
@@ -129,6 +132,9 @@ fn read_chain(
         .and_then(|socket| check.within("transport_socket", |check| tls::downstream(check, &socket)));
     let handshake_timeout =
         check.limit("transport_socket_connect_timeout", source.transport_socket_connect_timeout.take(), None);
+    if handshake_timeout.is_some_and(|limit| limit > HANDSHAKE_MAX) {
+        check.error("transport_socket_connect_timeout", format!("must be at most {HANDSHAKE_MAX:?}"));
+    }
     let filters = std::mem::take(&mut source.filters);
     let (mut manager, empty) = (None, filters.is_empty());
     for (index, network) in filters.into_iter().enumerate() {
@@ -233,7 +239,6 @@ fn read_manager(
     timeouts.stream_idle = check.limit("stream_idle_timeout", source.stream_idle_timeout.take(), timeouts.stream_idle);
     timeouts.request = check.limit("request_timeout", source.request_timeout.take(), None);
     timeouts.request_headers = check.limit("request_headers_timeout", source.request_headers_timeout.take(), None);
-    timeouts.drain = check.duration("drain_timeout", source.drain_timeout.take()).unwrap_or(timeouts.drain);
     timeouts.delayed_close =
         check.limit("delayed_close_timeout", source.delayed_close_timeout.take(), timeouts.delayed_close);
     let http2 = source
@@ -320,8 +325,6 @@ fn client_certificate(check: &mut Check, source: &mut HttpConnectionManager) -> 
     let mut header = ClientCertificateHeader { mode, ..ClientCertificateHeader::default() };
     if let Some(mut details) = source.set_current_client_cert_details.take() {
         header.subject = details.subject.take().is_some_and(|value| value.value);
-        header.cert = std::mem::take(&mut details.cert);
-        header.chain = std::mem::take(&mut details.chain);
         header.dns = std::mem::take(&mut details.dns);
         header.uri = std::mem::take(&mut details.uri);
         check.within("set_current_client_cert_details", |check| check.leftover(&details));
