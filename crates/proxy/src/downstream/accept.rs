@@ -39,7 +39,11 @@ pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener)
         match accepted {
             Ok((stream, client)) => {
                 let (worker, name) = (worker.clone(), name.clone());
-                tokio::task::spawn_local(async move { admit(worker, name, stream, client).await });
+                tokio::task::spawn_local(async move {
+                    // Counted before its handshake: a drain must not cut off what is about to ask.
+                    let _open = OpenConnection::new(&worker);
+                    admit(worker, name, stream, client).await;
+                });
             }
             Err(error) => {
                 worker.shared.log_limited("accept", format_args!("accepting on {name} failed: {error}"));
@@ -98,7 +102,7 @@ async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: So
     let http2 = match chain.manager.codec {
         Codec::Http1 => false,
         Codec::Http2 => true,
-        Codec::Auto => match starts_with_preface(&stream, first_request_wait).await {
+        Codec::Auto => match until_preface(&worker, &stream, first_request_wait).await {
             Some(http2) => http2,
             None => return,
         },
@@ -162,6 +166,37 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, io: Io, handshake: Durat
         h2::serve(conn, io, handshake).await;
     } else {
         h1::serve(conn, Wire::new(io), handshake).await;
+    }
+}
+
+/// As `starts_with_preface`, but a connection that says nothing does not outlast a drain.
+async fn until_preface(worker: &Worker, stream: &TcpStream, wait: Duration) -> Option<bool> {
+    tokio::select! {
+        biased;
+        seen = starts_with_preface(stream, wait) => seen,
+        () = worker.until_draining() => {
+            // What it has sent by now is still answered.
+            tokio::time::timeout(DRAIN_GRACE, starts_with_preface(stream, DRAIN_GRACE)).await.ok().flatten()
+        }
+    }
+}
+
+/// For the first bytes of a connection that was accepted just before a drain.
+const DRAIN_GRACE: Duration = Duration::from_millis(100);
+
+/// One open connection in the worker's count.
+struct OpenConnection(Rc<Worker>);
+
+impl OpenConnection {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.connections.set(worker.connections.get() + 1);
+        Self(worker.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get().saturating_sub(1));
     }
 }
 

@@ -55,7 +55,6 @@ pub struct Accepted {
 
 impl Conn {
     pub fn new(worker: &Rc<Worker>, accepted: Accepted) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
         Self {
             worker: worker.clone(),
             listener: accepted.listener,
@@ -126,11 +125,5 @@ impl Conn {
     pub fn count_request(&self, manager: &HttpManager) -> bool {
         self.requests.set(self.requests.get() + 1);
         manager.max_requests_per_connection.is_some_and(|most| self.requests.get() >= u64::from(most))
-    }
-}
-
-impl Drop for Conn {
-    fn drop(&mut self) {
-        self.worker.connections.set(self.worker.connections.get().saturating_sub(1));
     }
 }

@@ -17,6 +17,9 @@ const LINGER_BYTES_MAX: u64 = 1 << 20;
 /// Time for a request's head where the configuration sets none: what a slow link needs, not what an attacker wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// For a connection that may be idle for ever.
+const NO_IDLE_LIMIT: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
     let worker = conn.worker.clone();
     let clock = worker.clock;
@@ -33,7 +36,8 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
                 break;
             }
             let now = clock.to_instant(clock.now());
-            idle.set(manager.timeouts.idle.and_then(|limit| now.checked_add(limit)));
+            // Armed without a limit too: a drain fires every deadline, to end what is idle.
+            idle.set(now.checked_add(manager.timeouts.idle.unwrap_or(NO_IDLE_LIMIT)));
             match idle.within(server.wait()).await {
                 Some(Ok(true)) => {}
                 // Closed by the client, broken, idle for too long, or draining.

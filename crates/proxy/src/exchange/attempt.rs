@@ -85,7 +85,7 @@ impl<'a> Exchange<'a> {
         forward: &'a Forward,
     ) -> Result<Up<'a>, Failure> {
         let (cluster, weighted) = self.choose(forward)?;
-        let pool = self.worker.clusters.of(self.worker, &cluster);
+        let mut pool = self.worker.clusters.of(self.worker, &cluster);
         self.cluster = Some(pool.clone());
         if !std::mem::replace(&mut self.rewritten, true) {
             self.rewrite(host, route, forward, weighted);
@@ -150,6 +150,19 @@ impl<'a> Exchange<'a> {
                     }
                 }
                 Err(end) => {
+                    // The configuration was swapped while the request waited: it goes on in the cluster as it is now.
+                    if matches!(end, End::Acquire(AcquireError::Gone(_)))
+                        && replays < REPLAYS_MAX
+                        && self.upload.can_repeat()
+                        && let Some(now) = self.worker.clusters.find(cluster.identity)
+                        && !Rc::ptr_eq(&now, &pool)
+                    {
+                        replays += 1;
+                        self.cluster = Some(now.clone());
+                        pool = now;
+                        self.upload.rewind();
+                        continue;
+                    }
                     if self.is_free_replay(&end) && replays < REPLAYS_MAX && self.upload.can_repeat() {
                         replays += 1;
                         self.upload.rewind();

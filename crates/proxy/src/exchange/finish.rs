@@ -39,7 +39,7 @@ impl Exchange<'_> {
         worker.record(&self, outcome, sample, &breakdown, now);
         self.log(&breakdown);
         worker.give_head_back(std::mem::take(&mut self.response));
-        let reusable = ended == Ended::Whole && self.upload.is_finished();
+        let reusable = ended == Ended::Whole && (self.upload.is_finished() || self.upload.is_read());
         let _ = down;
         reusable
     }

@@ -179,6 +179,8 @@ impl<'a> Exchange<'a> {
                 if bodyless { BodyLength::Empty } else { BodyLength::Exact(length as u64) }
             }
         };
+        // What is left of the request's body would be taken for the next request: the client is told.
+        self.last |= !self.upload.is_read();
         if let Err(ended) = self.send_head(down, length) {
             return ended;
         }

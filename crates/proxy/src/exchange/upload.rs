@@ -52,6 +52,11 @@ impl Upload {
         self.length
     }
 
+    /// The client's body was read to its end, whatever became of it.
+    pub fn is_read(&self) -> bool {
+        self.ended
+    }
+
     pub fn is_finished(&self) -> bool {
         self.finished
     }

@@ -91,6 +91,8 @@ impl ClientConn {
                 if !head.is_interim() {
                     self.reader = BodyReader::new(meta.body);
                 }
+                // Whatever follows a switch of protocols is not HTTP/1.1.
+                self.keep_alive &= head.status != 101;
                 return Poll::Ready(Ok(meta.body));
             }
             if unread.len() >= HEAD_BYTES_MAX {

@@ -28,6 +28,7 @@ pub struct ServerConn {
     meta: RequestMeta,
     to_head: bool,
     close: bool,
+    aborted: bool,
 }
 
 impl ServerConn {
@@ -46,6 +47,7 @@ impl ServerConn {
             },
             to_head: false,
             close: false,
+            aborted: false,
         }
     }
 
@@ -173,6 +175,7 @@ impl ServerConn {
     /// The response broke off: the connection must not look as if it had ended well.
     pub fn abort(&mut self) {
         self.close = true;
+        self.aborted = true;
         // With a reset instead of an end of stream, a body that only the end of the connection frames is seen to be
         // cut short.
         let _ = socket2::SockRef::from(self.wire.io().tcp()).set_linger(Some(std::time::Duration::ZERO));
@@ -186,6 +189,10 @@ impl ServerConn {
     /// Closes the sending side, then takes what the client still sends, so that the response is not lost to a reset
     /// (RFC 9112, section 9.6). Bounded in bytes and time by `limit` and the caller's deadline.
     pub async fn linger(&mut self, limit: u64) {
+        if self.aborted {
+            // An end of stream would make a response that broke off look whole. Dropping the socket resets it.
+            return;
+        }
         if poll_fn(|cx| self.wire.poll_shutdown(cx)).await.is_err() {
             return;
         }

@@ -239,6 +239,10 @@ impl ClusterPools {
 fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>) -> ClusterPool {
     let shared = worker.shared.cluster(cluster);
     let old = old.filter(|old| old.cluster.pool_key == cluster.pool_key);
+    // One for all pools of the cluster, old and new: an idle connection of any of them may have to make room.
+    let starvation = old
+        .and_then(|old| old.endpoints.first())
+        .map_or_else(|| Rc::new(Starvation::new(worker.others.clone())), |kept| kept.pool.plan.starvation.clone());
     let mut plans: HashMap<(u8, bool), Rc<Plan>> = HashMap::new();
     let mut endpoints = Vec::with_capacity(cluster.endpoints.len());
     for (index, endpoint) in cluster.endpoints.iter().enumerate() {
@@ -247,7 +251,7 @@ fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>)
         let mut pool = |http2: bool| {
             let plan = plans
                 .entry((endpoint.transport, http2))
-                .or_insert_with(|| Rc::new(plan(worker, cluster, endpoint, http2)));
+                .or_insert_with(|| Rc::new(plan(worker, cluster, endpoint, http2, starvation.clone())));
             let pool = EndpointPool::new(address, endpoint, plan.clone(), shared.clone());
             plan.starvation.pools.borrow_mut().push(Rc::downgrade(&pool));
             pool
@@ -302,7 +306,7 @@ pub fn retire_missing(old: &ClusterPool, new: &ClusterPool) {
     }
 }
 
-fn plan(worker: &Rc<Worker>, cluster: &Cluster, endpoint: &Endpoint, http2: bool) -> Plan {
+fn plan(worker: &Rc<Worker>, cluster: &Cluster, endpoint: &Endpoint, http2: bool, starvation: Rc<Starvation>) -> Plan {
     let policy = &cluster.policy;
     let protocol = match policy.protocol {
         UpstreamProtocol::Http1 => Protocol::Http1,
@@ -340,6 +344,6 @@ fn plan(worker: &Rc<Worker>, cluster: &Cluster, endpoint: &Endpoint, http2: bool
         protocol,
         http2: settings,
         http2_streams_max: policy.http2.max_concurrent_streams,
-        starvation: Starvation::new(worker.others.clone()),
+        starvation,
     }
 }

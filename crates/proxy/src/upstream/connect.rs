@@ -52,7 +52,7 @@ pub struct Plan {
     pub protocol: Protocol,
     pub http2: h2::ClientSettings,
     pub http2_streams_max: u32,
-    pub starvation: Starvation,
+    pub starvation: Rc<Starvation>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -163,6 +163,10 @@ async fn connect(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
+/// Places in another worker's queue that asking for connections leaves to the control side: a drain or a new
+/// configuration must never find it full.
+const COMMANDS_KEPT_FREE: usize = 256;
+
 /// A worker's part in the sharing of a cluster's connection limit.
 pub struct Starvation {
     pub pools: RefCell<Vec<Weak<EndpointPool>>>,
@@ -186,8 +190,8 @@ impl Starvation {
 /// worker, and waits for what is busy. One task per worker and cluster, for as long as a request starves.
 pub fn starve(pool: &Rc<EndpointPool>) {
     let plan = pool.plan.clone();
-    for other in plan.starvation.others.iter() {
-        // A full queue means that the other worker has been asked already.
+    for other in plan.starvation.others.iter().filter(|other| other.capacity() > COMMANDS_KEPT_FREE) {
+        // A queue that is nearly full means that the other worker has been asked already.
         let _ = other.try_send(Command::GiveConnection { cluster: plan.identity, endpoint: pool.identity });
     }
     if plan.starvation.running.replace(true) {
@@ -226,7 +230,10 @@ fn feed(plan: &Rc<Plan>, shared: &Arc<ClusterShared>) -> bool {
             hungry.open(permit);
             continue;
         }
-        let wanted = |identity: u64| pools.iter().find(|pool| pool.identity == identity && pool.has_waiters());
+        // What is given is a plain HTTP/1.1 connection.
+        let takes = |pool: &EndpointPool| pool.plan.protocol != Protocol::Http2 && pool.plan.tls.is_none();
+        let wanted =
+            |identity: u64| pools.iter().find(|pool| pool.identity == identity && takes(pool) && pool.has_waiters());
         if let Some((donation, permit)) = shared.take_donation(|identity| wanted(identity).is_some()) {
             if let Some(pool) = wanted(donation.endpoint)
                 && let Ok(stream) = TcpStream::from_std(donation.stream)

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Idle connections that one worker keeps to one endpoint. Past it a connection is closed when it is done.
 const IDLE_MAX: usize = 1024;
@@ -65,6 +65,8 @@ pub struct H1Lease {
 
 pub struct H2Lease {
     pub client: h2::Client,
+    /// Counts as a stream until the request has started one.
+    pub reserved: Reserved,
     pub peer: Option<Rc<Peer>>,
     pub setup: Option<Setup>,
 }
@@ -93,6 +95,15 @@ impl Lease {
     }
 }
 
+/// A stream that was promised.
+pub struct Reserved(Rc<Cell<u32>>);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 #[derive(Debug)]
 struct IdleConn {
     lease: Box<H1Lease>,
@@ -101,6 +112,8 @@ struct IdleConn {
 
 struct H2Conn {
     client: h2::Client,
+    /// Leases that have not become streams yet: one room must not be promised twice.
+    leased: Rc<Cell<u32>>,
     peer: Option<Rc<Peer>>,
     opened: Instant,
     idle_since: Cell<Option<Instant>>,
@@ -192,16 +205,16 @@ impl EndpointPool {
             [] => return None,
             [one] => one,
             // Streams are balanced over the connections, so that no one connection is the bottleneck.
-            several => {
-                several.iter().filter(|conn| conn.has_room(&self.plan)).min_by_key(|conn| conn.client.active())?
-            }
+            several => several.iter().filter(|conn| conn.has_room(&self.plan)).min_by_key(|conn| conn.in_use())?,
         };
         if !conn.has_room(&self.plan) {
             return None;
         }
         conn.requests.set(conn.requests.get() + 1);
         conn.idle_since.set(None);
-        Some(Lease::H2(H2Lease { client: conn.client.clone(), peer: conn.peer.clone(), setup: None }))
+        conn.leased.set(conn.leased.get() + 1);
+        let reserved = Reserved(conn.leased.clone());
+        Some(Lease::H2(H2Lease { client: conn.client.clone(), reserved, peer: conn.peer.clone(), setup: None }))
     }
 
     /// A connection for one request; waits for one where there is none. Dropping the future gives the place up.
@@ -268,7 +281,16 @@ impl EndpointPool {
                     if matches!(error, AcquireError::Connect { timed_out: true, .. }) {
                         RareEvents::add(&events.connect_timeouts);
                     }
-                    pool.hand_error(error);
+                    // Those that were to share the connection have no other one under way either.
+                    let shared_by = match pool.speaks.get() {
+                        Speaks::Http2 | Speaks::Unknown if pool.plan.may_be_http2() => {
+                            pool.plan.streams_per_connection()
+                        }
+                        _ => 1,
+                    };
+                    for _ in 0..shared_by {
+                        pool.hand_error(error.clone());
+                    }
                 }
             }
             pool.open_what_is_wanted();
@@ -290,6 +312,7 @@ impl EndpointPool {
                 }
                 self.h2.borrow_mut().push(Rc::new(H2Conn {
                     client,
+                    leased: Rc::default(),
                     peer,
                     opened,
                     idle_since: Cell::new(Some(Instant::now())),
@@ -461,7 +484,12 @@ impl H2Conn {
         if spent && self.client.is_open() {
             self.client.shutdown();
         }
-        !spent && self.client.available_streams() > 0 && self.client.active() < plan.streams_per_connection() as usize
+        let leased = self.leased.get() as usize;
+        !spent && self.client.available_streams() > leased && self.in_use() < plan.streams_per_connection() as usize
+    }
+
+    fn in_use(&self) -> usize {
+        self.client.active() + self.leased.get() as usize
     }
 }
 
@@ -488,8 +516,14 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.pool.shared.pending.give_back();
         // A connection that was handed over to a request which is given up serves another one.
-        if let Slot::Ready(Ok(Lease::H1(lease))) = std::mem::replace(&mut *self.waiter.borrow_mut(), Slot::Taken) {
-            self.pool.release(lease);
+        let slot = std::mem::replace(&mut *self.waiter.borrow_mut(), Slot::Taken);
+        match slot {
+            Slot::Ready(Ok(Lease::H1(lease))) => self.pool.release(lease),
+            Slot::Ready(Ok(Lease::H2(lease))) => {
+                drop(lease);
+                self.pool.stream_ended();
+            }
+            _ => {}
         }
     }
 }
@@ -506,10 +540,6 @@ fn give(waiter: &Waiter, result: Result<Lease, AcquireError>) {
 fn peer_is_silent(conn: &mut ClientConn) -> bool {
     conn.poll_idle(&mut Context::from_waker(Waker::noop())).is_pending()
 }
-
-/// The longest that a request may wait for a connection when its route sets no time: the cluster's connect timeout
-/// bounds each attempt, this bounds the queue.
-pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The endpoints of a cluster that have a socket address now.
 pub fn connectable(cluster: &Cluster) -> impl Iterator<Item = (&Endpoint, SocketAddr)> {

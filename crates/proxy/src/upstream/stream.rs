@@ -148,7 +148,10 @@ impl UpstreamStream {
         match &mut self.kind {
             Kind::H1 { lease: Some(lease), .. } => {
                 let flushed = ready!(lease.conn.poll_flush(cx));
-                Poll::Ready(flushed.map_err(AttemptError::from)).map_err(|error| self.classify(error))
+                Poll::Ready(flushed.map_err(|error| {
+                    let was_reset = error.kind() == io::ErrorKind::ConnectionReset;
+                    self.classify(error.into(), was_reset)
+                }))
             }
             // The connection's own task writes, once for all streams that are ready.
             _ => Poll::Ready(Ok(())),
@@ -165,7 +168,11 @@ impl UpstreamStream {
             Kind::H1 { lease: Some(lease), .. } => match ready!(lease.conn.poll_head(cx, head)) {
                 Ok(length) => Poll::Ready(Ok(length)),
                 Err(ResponseError::Head(error)) => Poll::Ready(Err(AttemptError::Protocol(error.to_string()))),
-                Err(error) => Poll::Ready(Err(self.classify(AttemptError::Reset(error.to_string())))),
+                Err(error) => {
+                    let was_reset =
+                        matches!(&error, ResponseError::Io(error) if error.kind() == io::ErrorKind::ConnectionReset);
+                    Poll::Ready(Err(self.classify(AttemptError::Reset(error.to_string()), was_reset)))
+                }
             },
             Kind::H2 { stream: Some(stream), to_head, .. } => {
                 *head = ready!(stream.poll_head(cx))?;
@@ -230,14 +237,17 @@ impl UpstreamStream {
 
     /// A connection that broke before it answered: was anything of the request processed? On a connection that was
     /// idle before, the kernel knows whether the peer ever acknowledged a byte of it (RFC 9293; `tcpi_bytes_acked`).
-    fn classify(&self, error: AttemptError) -> AttemptError {
+    ///
+    /// Only where the peer's FIN came first: a reset out of the blue may overtake the acknowledgement of a request that
+    /// was read and acted on, since the kernel delays acknowledgements and takes none from a reset.
+    fn classify(&self, error: AttemptError, was_reset: bool) -> AttemptError {
         match (&self.kind, error) {
             (Kind::H1 { lease: Some(lease), reused: true, written_before }, AttemptError::Reset(reason)) => {
                 let wire = &lease.conn.wire;
                 let acked = (!wire.io().is_tls()).then(|| super::tcp_info::bytes_acked(wire.io().tcp())).flatten();
                 // The handshake's SYN counts as one acknowledged byte.
                 match acked {
-                    Some(acked) if acked <= written_before + 1 => AttemptError::Unprocessed(reason),
+                    Some(acked) if !was_reset && acked <= written_before + 1 => AttemptError::Unprocessed(reason),
                     _ => AttemptError::Idle(reason),
                 }
             }
