@@ -37,12 +37,12 @@ pub fn http1_response(data: &[u8]) {
 
 /// Frames of HTTP/2.
 pub fn h2_frame(data: &[u8]) {
-    celerity_proxy::h2::frame::fuzz(data);
+    celerity_wire::frame::fuzz(data);
 }
 
 /// Header blocks of HTTP/2.
 pub fn hpack(data: &[u8]) {
-    celerity_proxy::h2::hpack::decoder::fuzz(data);
+    celerity_wire::hpack::decoder::fuzz(data);
 }
 
 /// W3C and B3 trace contexts.

@@ -9,11 +9,12 @@ use serde_json::Value;
 /// new one has to be given its place first.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("celerity", &["celerity-load", "celerity-model", "celerity-telemetry", "celerity-proxy"]),
-    ("celerity-load", &["celerity-telemetry"]),
+    ("celerity-load", &["celerity-telemetry", "celerity-wire"]),
     ("celerity-model", &[]),
     ("celerity-telemetry", &[]),
-    ("celerity-proxy", &["celerity-model", "celerity-telemetry"]),
+    ("celerity-proxy", &["celerity-model", "celerity-telemetry", "celerity-wire"]),
     ("celerity-testkit", &[]),
+    ("celerity-wire", &[]),
 ];
 
 /// What would bring IO or an async runtime into the model.

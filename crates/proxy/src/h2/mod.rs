@@ -13,11 +13,8 @@ mod connection;
 mod core;
 pub mod error;
 mod fields;
-mod flow;
-pub mod frame;
 mod fuzz;
 mod handle;
-pub mod hpack;
 mod read;
 mod receive;
 mod send;
@@ -26,6 +23,9 @@ pub mod settings;
 mod spare;
 mod stream;
 
+use celerity_wire::{flow, frame};
+
+pub use celerity_wire::hpack;
 pub use client::{Client, ClientStream, connect};
 pub use connection::Connection;
 pub use error::{Code, Error, Kind};

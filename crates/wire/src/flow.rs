@@ -1,30 +1,34 @@
 //! Flow-control windows (RFC 9113, section 5.2): pure counters.
 
 /// The largest window (RFC 9113, section 6.9.1).
-pub(crate) const MAX_WINDOW: i64 = 0x7fff_ffff;
+pub const MAX_WINDOW: i64 = 0x7fff_ffff;
 
 /// What we may still send. A change of SETTINGS can make it negative (RFC 9113, section 6.9.2).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SendWindow(i64);
+pub struct SendWindow(i64);
 
 /// The window would exceed 2^31-1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Overflow;
+pub struct Overflow;
 
 impl SendWindow {
-    pub(crate) fn new(initial: u32) -> Self {
+    #[inline]
+    pub fn new(initial: u32) -> Self {
         Self(i64::from(initial))
     }
 
-    pub(crate) fn available(self) -> usize {
+    #[inline]
+    pub fn available(self) -> usize {
         usize::try_from(self.0).unwrap_or(0)
     }
 
-    pub(crate) fn take(&mut self, bytes: usize) {
+    #[inline]
+    pub fn take(&mut self, bytes: usize) {
         self.0 -= bytes as i64;
     }
 
-    pub(crate) fn change(&mut self, by: i64) -> Result<(), Overflow> {
+    #[inline]
+    pub fn change(&mut self, by: i64) -> Result<(), Overflow> {
         let next = self.0 + by;
         if next > MAX_WINDOW {
             return Err(Overflow);
@@ -36,27 +40,30 @@ impl SendWindow {
 
 /// What the peer may still send, and what was consumed since we last told it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RecvWindow {
+pub struct RecvWindow {
     available: i64,
     consumed: u32,
     size: u32,
 }
 
 impl RecvWindow {
-    pub(crate) fn new(size: u32) -> Self {
+    #[inline]
+    pub fn new(size: u32) -> Self {
         Self { available: i64::from(size), consumed: 0, size }
     }
 
     /// Accounts for a DATA frame; false where the peer had no right to send so much.
     #[must_use]
-    pub(crate) fn receive(&mut self, bytes: u32) -> bool {
+    #[inline]
+    pub fn receive(&mut self, bytes: u32) -> bool {
         self.available -= i64::from(bytes);
         self.available >= 0
     }
 
     /// Bytes that the reader has taken. Returns the increment to announce, if it is due: at half a window, so that
     /// small bodies cost no WINDOW_UPDATE at all and large ones one for every half window.
-    pub(crate) fn consume(&mut self, bytes: u32) -> Option<u32> {
+    #[inline]
+    pub fn consume(&mut self, bytes: u32) -> Option<u32> {
         self.consumed += bytes;
         if self.consumed == 0 || self.consumed < self.size / 2 {
             return None;

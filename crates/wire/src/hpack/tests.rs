@@ -197,6 +197,6 @@ proptest::proptest! {
     #[test]
     fn any_block_is_decoded_or_refused(block: Vec<u8>) {
         decoder::fuzz(&block);
-        super::super::frame::fuzz(&block);
+        crate::frame::fuzz(&block);
     }
 }

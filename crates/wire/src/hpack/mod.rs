@@ -14,7 +14,7 @@ pub use encoder::Encoder;
 pub struct DecodeError(pub &'static str);
 
 /// Octets that a field counts beyond its name and value (RFC 7541, section 4.1).
-pub(crate) const ENTRY_OVERHEAD: usize = 32;
+pub const ENTRY_OVERHEAD: usize = 32;
 
 #[cfg(test)]
 mod tests;

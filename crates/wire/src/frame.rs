@@ -1,31 +1,31 @@
 //! Frames: their layout, read in place and written to the end of the connection's output (RFC 9113, section 6).
 
-use super::error::{Code, Violation};
+use super::code::{Code, Violation};
 
-pub(crate) const HEADER_LEN: usize = 9;
+pub const HEADER_LEN: usize = 9;
 
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
-pub(crate) const PRIORITY: u8 = 2;
-pub(crate) const RST_STREAM: u8 = 3;
-pub(crate) const SETTINGS: u8 = 4;
-pub(crate) const PUSH_PROMISE: u8 = 5;
-pub(crate) const PING: u8 = 6;
-pub(crate) const GOAWAY: u8 = 7;
-pub(crate) const WINDOW_UPDATE: u8 = 8;
-pub(crate) const CONTINUATION: u8 = 9;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
-pub(crate) const END_STREAM: u8 = 0x1;
-pub(crate) const ACK: u8 = 0x1;
-pub(crate) const END_HEADERS: u8 = 0x4;
+pub const END_STREAM: u8 = 0x1;
+pub const ACK: u8 = 0x1;
+pub const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const WITH_PRIORITY: u8 = 0x20;
 
 /// What a client sends before its first frame (RFC 9113, section 3.4).
-pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The largest stream id; also what a first GOAWAY of a graceful shutdown carries.
-pub(crate) const MAX_STREAM_ID: u32 = 0x7fff_ffff;
+pub const MAX_STREAM_ID: u32 = 0x7fff_ffff;
 
 /// One frame, borrowed from the read buffer. `stream` has its reserved bit cleared.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +83,7 @@ pub enum Frame<'a> {
 ///
 /// # Errors
 /// The frame's layout breaks RFC 9113 section 4.2 or 6, or its payload is longer than `max_payload`.
+#[inline]
 pub fn decode(input: &[u8], max_payload: u32) -> Result<Option<(Frame<'_>, usize)>, Violation> {
     let Some((header, rest)) = input.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };
     let &[a, b, c, kind, flags, s0, s1, s2, s3] = header;
@@ -97,7 +98,8 @@ pub fn decode(input: &[u8], max_payload: u32) -> Result<Option<(Frame<'_>, usize
 }
 
 /// The whole length of the frame at the start of `input`, however much of it is there.
-pub(crate) fn whole_len(input: &[u8]) -> usize {
+#[inline]
+pub fn whole_len(input: &[u8]) -> usize {
     match input {
         &[a, b, c, ..] => HEADER_LEN + u32::from_be_bytes([0, a, b, c]) as usize,
         _ => input.len(),
@@ -203,7 +205,8 @@ fn word(payload: &[u8], why: &'static str) -> Result<u32, Violation> {
 }
 
 /// The settings in the payload of a SETTINGS frame.
-pub(crate) fn settings(entries: &[u8]) -> impl Iterator<Item = (u16, u32)> {
+#[inline]
+pub fn settings(entries: &[u8]) -> impl Iterator<Item = (u16, u32)> {
     entries
         .as_chunks::<6>()
         .0
@@ -211,28 +214,32 @@ pub(crate) fn settings(entries: &[u8]) -> impl Iterator<Item = (u16, u32)> {
         .map(|&[a, b, c, d, e, f]| (u16::from_be_bytes([a, b]), u32::from_be_bytes([c, d, e, f])))
 }
 
-pub(crate) fn header(kind: u8, flags: u8, stream: u32, len: usize) -> [u8; HEADER_LEN] {
+#[inline]
+pub fn header(kind: u8, flags: u8, stream: u32, len: usize) -> [u8; HEADER_LEN] {
     let [_, a, b, c] = (len as u32).to_be_bytes();
     let [s0, s1, s2, s3] = stream.to_be_bytes();
     [a, b, c, kind, flags, s0, s1, s2, s3]
 }
 
-pub(crate) fn put_header(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, len: usize) {
+#[inline]
+pub fn put_header(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, len: usize) {
     out.extend_from_slice(&header(kind, flags, stream, len));
 }
 
-pub(crate) fn put_data(out: &mut Vec<u8>, stream: u32, data: &[u8], end_stream: bool) {
+#[inline]
+pub fn put_data(out: &mut Vec<u8>, stream: u32, data: &[u8], end_stream: bool) {
     out.reserve(HEADER_LEN + data.len());
     put_header(out, DATA, if end_stream { END_STREAM } else { 0 }, stream, data.len());
     out.extend_from_slice(data);
 }
 
-pub(crate) fn put_reset(out: &mut Vec<u8>, stream: u32, code: Code) {
+#[inline]
+pub fn put_reset(out: &mut Vec<u8>, stream: u32, code: Code) {
     put_header(out, RST_STREAM, 0, stream, 4);
     out.extend_from_slice(&code.0.to_be_bytes());
 }
 
-pub(crate) fn put_settings(out: &mut Vec<u8>, entries: &[(u16, u32)]) {
+pub fn put_settings(out: &mut Vec<u8>, entries: &[(u16, u32)]) {
     put_header(out, SETTINGS, 0, 0, entries.len() * 6);
     for (id, value) in entries {
         out.extend_from_slice(&id.to_be_bytes());
@@ -240,22 +247,23 @@ pub(crate) fn put_settings(out: &mut Vec<u8>, entries: &[(u16, u32)]) {
     }
 }
 
-pub(crate) fn put_settings_ack(out: &mut Vec<u8>) {
+pub fn put_settings_ack(out: &mut Vec<u8>) {
     put_header(out, SETTINGS, ACK, 0, 0);
 }
 
-pub(crate) fn put_ping(out: &mut Vec<u8>, payload: [u8; 8], ack: bool) {
+pub fn put_ping(out: &mut Vec<u8>, payload: [u8; 8], ack: bool) {
     put_header(out, PING, if ack { ACK } else { 0 }, 0, 8);
     out.extend_from_slice(&payload);
 }
 
-pub(crate) fn put_goaway(out: &mut Vec<u8>, last_stream: u32, code: Code) {
+pub fn put_goaway(out: &mut Vec<u8>, last_stream: u32, code: Code) {
     put_header(out, GOAWAY, 0, 0, 8);
     out.extend_from_slice(&last_stream.to_be_bytes());
     out.extend_from_slice(&code.0.to_be_bytes());
 }
 
-pub(crate) fn put_window_update(out: &mut Vec<u8>, stream: u32, increment: u32) {
+#[inline]
+pub fn put_window_update(out: &mut Vec<u8>, stream: u32, increment: u32) {
     put_header(out, WINDOW_UPDATE, 0, stream, 4);
     out.extend_from_slice(&increment.to_be_bytes());
 }
@@ -263,7 +271,8 @@ pub(crate) fn put_window_update(out: &mut Vec<u8>, stream: u32, increment: u32) 
 /// Makes the header block that starts at `from` (after room for one frame header) into HEADERS, and CONTINUATION
 /// frames where it is longer than the peer's largest frame. The block was encoded in place: the usual case copies
 /// nothing.
-pub(crate) fn finish_headers(out: &mut Vec<u8>, from: usize, stream: u32, end_stream: bool, max_payload: usize) {
+#[inline]
+pub fn finish_headers(out: &mut Vec<u8>, from: usize, stream: u32, end_stream: bool, max_payload: usize) {
     let block = from + HEADER_LEN;
     let len = out.len().saturating_sub(block);
     let end = if end_stream { END_STREAM } else { 0 };

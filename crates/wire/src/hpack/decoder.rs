@@ -50,7 +50,7 @@ impl Decoder {
             entries: VecDeque::new(),
             spare: Vec::new(),
             size: 0,
-            max_size: super::super::settings::DEFAULT_TABLE_SIZE as usize,
+            max_size: crate::settings::DEFAULT_TABLE_SIZE as usize,
             limit,
             name: Vec::new(),
             value: Vec::new(),
