@@ -2,6 +2,7 @@
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// The folder of this repository.
 pub fn root() -> PathBuf {
@@ -55,6 +56,24 @@ pub fn peer(name: &str) -> Option<PathBuf> {
     let found = folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file());
     if found.is_none() {
         skip(&format!("{name} is not installed; ./test installs it"));
+    }
+    found
+}
+
+/// A Python that has these modules: from `CELERITY_PYTHON`, else from the virtual environment of `./test` in
+/// `target/peers`, else from PATH. `None` after [`skip`].
+pub fn python(modules: &[&str]) -> Option<PathBuf> {
+    let mut places: Vec<PathBuf> = std::env::var_os("CELERITY_PYTHON").map(PathBuf::from).into_iter().collect();
+    places.extend(["py/bin/python3", "venv/bin/python3"].map(|inside| root().join("target/peers").join(inside)));
+    places.push("python3".into());
+    let import = format!("import {}", modules.join(", "));
+    let has_all = |python: &PathBuf| {
+        let tried = Command::new(python).args(["-c", &import]).stdin(Stdio::null()).stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let found = places.into_iter().find(has_all);
+    if found.is_none() {
+        skip(&format!("no Python with {} is installed; ./test installs one", modules.join(", ")));
     }
     found
 }

@@ -9,7 +9,7 @@ pub mod raw;
 pub mod upstream;
 
 pub use client::{Client, Response};
-pub use environment::{free_port, peer, shared, skip};
+pub use environment::{free_port, peer, python, shared, skip};
 pub use files::TempDir;
 pub use process::Process;
 pub use upstream::Upstream;

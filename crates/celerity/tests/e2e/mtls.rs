@@ -10,18 +10,18 @@ use celerity_testkit::{Client, TempDir, Upstream, free_port, process};
 use crate::support::{BINARY, Sidecar, documents, loopback};
 
 /// An authority in a folder, and identities from it.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = TempDir::new();
         process::run(Command::new(BINARY).args(["ca", "init", "--dir"]).arg(folder.path().join("ca")));
         Self { folder }
     }
 
-    fn issue(&self, account: &str) -> PathBuf {
+    pub(crate) fn issue(&self, account: &str) -> PathBuf {
         let out = self.folder.path().join(account);
         let mut command = Command::new(BINARY);
         command.args(["ca", "issue", "--service-account", account, "--dir"]).arg(self.folder.path().join("ca"));
@@ -32,11 +32,16 @@ impl Authority {
 
 /// user-service: callers connect to a sidecar's inbound port; behind it stands the application.
 fn mesh(inbound: SocketAddr, application: &Upstream, mode: &str) -> String {
+    mesh_of(inbound, application.address(), mode, "HTTP")
+}
+
+/// As `mesh`, with the protocol of the port as Istio names it.
+pub(crate) fn mesh_of(inbound: SocketAddr, application: SocketAddr, mode: &str, protocol: &str) -> String {
     let service = format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: user-service, namespace: default}}\nspec:\n  \
          hosts: [user-service.default.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{name: http, \
-         number: 80, protocol: HTTP, targetPort: {}}}]\n  workloadSelector: {{labels: {{app: user-service}}}}",
-        application.address().port()
+         number: 80, protocol: {protocol}, targetPort: {}}}]\n  workloadSelector: {{labels: {{app: user-service}}}}",
+        application.port()
     );
     let workload = format!(
         "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: user-1, namespace: default}}\nspec:\n  \
@@ -53,7 +58,7 @@ fn mesh(inbound: SocketAddr, application: &Upstream, mode: &str) -> String {
 }
 
 /// The sidecar in front of user-service.
-fn server(yaml: &str, inbound: SocketAddr, identity: &Path) -> Sidecar {
+pub(crate) fn server(yaml: &str, inbound: SocketAddr, identity: &Path) -> Sidecar {
     let identity = identity.display().to_string();
     Sidecar::start_with(
         yaml,
@@ -70,7 +75,7 @@ fn server(yaml: &str, inbound: SocketAddr, identity: &Path) -> Sidecar {
     )
 }
 
-fn caller(yaml: &str, identity: &Path) -> Sidecar {
+pub(crate) fn caller(yaml: &str, identity: &Path) -> Sidecar {
     let identity = identity.display().to_string();
     Sidecar::start_with(yaml, &["--inbound", "off", "--identity", &identity, "--workload", "order-1"])
 }

@@ -55,6 +55,27 @@ impl Sidecar {
     }
 }
 
+/// A server written in Python, from `tests/peers`, listening where it was told to. `None` where the modules are missing.
+pub(crate) fn python_server(script: &str, modules: &[&str]) -> Option<(Process, SocketAddr)> {
+    let python = celerity_testkit::python(modules)?;
+    let address = loopback(free_port());
+    let mut command = Command::new(python);
+    command.arg(peer_script(script)).args(["server", &address.port().to_string()]);
+    let mut server = Process::start(&mut command);
+    server.wait_for_port(address);
+    Some((server, address))
+}
+
+/// Runs a client written in Python to its end; it fails the test when the client does.
+pub(crate) fn python_client(script: &str, modules: &[&str], arguments: &[&str]) -> String {
+    let Some(python) = celerity_testkit::python(modules) else { return String::new() };
+    celerity_testkit::process::run(Command::new(python).arg(peer_script(script)).arg("client").args(arguments))
+}
+
+pub(crate) fn peer_script(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name)
+}
+
 pub(crate) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }

@@ -160,6 +160,8 @@ pub struct HttpManager {
     pub merge_slashes: bool,
     /// The port is taken off the authority, whatever it is.
     pub strip_port: bool,
+    /// A client may ask for WebSocket (Envoy `upgrade_configs`). Any other protocol is never switched to.
+    pub websocket: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -69,14 +69,19 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         drop(deadline);
         let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
         let last = conn.count_request(&manager) || spent || conn.orphaned.get();
-        let begun = Begun { ledger, started, body: meta.body, http_10: meta.http_10, last };
+        let begun = Begun { ledger, started, body: meta.body, http_10: meta.http_10, last, websocket: meta.websocket };
         let is_connect = head.method == Method::Connect;
         let reusable = if is_connect {
             refuse(&mut server, 405, "CONNECT is not supported here").await;
             false
-        } else if meta.websocket {
-            // Passed on without its upgrade it would be a plain GET, which no WebSocket client means.
-            refuse(&mut server, 501, "an upgrade to WebSocket is not supported here").await;
+        } else if meta.websocket && !manager.websocket {
+            // Passed on without its upgrade it would be a plain GET, which no WebSocket client means. 403 is Envoy's.
+            refuse(&mut server, 403, "an upgrade to WebSocket is not allowed here: upgrade_configs does not name it")
+                .await;
+            false
+        } else if meta.websocket && (head.method != Method::Get || meta.body != BodyLength::Empty) {
+            // A body behind which the protocol changes is where two parsers would part ways.
+            refuse(&mut server, 400, "an upgrade to WebSocket is a GET without a body (RFC 6455, section 4.1)").await;
             false
         } else {
             exchange::serve(&conn, &mut DownstreamStream::H1(&mut server), &mut head, begun).await

@@ -62,7 +62,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
             shutting_down = true;
         }
         let body = if end { BodyLength::Empty } else { body_length(&head) };
-        let begun = Begun { ledger, started, body, http_10: false, last };
+        let begun = Begun { ledger, started, body, http_10: false, last, websocket: false };
         let conn = conn.clone();
         let control = control.clone();
         tokio::task::spawn_local(async move {

@@ -214,7 +214,9 @@ impl<'a> Exchange<'a> {
         endpoint: &Rc<WorkerEndpoint>,
     ) -> Result<Result<(UpstreamStream, BodyLength), End>, Failure> {
         let pool = endpoint.pool_for(self.conn.is_http2);
-        let lease = match pool.try_acquire() {
+        // A switch of protocols is HTTP/1.1's, and takes the connection with it.
+        let own_connection = self.websocket && pool.plan.may_be_http2();
+        let lease = match if own_connection { None } else { pool.try_acquire() } {
             Some(lease) => lease,
             None => match self.wait_for_connection(down, pool).await? {
                 Ok(lease) => lease,
@@ -226,6 +228,9 @@ impl<'a> Exchange<'a> {
             Ok(stream) => stream,
             Err(error) => return Ok(Err(End::Attempt(error))),
         };
+        if self.websocket {
+            stream.ask_for_websocket();
+        }
         let idle = policy.and_then(|policy| policy.per_try_idle_timeout).filter(|limit| !limit.is_zero());
         self.patience.set_per_try_idle(idle, Instant::now());
         let per_try = policy.and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
@@ -242,8 +247,13 @@ impl<'a> Exchange<'a> {
                 patience.set_overall(timeout.and_then(|limit| now.checked_add(limit)));
             }
         };
-        let wait =
-            relay::Wait { response: &mut self.response, patience: &mut self.patience, ledger: &mut self.ledger, clock };
+        let wait = relay::Wait {
+            response: &mut self.response,
+            patience: &mut self.patience,
+            ledger: &mut self.ledger,
+            clock,
+            websocket: self.websocket,
+        };
         let result = relay::until_head(&mut stream, down, &mut self.upload, wait, on_uploaded).await;
         self.patience.set_per_try(None);
         if result.is_err() {
@@ -273,7 +283,11 @@ impl<'a> Exchange<'a> {
     ) -> Result<Result<crate::upstream::Lease, AcquireError>, Failure> {
         self.enter(State::PoolPending);
         let acquired = {
-            let mut acquire = std::pin::pin!(pool.acquire());
+            let own_connection = self.websocket && pool.plan.may_be_http2();
+            let mut acquire = std::pin::pin!(async {
+                // Boxed: a handshake's state would make every request's larger.
+                if own_connection { Box::pin(pool.open_http1()).await } else { pool.acquire().await }
+            });
             let patience = &mut self.patience;
             // A client that goes away gives its place up.
             let watches_client = self.upload.is_finished();

@@ -24,6 +24,8 @@ pub struct Begun {
     pub http_10: bool,
     /// The connection will not carry another request.
     pub last: bool,
+    /// The client asks to go on in WebSocket, and may.
+    pub websocket: bool,
 }
 
 /// Why no response came from the upstream, or not all of it.
@@ -116,6 +118,10 @@ pub struct Exchange<'a> {
     pub(crate) cors: Option<super::filters::CorsAnswer>,
     pub wants_ledger: bool,
     pub is_grpc: bool,
+    /// `grpc-status` of the response's trailers.
+    pub grpc_status: Option<u32>,
+    /// The client asks to go on in WebSocket.
+    pub websocket: bool,
 }
 
 impl<'a> Exchange<'a> {
@@ -168,6 +174,8 @@ impl<'a> Exchange<'a> {
             cors: None,
             wants_ledger,
             is_grpc,
+            grpc_status: None,
+            websocket: begun.websocket,
         }
     }
 

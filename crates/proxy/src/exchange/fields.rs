@@ -118,6 +118,11 @@ pub(super) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
+/// The `grpc-status` of a head or of trailers.
+pub(super) fn grpc_status(headers: &Headers) -> Option<u32> {
+    std::str::from_utf8(headers.get_id(HeaderId::GrpcStatus)?).ok()?.trim().parse().ok()
+}
+
 /// A random UUID, version 4 (RFC 9562, section 5.4).
 fn request_id(rng: &mut Rng) -> [u8; 36] {
     const HEX: &[u8; 16] = b"0123456789abcdef";

@@ -71,7 +71,7 @@ impl Exchange<'_> {
                     Some(RouteBuffer::MaxRequestBytes(limit)) => self.buffer(down, limit).await,
                     None => self.buffer(down, *max_request_bytes).await,
                 },
-                HttpFilter::Cache(_) if route.filters.cache_off => Passed::On,
+                HttpFilter::Cache(_) if route.filters.cache_off || self.websocket => Passed::On,
                 HttpFilter::Cache(cache) => {
                     self.cache_body_bytes_max = cache.max_body_bytes;
                     self.cached(down).await

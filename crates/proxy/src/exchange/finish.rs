@@ -1,6 +1,7 @@
 //! What a request leaves behind: its series, its ledger, its line in the access log.
 
 use super::context::{Ended, Exchange};
+use super::fields;
 use crate::downstream::stream::DownstreamStream;
 use crate::http::HeaderId;
 use celerity_telemetry::access_log::Record;
@@ -18,12 +19,14 @@ impl Exchange<'_> {
         if ended == Ended::Unanswered && self.flags == ResponseFlags::NONE {
             self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
-        let grpc_status = self.is_grpc.then(|| self.response.headers.get_id(HeaderId::GrpcStatus)).flatten();
+        // In a response without messages the head is the trailers (gRPC over HTTP/2, "Trailers-Only").
+        let grpc_status =
+            if self.is_grpc { self.grpc_status.or_else(|| fields::grpc_status(&self.response.headers)) } else { None };
         let outcome = Outcome {
             request_protocol: if self.is_grpc { RequestProtocol::Grpc } else { RequestProtocol::Http },
             response_code: self.status,
             response_flags: self.flags,
-            grpc_response_status: grpc_status.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok()),
+            grpc_response_status: grpc_status,
             connection_security_policy: match (self.conn.is_inbound(), self.conn.is_tls) {
                 (false, _) => ConnectionSecurity::Unknown,
                 (true, true) => ConnectionSecurity::MutualTls,

@@ -16,6 +16,7 @@ mod mirror;
 mod patience;
 mod relay;
 mod reply;
+mod tunnel;
 mod upload;
 
 pub use context::{Begun, Exchange, Failure};
@@ -74,6 +75,7 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
         Action::Respond(direct) => x.direct(down, route, direct, host).await,
         Action::Forward(forward) => loop {
             match x.forward(down, host, route, forward).await {
+                Ok(up) if x.response.status == 101 => break x.tunnel(down, host, route, up).await,
                 Ok(up) => match x.consult_cache(down, up).await {
                     Consulted::Relay(up) => break x.relay(down, host, route, up).await,
                     Consulted::Answered(ended) => break ended,

@@ -62,6 +62,19 @@ impl Patience {
         }
     }
 
+    /// Only silence ends a tunnel, and `overall`: the limits of a request and its response are met.
+    pub fn tunnel_begins(&mut self, now: Instant, overall: Option<Instant>) {
+        (self.per_try, self.per_try_idle, self.request) = (None, None, None);
+        self.overall = overall;
+        self.progress = now;
+        self.arm();
+    }
+
+    /// No longer silence than this from now on.
+    pub fn limit_idle(&mut self, most: Duration) {
+        self.set_idle(Some(self.idle.map_or(most, |idle| idle.min(most))));
+    }
+
     pub fn set_per_try(&mut self, at: Option<Instant>) {
         if self.per_try != at {
             self.per_try = at;

@@ -33,6 +33,8 @@ pub(super) struct Wait<'a> {
     pub patience: &'a mut Patience,
     pub ledger: &'a mut Ledger,
     pub clock: &'a Clock,
+    /// The client asked for a switch of protocols.
+    pub websocket: bool,
 }
 
 /// Sends the request and waits for the final response's head, passing interim ones on. `on_uploaded` is called when
@@ -44,7 +46,7 @@ pub(super) async fn until_head(
     wait: Wait<'_>,
     on_uploaded: impl Fn(&mut Patience),
 ) -> Result<BodyLength, Broken> {
-    let Wait { response, patience, ledger, clock } = wait;
+    let Wait { response, patience, ledger, clock, websocket } = wait;
     let mut uploading = true;
     let mut seen_bytes = upload.bytes;
     let result = poll_fn(|cx| {
@@ -81,8 +83,8 @@ pub(super) async fn until_head(
                         return Poll::Ready(Err(Broken::Client(error)));
                     }
                 }
-                // No upgrade was asked for: the client would take what follows for another protocol.
-                Poll::Ready(Ok(_)) if response.status == 101 => {
+                // Nobody asked for it: the client would take what follows for another protocol.
+                Poll::Ready(Ok(_)) if response.status == 101 && !(websocket && up.speaks_websocket()) => {
                     let error = AttemptError::Protocol("it switched protocols and was not asked to".into());
                     return Poll::Ready(Err(Broken::Upstream(error)));
                 }
@@ -111,6 +113,8 @@ pub(super) struct Watch<'a> {
     pub ledger: &'a mut Ledger,
     pub clock: &'a Clock,
     pub response_bytes: u64,
+    /// `grpc-status` of the trailers.
+    pub grpc_status: Option<u32>,
 }
 
 /// Passes the response's body down, chunk by chunk as they come, and ends the response. `tee` sees every piece.
@@ -183,6 +187,7 @@ fn poll_download(
                     let mut trailers = up.take_trailers();
                     if let Some(trailers) = &mut trailers {
                         trailers.remove(HOP_HEADER.as_bytes());
+                        watch.grpc_status = super::fields::grpc_status(trailers);
                     }
                     *finishing = Finishing::Trailers(trailers.map(Box::new));
                 }

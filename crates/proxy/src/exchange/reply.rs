@@ -8,7 +8,7 @@ use crate::downstream::stream::DownstreamStream;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, Method, ResponseHead};
 use celerity_model::snapshot::{
-    DirectResponse, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
+    DirectResponse, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost, WeightedCluster,
 };
 use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
 use std::future::poll_fn;
@@ -24,26 +24,7 @@ impl<'a> Exchange<'a> {
     ) -> Ended {
         let Up { mut stream, length, weighted, hop, .. } = up;
         let worker = self.worker.clone();
-        match hop {
-            Some(report) => self.ledger.join_peer(&report, &worker.clock),
-            None => self.sample_round_trip(&stream),
-        }
-        self.enter(State::Filters);
-        self.mutate_response([
-            weighted.map(|weighted| &weighted.response_headers),
-            Some(&route.response_headers),
-            Some(&host.response_headers),
-            Some(&self.manager.routes.response_headers),
-        ]);
-        if host.attempt_count_in_response {
-            let count = self.attempts;
-            self.response.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
-        }
-        if let Some(cookie) = self.cookie.take() {
-            self.response.headers.push(b"set-cookie", cookie.header.as_bytes());
-        }
-        self.enter(State::Serialise);
-        self.send_head(down, length).map_or_else(|failure| failure, |()| Ended::Whole);
+        self.answer(down, host, route, &stream, (length, weighted, hop));
         if self.status == 0 {
             return Ended::Unanswered;
         }
@@ -57,10 +38,12 @@ impl<'a> Exchange<'a> {
             ledger: &mut self.ledger,
             clock: &worker.clock,
             response_bytes: 0,
+            grpc_status: None,
         };
         let tee = |piece: &[u8]| Self::tee(&mut store, &mut left, piece);
         let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, tee).await;
         self.response_bytes = watch.response_bytes;
+        self.grpc_status = watch.grpc_status;
         match result {
             Ok(()) => {
                 if let Some(writer) = store {
@@ -82,6 +65,38 @@ impl<'a> Exchange<'a> {
                 Ended::Broken
             }
         }
+    }
+
+    /// Puts the upstream's head, with the changes that were configured, in the client's buffer.
+    pub(super) fn answer(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &VirtualHost,
+        route: &Route,
+        stream: &crate::upstream::UpstreamStream,
+        (length, weighted, hop): (BodyLength, Option<&WeightedCluster>, Option<HopReport>),
+    ) {
+        match hop {
+            Some(report) => self.ledger.join_peer(&report, &self.worker.clock),
+            None => self.sample_round_trip(stream),
+        }
+        self.enter(State::Filters);
+        self.mutate_response([
+            weighted.map(|weighted| &weighted.response_headers),
+            Some(&route.response_headers),
+            Some(&host.response_headers),
+            Some(&self.manager.routes.response_headers),
+        ]);
+        if host.attempt_count_in_response {
+            let count = self.attempts;
+            self.response.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
+        }
+        if let Some(cookie) = self.cookie.take() {
+            self.response.headers.push(b"set-cookie", cookie.header.as_bytes());
+        }
+        self.enter(State::Serialise);
+        // Where nothing went out `status` stays 0.
+        let _ = self.send_head(down, length);
     }
 
     /// The kernel's smoothed round trip splits the wait from the service's own time.

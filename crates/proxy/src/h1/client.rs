@@ -31,6 +31,8 @@ pub struct ClientConn {
     to_head: bool,
     keep_alive: bool,
     request_sent: bool,
+    /// The last head says that WebSocket follows it.
+    pub speaks_websocket: bool,
     /// Requests sent on this connection, the present one counted.
     pub requests: u64,
 }
@@ -45,6 +47,7 @@ impl ClientConn {
             to_head: false,
             keep_alive: true,
             request_sent: true,
+            speaks_websocket: false,
             requests: 0,
         }
     }
@@ -60,6 +63,11 @@ impl ClientConn {
         // Until a head says otherwise the response is not over, so a connection given up here is not reused.
         self.reader = BodyReader::new(BodyLength::UntilClose);
         write::request(head, length, self.wire.out());
+    }
+
+    /// Makes the request whose head `start` has just put in the buffer one for a switch of protocols.
+    pub fn ask_for_websocket(&mut self) {
+        write::into_upgrade(self.wire.out());
     }
 
     pub fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, BodyWriteError>> {
@@ -93,6 +101,7 @@ impl ClientConn {
                 }
                 // Whatever follows a switch of protocols is not HTTP/1.1.
                 self.keep_alive &= head.status != 101;
+                self.speaks_websocket = head.status == 101 && meta.websocket;
                 return Poll::Ready(Ok(meta.body));
             }
             if unread.len() >= HEAD_BYTES_MAX {

@@ -80,6 +80,8 @@ pub struct RequestMeta {
 pub struct ResponseMeta {
     pub body: BodyLength,
     pub keep_alive: bool,
+    /// `Upgrade: websocket` with `Connection: upgrade`.
+    pub websocket: bool,
 }
 
 /// Reads a request's head from the front of `bytes`. `Ok(None)`: more bytes are needed.
@@ -156,7 +158,11 @@ pub fn response(
     } else {
         framing.unwrap_or(BodyLength::UntilClose)
     };
-    let meta = ResponseMeta { body, keep_alive: fields.keep_alive(http_10) && body != BodyLength::UntilClose };
+    let meta = ResponseMeta {
+        body,
+        keep_alive: fields.keep_alive(http_10) && body != BodyLength::UntilClose,
+        websocket: fields.upgrade_websocket && fields.connection_upgrade,
+    };
     if fields.nominates {
         drop_nominated(parsed.headers, &mut head.headers);
     }

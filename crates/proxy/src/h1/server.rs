@@ -134,6 +134,13 @@ impl ServerConn {
     /// Puts the response's head in the buffer. `length` is that of the body to come, as far as it is known.
     /// `last`: the connection closes after this response.
     pub fn send_head(&mut self, head: &ResponseHead, length: BodyLength, last: bool) {
+        if head.status == 101 {
+            write::response(head, ResponseFraming::Body(BodyLength::Empty), false, self.wire.out());
+            write::into_upgrade(self.wire.out());
+            // What follows is not HTTP: no request may be read here again.
+            self.close = true;
+            return;
+        }
         let bodyless = self.to_head || head.status == 304 || head.status == 204;
         let (framing, length) = if bodyless {
             let told = head.headers.get_id(HeaderId::ContentLength);

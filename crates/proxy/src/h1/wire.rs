@@ -174,7 +174,7 @@ impl Wire {
     }
 
     /// Writes what waits and then `data`, in one call; says how much of `data` went.
-    fn poll_write_behind(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_write_behind(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let waiting = self.out.len() - self.out_start;
             let count = if waiting == 0 {

@@ -54,6 +54,12 @@ pub fn response(head: &ResponseHead, framing: ResponseFraming, close: bool, out:
     out.extend_from_slice(b"\r\n");
 }
 
+/// Makes the head that `out` ends with ask for WebSocket, or grant it (RFC 6455, sections 4.1 and 4.2.2).
+pub fn into_upgrade(out: &mut Vec<u8>) {
+    out.truncate(out.len().saturating_sub(2));
+    out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+}
+
 /// The size line of a chunk.
 pub fn chunk_head(length: usize, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";

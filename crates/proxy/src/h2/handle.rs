@@ -149,7 +149,7 @@ impl<'a> Receiver<'a> {
         self.core.borrow_mut().take_trailers(self.slot, self.id)
     }
 
-    /// True once every octet has been received and handed out.
+    /// True once every octet, and the trailers where there are any, has been received and handed out.
     pub fn is_done(&self) -> bool {
         self.core.borrow().is_body_done(self.slot, self.id)
     }
@@ -177,7 +177,7 @@ macro_rules! stream_methods {
             self.handle.receiver().take_trailers()
         }
 
-        /// True once every octet of the peer's body has been received and handed out.
+        /// True once all of the peer's body, and its trailers where there are any, has been received and handed out.
         pub fn is_body_done(&mut self) -> bool {
             self.handle.receiver().is_done()
         }

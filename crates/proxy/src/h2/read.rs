@@ -89,8 +89,10 @@ impl Core {
         self.stream(slot, id).ok().and_then(|stream| stream.trailers.take()).map(|trailers| *trailers)
     }
 
+    /// Nothing is left to read: neither body nor trailers.
     pub(crate) fn is_body_done(&self, slot: usize, id: u32) -> bool {
-        self.streams.get(slot).is_some_and(|stream| stream.id == id && stream.complete && stream.body.is_empty())
+        let Some(stream) = self.streams.get(slot).filter(|stream| stream.id == id) else { return false };
+        stream.complete && stream.body.is_empty() && stream.trailers.is_none()
     }
 
     /// Ready once the stream has failed; never for one that ends well.

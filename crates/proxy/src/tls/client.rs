@@ -80,11 +80,13 @@ pub struct Target<'a> {
     pub address: SocketAddr,
     /// The request's authority without its port, where the server name follows it (Envoy `auto_sni`).
     pub authority: Option<&'a str>,
+    /// HTTP/1.1 is offered and HTTP/2 is not, where the policy offers anything.
+    pub http1: bool,
 }
 
 impl From<SocketAddr> for Target<'_> {
     fn from(address: SocketAddr) -> Self {
-        Self { address, authority: None }
+        Self { address, authority: None, http1: false }
     }
 }
 
@@ -145,6 +147,12 @@ impl Connector {
             endpoint: target.address,
         }))
         .tls12_resumption(Tls12Resumption::SessionIdOrTickets);
+        if target.http1 && !config.alpn_protocols.is_empty() {
+            config.alpn_protocols.retain(|name| !name.ends_with(b"h2"));
+            if !config.alpn_protocols.iter().any(|name| name == b"http/1.1") {
+                config.alpn_protocols.push(b"http/1.1".to_vec());
+            }
+        }
         let name = match self.policy.server_name(&target) {
             Some(name) => server_name(name)?,
             None => {

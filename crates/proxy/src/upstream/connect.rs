@@ -84,11 +84,12 @@ pub enum Connected {
     H2 { client: h2::Client, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
 }
 
-/// Opens one connection, within the cluster's connect timeout: as in Envoy it covers TCP and TLS.
-pub async fn open(plan: &Plan, address: SocketAddr) -> Result<Connected, AcquireError> {
+/// Opens one connection, within the cluster's connect timeout: as in Envoy it covers TCP and TLS. `http1`: it must speak
+/// HTTP/1.1, whatever the plan would choose.
+pub async fn open(plan: &Plan, address: SocketAddr, http1: bool) -> Result<Connected, AcquireError> {
     let failed =
         |reason: String, timed_out, tls| AcquireError::Connect { address, reason: reason.into(), timed_out, tls };
-    match tokio::time::timeout(plan.connect_timeout, open_untimed(plan, address)).await {
+    match tokio::time::timeout(plan.connect_timeout, open_untimed(plan, address, http1)).await {
         Ok(Ok(connected)) => Ok(connected),
         Ok(Err(OpenError::Tcp(error))) => Err(failed(error.to_string(), false, false)),
         Ok(Err(OpenError::Tls(error))) => Err(failed(error, false, true)),
@@ -110,22 +111,25 @@ impl From<io::Error> for OpenError {
     }
 }
 
-async fn open_untimed(plan: &Plan, address: SocketAddr) -> Result<Connected, OpenError> {
+async fn open_untimed(plan: &Plan, address: SocketAddr, http1: bool) -> Result<Connected, OpenError> {
     let began = Instant::now();
     let stream = connect(plan, address).await?;
     let connect = began.elapsed();
+    let protocol = if http1 { Protocol::Http1 } else { plan.protocol };
     let Some(connector) = &plan.tls else {
         let setup = Setup { connect, tls: Duration::ZERO };
-        let protocol = if plan.protocol == Protocol::Http2 { Alpn::H2 } else { Alpn::None };
+        let protocol = if protocol == Protocol::Http2 { Alpn::H2 } else { Alpn::None };
         return Ok(speak(plan, Io::Tcp(stream), &protocol, None, Some(setup), began));
     };
     let authority = (!plan.authority.is_empty() && !plan.authority.contains('*')).then_some(&*plan.authority);
     let connected = connector
-        .connect(stream, Target { address, authority })
+        .connect(stream, Target { address, authority, http1 })
         .await
         .map_err(|error| OpenError::Tls(error.to_string()))?;
     let setup = Setup { connect, tls: connected.duration };
-    let alpn = match (plan.protocol, &connected.peer.alpn) {
+    let alpn = match (protocol, &connected.peer.alpn) {
+        // A peer that insists is believed over what was asked for.
+        (Protocol::Http1, Alpn::H2) if http1 => Alpn::H2,
         // A peer that knows no ALPN was told by configuration what to speak.
         (Protocol::Http2, Alpn::None | Alpn::Other(_)) => Alpn::H2,
         (Protocol::Http1, _) => Alpn::Http1,

@@ -236,6 +236,41 @@ impl EndpointPool {
         poll_fn(|cx| place.poll(cx)).await
     }
 
+    /// A new connection that speaks HTTP/1.1 although others of the pool may not: for a switch of protocols. It waits in
+    /// no queue, since what the pool opens need not be of use to it; at the connection limit it is refused, as Envoy's
+    /// circuit breaker does.
+    pub async fn open_http1(self: &Rc<Self>) -> Result<Lease, AcquireError> {
+        if self.gone.get() {
+            return Err(AcquireError::Gone(self.address));
+        }
+        let permit = self.shared.connection().or_else(|| {
+            RareEvents::add(&self.shared.events.connection_overflows);
+            self.close_one_idle().then(|| self.shared.connection()).flatten()
+        });
+        let Some(permit) = permit else {
+            RareEvents::add(&self.shared.events.pending_overflows);
+            return Err(AcquireError::PendingOverflow);
+        };
+        RareEvents::add(&self.shared.events.connections);
+        match connect::open(&self.plan, self.address, true).await {
+            Ok(connect::Connected::H1 { conn, peer, setup, opened }) => {
+                Ok(Lease::H1(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup })))
+            }
+            Ok(connect::Connected::H2 { client, .. }) => {
+                client.shutdown();
+                let reason = Arc::from("it insists on HTTP/2, which can't switch to WebSocket");
+                Err(AcquireError::Connect { address: self.address, reason, timed_out: false, tls: true })
+            }
+            Err(error) => {
+                RareEvents::add(&self.shared.events.connect_failures);
+                if matches!(error, AcquireError::Connect { timed_out: true, .. }) {
+                    RareEvents::add(&self.shared.events.connect_timeouts);
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Starts connections for the requests that wait and have none under way.
     pub fn open_what_is_wanted(self: &Rc<Self>) {
         self.forget_abandoned();
@@ -270,7 +305,7 @@ impl EndpointPool {
         RareEvents::add(&self.shared.events.connections);
         let pool = self.clone();
         tokio::task::spawn_local(async move {
-            let opened = connect::open(&pool.plan, pool.address).await;
+            let opened = connect::open(&pool.plan, pool.address, false).await;
             pool.connecting.set(pool.connecting.get() - 1);
             match opened {
                 Ok(connected) => pool.take_in(connected, permit),

@@ -105,6 +105,27 @@ impl UpstreamStream {
         Ok(Self { kind, pool, from_mesh })
     }
 
+    /// Makes the request that was just started one for a switch of protocols. HTTP/2 has none: nothing is done there,
+    /// and no 101 can come.
+    pub fn ask_for_websocket(&mut self) {
+        if let Kind::H1 { lease: Some(lease), .. } = &mut self.kind {
+            lease.conn.ask_for_websocket();
+        }
+    }
+
+    /// Whether the last head was a 101 to WebSocket.
+    pub fn speaks_websocket(&self) -> bool {
+        matches!(&self.kind, Kind::H1 { lease: Some(lease), .. } if lease.conn.speaks_websocket)
+    }
+
+    /// The connection's bytes, once it speaks another protocol than HTTP.
+    pub fn switched(&mut self) -> Option<&mut crate::h1::Wire> {
+        match &mut self.kind {
+            Kind::H1 { lease: Some(lease), .. } if lease.conn.speaks_websocket => Some(&mut lease.conn.wire),
+            _ => None,
+        }
+    }
+
     /// Whether a workload of the mesh answers: mutual TLS, checked, with a SPIFFE id.
     pub fn is_from_mesh(&self) -> bool {
         self.from_mesh

@@ -58,6 +58,7 @@ families! {
     Counter LISTENER_SSL_HANDSHAKE "envoy_listener_ssl_handshake" "TLS handshakes completed with clients."
     Counter LISTENER_SSL_SESSION_REUSED "envoy_listener_ssl_session_reused" "TLS handshakes that resumed a session."
     Counter LISTENER_SSL_CONNECTION_ERROR "envoy_listener_ssl_connection_error" "TLS handshakes with clients that failed."
+    Counter LISTENER_UPGRADES "envoy_http_downstream_cx_upgrades_total" "Connections that switched to WebSocket."
     Gauge LISTENER_DOWNSTREAM_RQ_ACTIVE "envoy_http_downstream_rq_active" "Requests of clients in flight."
     Counter CONFIG_RELOADS "celerity_config_reloads_total" "Configurations offered, by result and reason."
     Gauge CONFIG_LAST_RELOAD_SUCCESS "celerity_config_last_reload_success" "1 where the newest configuration is the running one, 0 where it was refused."

@@ -276,11 +276,15 @@ fn read_manager(
         always_set_in_response: std::mem::take(&mut source.always_set_request_id_in_response),
     };
     let strip_port = matches!(source.strip_port_mode.take(), Some(hcm::StripPortMode::StripAnyHostPort(true)));
-    // Every Istio listener names websocket; a handshake is answered 501, which says so to whoever asks.
+    // Every Istio listener names websocket. What is left here is refused below.
+    let mut websocket = false;
     source.upgrade_configs.retain(|upgrade| {
-        !upgrade.filters.is_empty()
-            || upgrade.enabled.is_some()
-            || !upgrade.upgrade_type.eq_ignore_ascii_case("websocket")
+        let known = upgrade.filters.is_empty() && upgrade.upgrade_type.eq_ignore_ascii_case("websocket");
+        if known {
+            // A patch is merged by appending to the list, so the last one counts: else none could switch it off.
+            websocket = upgrade.enabled.is_none_or(|enabled| enabled.value);
+        }
+        !known
     });
     let stat_prefix = std::mem::take(&mut source.stat_prefix).into();
     let via = std::mem::take(&mut source.via);
@@ -311,6 +315,7 @@ fn read_manager(
         normalize_path,
         merge_slashes,
         strip_port,
+        websocket,
     })
 }
 
