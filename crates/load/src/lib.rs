@@ -1,4 +1,22 @@
 //! The measuring engine. What a run is stands in its plan; what it gave, in its summary; between them a core that does no
 //! IO, so that the same schedule, dispatch and recording run against sockets and against simulated time.
 
+pub mod audit;
+pub mod control;
+pub mod engine;
+mod error;
+pub mod histogram;
+pub mod plan;
+pub mod record;
+pub mod source;
 pub mod stats;
+pub mod summary;
+pub mod target;
+pub mod timeline;
+
+pub use control::{Control, Progress};
+pub use engine::run;
+pub use error::Error;
+pub use histogram::Histogram;
+pub use plan::Plan;
+pub use summary::Summary;

@@ -1,0 +1,24 @@
+//! Why a run could not begin. What goes wrong while it runs is counted in its summary instead.
+
+use std::time::Duration;
+
+/// A run that gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the plan cannot be run: {0}")]
+    Plan(String),
+    #[error("the name `{host}` has no address: {reason}")]
+    Resolve { host: String, reason: String },
+    #[error("the name `{host}` was not resolved within {} s", .limit.as_secs())]
+    ResolveTimeout { host: String, limit: Duration },
+    #[error(
+        "{needed} connections need more descriptors than the {limit} that this process may open: raise `ulimit -n`, or ask for fewer connections"
+    )]
+    Descriptors { needed: u64, limit: u64 },
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+    #[error("the script cannot be run: {0}")]
+    Script(String),
+    #[error("the system refused {what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
+}

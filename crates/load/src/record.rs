@@ -1,0 +1,240 @@
+//! One thread's recorder. In the steady state it adds to counters and buckets that exist already: no allocation.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use celerity_telemetry::Rng;
+use celerity_telemetry::ledger::CATEGORIES;
+
+use crate::control::Cell;
+use crate::summary::{ErrorKind, LEDGER_SAMPLES_MAX, LedgerSample, LedgerTotals, Summary, TALLY_MAX};
+
+/// One answered request. Times are nanoseconds since the run's start.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub intended_ns: u64,
+    /// When it was written.
+    pub sent_ns: u64,
+    pub ended_ns: u64,
+    pub status: u16,
+    pub grpc_status: Option<u16>,
+    pub success: bool,
+    /// Head and body as they came.
+    pub bytes: u64,
+    pub body_bytes: u64,
+    /// What the mesh said of its own time, microseconds by category.
+    pub ledger_us: Option<[u32; CATEGORIES]>,
+}
+
+/// Statuses are counted in an array: 100 to 599, as RFC 9110 section 15 has them.
+const STATUS_MIN: u16 = 100;
+const STATUSES: usize = 500;
+
+/// Collects what happens on one thread.
+pub struct Recorder {
+    summary: Summary,
+    statuses: Box<[u64; STATUSES]>,
+    odd_statuses: u64,
+    errors: [u64; ErrorKind::ALL.len()],
+    /// Requests intended before this are not recorded.
+    warm_up_ns: u64,
+    rng: Rng,
+    live: Arc<Cell>,
+}
+
+impl Recorder {
+    pub(crate) fn new(warm_up_ns: u64, ledger: bool, seed: u64, live: Arc<Cell>) -> Self {
+        let summary = Summary { ledger: ledger.then(LedgerTotals::default), ..Summary::default() };
+        Self {
+            summary,
+            statuses: Box::new([0; STATUSES]),
+            odd_statuses: 0,
+            errors: [0; ErrorKind::ALL.len()],
+            warm_up_ns,
+            rng: Rng::seeded(seed),
+            live,
+        }
+    }
+
+    pub(crate) fn live(&self) -> &Cell {
+        &self.live
+    }
+
+    /// A request's time has come.
+    pub fn intended(&mut self, intended_ns: u64, requests: u64) {
+        Cell::add(&self.live.intended, requests);
+        if intended_ns >= self.warm_up_ns {
+            self.summary.intended += requests;
+            self.summary.timeline.at(intended_ns - self.warm_up_ns).intended += requests;
+        }
+    }
+
+    /// A request was handed to a connection. `lag_ns` as in [`Summary::lag`].
+    #[inline]
+    pub fn started(&mut self, intended_ns: u64, lag_ns: u64) {
+        self.live.lag(lag_ns);
+        if intended_ns >= self.warm_up_ns {
+            self.summary.lag.record(lag_ns);
+        }
+    }
+
+    /// A request was written.
+    #[inline]
+    pub fn sent(&mut self, intended_ns: u64, sent_ns: u64, bytes: u64, requests: u64) {
+        Cell::add(&self.live.sent, requests);
+        if intended_ns >= self.warm_up_ns {
+            self.summary.sent += requests;
+            self.summary.bytes_sent += bytes;
+            self.summary.timeline.at(sent_ns.saturating_sub(self.warm_up_ns)).sent += requests;
+        }
+    }
+
+    #[inline]
+    pub fn answered(&mut self, answer: &Answer) {
+        let response_ns = answer.ended_ns.saturating_sub(answer.intended_ns);
+        self.live.latency(response_ns);
+        Cell::add(if answer.success { &self.live.succeeded } else { &self.live.failed }, 1);
+        Cell::add(&self.live.bytes_received, answer.bytes);
+        if answer.intended_ns < self.warm_up_ns {
+            return;
+        }
+        let summary = &mut self.summary;
+        summary.response.record(response_ns);
+        summary.service.record(answer.ended_ns.saturating_sub(answer.sent_ns));
+        summary.bytes_received += answer.bytes;
+        summary.body_bytes_received += answer.body_bytes;
+        match self.statuses.get_mut(usize::from(answer.status.wrapping_sub(STATUS_MIN))) {
+            Some(count) => *count += 1,
+            None => self.odd_statuses += 1,
+        }
+        if let Some(status) = answer.grpc_status {
+            *summary.grpc_statuses.entry(status).or_default() += 1;
+        }
+        let bin = summary.timeline.at(answer.ended_ns.saturating_sub(self.warm_up_ns));
+        bin.bytes_received += answer.bytes;
+        if answer.success {
+            bin.succeeded += 1;
+            summary.succeeded += 1;
+        } else {
+            bin.failed += 1;
+            summary.failed_answers += 1;
+        }
+        summary.timeline.latency(answer.intended_ns - self.warm_up_ns, response_ns);
+        if let (Some(parts), Some(ledger)) = (answer.ledger_us, &mut summary.ledger) {
+            ledger.responses += 1;
+            ledger.response_ns = ledger.response_ns.saturating_add(response_ns);
+            for (sum, part) in ledger.categories_ns.iter_mut().zip(parts) {
+                *sum = sum.saturating_add(u64::from(part) * 1000);
+            }
+            let sample = LedgerSample {
+                response_us: u32::try_from(response_ns / 1000).unwrap_or(u32::MAX),
+                categories_us: parts,
+            };
+            // Vitter's algorithm R (1985): each response is in the sample with the same probability.
+            if ledger.samples.len() < LEDGER_SAMPLES_MAX {
+                ledger.samples.push(sample);
+            } else if let Some(place) = ledger.samples.get_mut(self.rng.below(ledger.responses) as usize) {
+                *place = sample;
+            }
+        }
+    }
+
+    /// A request ended without an answer. `sent` is false where it never reached a connection.
+    pub fn failed(&mut self, intended_ns: u64, now_ns: u64, kind: ErrorKind, sent: bool, example: Option<&str>) {
+        Cell::add(&self.live.failed, 1);
+        if intended_ns < self.warm_up_ns {
+            return;
+        }
+        self.errors[kind as usize] += 1;
+        if sent {
+            self.summary.unanswered.record(now_ns.saturating_sub(intended_ns));
+        }
+        self.summary.timeline.at(now_ns.saturating_sub(self.warm_up_ns)).failed += 1;
+        if let Some(text) = example
+            && !self.summary.error_examples.contains_key(&kind)
+        {
+            self.summary.error_examples.insert(kind, text.to_owned());
+        }
+    }
+
+    /// Many at once, such as the rest of a schedule that could not be sent.
+    pub fn failed_many(&mut self, now_ns: u64, kind: ErrorKind, requests: u64) {
+        Cell::add(&self.live.failed, requests);
+        self.errors[kind as usize] += requests;
+        self.summary.timeline.at(now_ns.saturating_sub(self.warm_up_ns)).failed += requests;
+    }
+
+    /// A header's value, for the plan's tally.
+    pub fn tally(&mut self, intended_ns: u64, value: &str) {
+        if intended_ns < self.warm_up_ns {
+            return;
+        }
+        let tally = &mut self.summary.tally;
+        if let Some(count) = tally.get_mut(value) {
+            *count += 1;
+            return;
+        }
+        let name = if tally.len() < TALLY_MAX { value } else { "other" };
+        *tally.entry(name.to_owned()).or_default() += 1;
+    }
+
+    pub fn connected(&mut self, connect_ns: u64, tls_ns: Option<u64>) {
+        self.summary.connect.record(connect_ns);
+        if let Some(ns) = tls_ns {
+            self.summary.tls.record(ns);
+        }
+    }
+
+    pub(crate) fn audit(&mut self) -> &mut crate::audit::Audit {
+        &mut self.summary.audit
+    }
+
+    pub(crate) fn publish(&self, elapsed_ns: u64, in_flight: u32, open: u32) {
+        self.live.elapsed_ns.store(elapsed_ns, Relaxed);
+        self.live.in_flight.store(in_flight, Relaxed);
+        self.live.open_connections.store(open, Relaxed);
+    }
+
+    /// What was collected. `measured_ns` is the run's length without its warm-up.
+    pub fn finish(mut self, measured_ns: u64) -> Summary {
+        self.summary.duration_ns = measured_ns;
+        for (place, &count) in self.statuses.iter().enumerate().filter(|&(_, &count)| count > 0) {
+            self.summary.statuses.insert(STATUS_MIN + place as u16, count);
+        }
+        if self.odd_statuses > 0 {
+            self.summary.statuses.insert(0, self.odd_statuses);
+        }
+        for (kind, &count) in ErrorKind::ALL.iter().zip(&self.errors).filter(|&(_, &count)| count > 0) {
+            self.summary.errors.insert(*kind, count);
+        }
+        self.summary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_counts_from_the_intended_time_and_service_from_the_write() {
+        let mut r = Recorder::new(1_000, true, 1, Arc::default());
+        let answer = Answer {
+            intended_ns: 1_000_000,
+            sent_ns: 3_000_000,
+            ended_ns: 4_000_000,
+            status: 200,
+            grpc_status: None,
+            success: true,
+            bytes: 100,
+            body_bytes: 10,
+            ledger_us: Some([1; CATEGORIES]),
+        };
+        r.answered(&answer);
+        r.answered(&Answer { intended_ns: 0, ..answer });
+        r.failed(2_000, 5_000_000, ErrorKind::Timeout, true, Some("x"));
+        let s = r.finish(10);
+        assert_eq!((s.succeeded, s.failed(), s.statuses[&200]), (1, 1, 1));
+        assert!((s.response.mean_ns() - 3e6).abs() < 1.0 && (s.service.mean_ns() - 1e6).abs() < 1.0);
+        assert_eq!(s.ledger.map(|l| l.responses), Some(1));
+    }
+}
