@@ -137,7 +137,12 @@ fn breaches_by_a_client_that_end_the_connection() {
         ("WINDOW_UPDATE of 0 on the connection", frame(WINDOW_UPDATE, 0, 0, &word(0)), protocol),
         ("a window above 2^31-1", frame(WINDOW_UPDATE, 0, 0, &word(0x7fff_ffff)), flow),
         ("an even stream id", request(2, END, &[]), protocol),
-        ("a lower stream id", [request(5, END, &[]), request(3, END, &[])].concat(), Code::STREAM_CLOSED),
+        ("a lower stream id", [request(5, END, &[]), request(3, END, &[])].concat(), protocol),
+        (
+            "a request on a stream that was reset",
+            [request(3, END_HEADERS, &[]), frame(RST_STREAM, 0, 3, &word(8)), request(3, END, &[])].concat(),
+            Code::STREAM_CLOSED,
+        ),
         ("PUSH_PROMISE", frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]), protocol),
         ("CONTINUATION alone", frame(CONTINUATION, END_HEADERS, 1, b""), protocol),
         ("a frame within a header block", [frame(HEADERS, 0, 1, b""), frame(PING, 0, 0, &[0; 8])].concat(), protocol),
@@ -220,6 +225,156 @@ fn what_must_be_ignored_or_accepted_is() {
     ] {
         assert_eq!(server_says(ServerSettings::default(), &bytes), Answer::Fine, "{what}");
     }
+}
+
+/// The layout of each kind of frame, kind by kind (RFC 9113, section 6), and the order of frames (sections 4.3 and 5.1).
+#[test]
+fn frames_in_the_wrong_place_or_of_the_wrong_length_end_the_connection() {
+    let (protocol, size) = (Code::PROTOCOL_ERROR, Code::FRAME_SIZE_ERROR);
+    let open = request(1, END_HEADERS, &[]);
+    let began = frame(HEADERS, END_STREAM, 1, &block(&GET));
+    for (what, bytes, expected) in [
+        ("HEADERS that are too long", frame(HEADERS, END, 1, &vec![0; 16_385]), size),
+        ("PRIORITY within a block", [&began[..], &frame(PRIORITY, 0, 1, &[0; 5])].concat(), protocol),
+        ("HEADERS of another stream within a block", [&began[..], &request(3, END, &[])].concat(), protocol),
+        ("CONTINUATION of another stream", [&began[..], &frame(CONTINUATION, END_HEADERS, 3, b"")].concat(), protocol),
+        ("an unknown frame within a block", [&began[..], &frame(0x77, 0, 1, b"")].concat(), protocol),
+        ("CONTINUATION on an idle stream", frame(CONTINUATION, END_HEADERS, 7, b""), protocol),
+        ("CONTINUATION after END_HEADERS", [&open[..], &frame(CONTINUATION, END_HEADERS, 1, b"")].concat(), protocol),
+        ("CONTINUATION on stream 0", [&began[..], &frame(CONTINUATION, END_HEADERS, 0, b"")].concat(), protocol),
+        (
+            "CONTINUATION after DATA",
+            [&open[..], &frame(DATA, 0, 1, b"x"), &frame(CONTINUATION, END_HEADERS, 1, b"")].concat(),
+            protocol,
+        ),
+        ("DATA on stream 0", frame(DATA, 0, 0, b"x"), protocol),
+        ("HEADERS on stream 0", frame(HEADERS, END, 0, &block(&GET)), protocol),
+        ("HEADERS with too much padding", frame(HEADERS, END | 8, 1, &[200, 0x82]), protocol),
+        ("PRIORITY on stream 0", frame(PRIORITY, 0, 0, &[0; 5]), protocol),
+        ("RST_STREAM on stream 0", frame(RST_STREAM, 0, 0, &word(8)), protocol),
+        ("RST_STREAM of 3 octets", [&open[..], &frame(RST_STREAM, 0, 1, &[0; 3])].concat(), size),
+        ("SETTINGS ACK with a payload", frame(SETTINGS, 1, 0, &setting(3, 1)), size),
+        ("ENABLE_PUSH 2^31", frame(SETTINGS, 0, 0, &setting(2, 1 << 31)), protocol),
+        ("MAX_FRAME_SIZE 2^24", frame(SETTINGS, 0, 0, &setting(5, 1 << 24)), protocol),
+        ("PING on a stream", frame(PING, 0, 1, &[0; 8]), protocol),
+        ("PING of 6 octets", frame(PING, 0, 0, &[0; 6]), size),
+        ("GOAWAY on a stream", frame(GOAWAY, 0, 1, &[0; 8]), protocol),
+        ("GOAWAY of 4 octets", frame(GOAWAY, 0, 0, &[0; 4]), size),
+        ("WINDOW_UPDATE of 3 octets", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), size),
+        (
+            "windows that a setting overflows",
+            [
+                &open[..],
+                &frame(WINDOW_UPDATE, 0, 1, &word(0x7000_0000)),
+                &frame(SETTINGS, 0, 0, &setting(4, 0x7fff_ffff)),
+            ]
+            .concat(),
+            Code::FLOW_CONTROL_ERROR,
+        ),
+    ] {
+        assert_eq!(server_says(ServerSettings::default(), &bytes), Answer::GoAway(expected), "{what}");
+    }
+}
+
+/// Header blocks that cannot be decoded (RFC 7541): both sides' tables differ from then on.
+#[test]
+fn header_blocks_that_cannot_be_decoded_end_the_connection() {
+    let huffman = |bytes: &[u8]| [&[0x40, 1, b'a', 0x80 | bytes.len() as u8][..], bytes].concat();
+    let get = block(&GET);
+    for (what, more) in [
+        ("index 0", vec![0x80]),
+        ("an index above the tables", vec![0xff, 0x00]),
+        ("a name index above the tables", vec![0x7f, 0x00, 1, b'x']),
+        ("an integer without end", [&[0xff][..], &[0x80; 12]].concat()),
+        ("an integer above 2^32", vec![0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+        ("a string beyond the block", vec![0x40, 10, b'a']),
+        ("a value that is missing", vec![0x40, 1, b'a']),
+        ("a table size update after a field", vec![0x20]),
+        ("Huffman padding above 7 bits", huffman(&[0x1f, 0xff])),
+        ("Huffman padding of zeros", huffman(&[0x18])),
+        ("Huffman EOS", huffman(&[0xff, 0xff, 0xff, 0xff])),
+    ] {
+        let bytes = frame(HEADERS, END, 1, &[&get[..], &more].concat());
+        assert_eq!(server_says(ServerSettings::default(), &bytes), Answer::GoAway(Code::COMPRESSION_ERROR), "{what}");
+    }
+    // Above what our SETTINGS allow.
+    let bytes = frame(HEADERS, END, 1, &[&[0x3f, 0xff, 0xff, 0x7f][..], &get].concat());
+    assert_eq!(server_says(ServerSettings::default(), &bytes), Answer::GoAway(Code::COMPRESSION_ERROR));
+    // A trailer section and a block for a stream that is refused change the tables too.
+    let trailers = [request(1, END_HEADERS, &[]), frame(HEADERS, END, 1, &[0x80])].concat();
+    assert_eq!(server_says(ServerSettings::default(), &trailers), Answer::GoAway(Code::COMPRESSION_ERROR));
+}
+
+/// Pseudo-header fields that are missing, doubled, misplaced or unknown (RFC 9113, section 8.3).
+#[test]
+fn malformed_requests_are_reset() {
+    let without = |name: &str| GET.iter().copied().filter(|(field, _)| *field != name).collect::<Vec<_>>();
+    let with = |field: (&'static str, &'static str)| [&GET[..], &[field]].concat();
+    let cases: Vec<(&str, Vec<(&str, &str)>)> = vec![
+        ("no :method", without(":method")),
+        ("no :scheme", without(":scheme")),
+        ("no :path", without(":path")),
+        (":method twice", with((":method", "GET"))),
+        (":scheme twice", with((":scheme", "http"))),
+        (":path twice", with((":path", "/"))),
+        (":authority twice", with((":authority", "a"))),
+        (":status in a request", with((":status", "200"))),
+        ("an unknown pseudo-header", with((":test", "ok"))),
+        (":protocol without a CONNECT", with((":protocol", "websocket"))),
+        ("an empty :path", [without(":path"), vec![(":path", "")]].concat()),
+        ("a :path that is no path", [without(":path"), vec![(":path", "a/b")]].concat()),
+        ("a :path with a space", [without(":path"), vec![(":path", "/a b")]].concat()),
+        ("a :method that is no token", [without(":method"), vec![(":method", "G T")]].concat()),
+        ("an :authority with a path", [without(":authority"), vec![(":authority", "a/b")]].concat()),
+        ("an :authority with user information", [without(":authority"), vec![(":authority", "u@a")]].concat()),
+        ("an empty name", with(("", "x"))),
+        ("a name with a space", with(("a b", "x"))),
+        ("a value with a line feed", with(("a", "b\nc"))),
+        ("a value with a NUL", with(("a", "b\0c"))),
+        ("a value that begins with a space", with(("a", " b"))),
+        ("keep-alive", with(("keep-alive", "1"))),
+        ("proxy-connection", with(("proxy-connection", "close"))),
+        ("transfer-encoding", with(("transfer-encoding", "chunked"))),
+        ("upgrade", with(("upgrade", "h2c"))),
+        ("two lengths", [&GET[..], &[("content-length", "0"), ("content-length", "1")]].concat()),
+        ("a length that is no number", with(("content-length", "0x1"))),
+        ("a signed length", with(("content-length", "+0"))),
+    ];
+    for (what, fields) in cases {
+        let says = server_says(ServerSettings::default(), &frame(HEADERS, END, 1, &block(&fields)));
+        assert_eq!(says, Answer::Reset(1, Code::PROTOCOL_ERROR), "{what}");
+    }
+}
+
+/// A peer that owes its SETTINGS, or the answer to the PING of a shutdown, does not hold a connection for ever.
+#[test]
+fn a_peer_that_says_nothing_is_not_waited_for() {
+    local(async {
+        let mut settings = ServerSettings::default();
+        settings.common.owed_within = Duration::from_millis(200);
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (connection, _incoming) = accept(near, settings);
+        let run = tokio::task::spawn_local(connection.run());
+        assert_eq!(answer(&mut far).await, Answer::GoAway(Code::SETTINGS_TIMEOUT));
+        drop(far);
+        assert_eq!(run.await.unwrap().unwrap_err().code(), Some(Code::SETTINGS_TIMEOUT));
+
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (connection, mut incoming) = accept(near, settings);
+        let control = incoming.control();
+        let run = tokio::task::spawn_local(connection.run());
+        far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        far.write_all(&[frame(SETTINGS, 0, 0, b""), request(1, END, &[])].concat()).await.unwrap();
+        let (_, stream, _) = incoming.next().await.unwrap();
+        control.shutdown();
+        assert_eq!(answer(&mut far).await, Answer::GoAway(Code::NO_ERROR));
+        // The second one, with the last stream that was taken; the stream itself still ends well.
+        assert_eq!(answer(&mut far).await, Answer::GoAway(Code::NO_ERROR));
+        stream.send_head(&ResponseHead::new(200), true).unwrap();
+        drop(stream);
+        assert!(incoming.next().await.is_none());
+        run.await.unwrap().unwrap();
+    });
 }
 
 #[test]

@@ -170,6 +170,14 @@ impl<'a> DownstreamStream<'a> {
         }
     }
 
+    /// Ready when what was sent has gone so far that another interim head may be sent: any number of them may come.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        match self {
+            Self::H1(conn) => Poll::Ready(Ok(ready!(conn.poll_flush(cx))?)),
+            Self::H2(side) => Poll::Ready(Ok(ready!(side.stream.split().0.poll_room(cx))?)),
+        }
+    }
+
     /// Ready when the client has gone away: nobody waits for the response any more.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {

@@ -144,6 +144,7 @@ impl<'a> Exchange<'a> {
                     if let Some(next) = self.next_retry(policy, &pool, retries) {
                         held[0] = Some(next);
                         drop(stream);
+                        self.patience.set_per_try_idle(None, Instant::now());
                     } else {
                         self.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                         return Ok(Up { stream, length, weighted, hop, _request: permit });

@@ -48,6 +48,8 @@ pub(super) async fn until_head(
 ) -> Result<BodyLength, Broken> {
     let Wait { response, patience, ledger, clock, websocket } = wait;
     let mut uploading = true;
+    // An interim head was put in the client's buffer and may still be there.
+    let mut interim = false;
     let mut seen_bytes = upload.bytes;
     let result = poll_fn(|cx| {
         if uploading {
@@ -74,14 +76,20 @@ pub(super) async fn until_head(
             }
         }
         loop {
+            // The upstream is not read further than the client takes: 1xx heads are as many as it likes.
+            if interim {
+                match down.poll_room(cx) {
+                    Poll::Ready(Ok(())) => interim = false,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Client(error))),
+                    Poll::Pending => break,
+                }
+            }
             match up.poll_head(cx, response) {
                 Poll::Ready(Ok(_)) if response.is_interim() => {
                     patience.progressed(clock.to_instant(clock.now()));
                     response.headers.remove(HOP_HEADER.as_bytes());
                     down.send_interim(response);
-                    if let Poll::Ready(Err(error)) = down.poll_flush(cx) {
-                        return Poll::Ready(Err(Broken::Client(error)));
-                    }
+                    interim = true;
                 }
                 // Nobody asked for it: the client would take what follows for another protocol.
                 Poll::Ready(Ok(_)) if response.status == 101 && !(websocket && up.speaks_websocket()) => {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::core::{Core, KEEPALIVE_PING};
-use super::error::{Error, Kind};
+use super::core::{Core, KEEPALIVE_PING, Phase};
+use super::error::{Code, Error, Kind};
 use super::frame;
 use super::stream::store;
 
@@ -44,6 +44,9 @@ pub struct Connection<Io> {
     started: Instant,
     last_read: Instant,
     keepalive: Option<Pin<Box<Sleep>>>,
+    /// For what the peer owes: its SETTINGS at first, the answer to our PING at the end. None while it owes nothing.
+    owed: Option<Pin<Box<Sleep>>>,
+    shutting_down: bool,
     peer_closed: bool,
 }
 
@@ -60,7 +63,7 @@ impl<Io> Drop for Connection<Io> {
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     pub(crate) fn new(io: Io, core: Rc<RefCell<Core>>) -> Self {
         let now = Instant::now();
-        let keepalive = core.borrow().settings.keepalive;
+        let (keepalive, owed_within) = (core.borrow().settings.keepalive, core.borrow().settings.owed_within);
         Self {
             io,
             core,
@@ -70,6 +73,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             started: now,
             last_read: now,
             keepalive: keepalive.map(|keepalive| Box::pin(sleep_until(now + keepalive.interval))),
+            owed: Some(Box::pin(sleep_until(now + owed_within))),
+            shutting_down: false,
             peer_closed: false,
         }
     }
@@ -125,6 +130,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             return Poll::Ready(Ok(()));
         }
         core.grant_turns();
+        self.poll_owed(core, cx);
 
         for _ in 0..READS_PER_TURN {
             match self.poll_read(core, cx) {
@@ -220,6 +226,31 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         self.input.copy_within(taken..self.filled, 0);
         self.filled -= taken;
         Poll::Ready(Ok(()))
+    }
+
+    /// Ends the wait for what the peer owes and does not give.
+    fn poll_owed(&mut self, core: &mut Core, cx: &mut Context<'_>) {
+        let waits = !core.settings_seen || core.phase == Phase::Announced;
+        if !waits {
+            self.owed = None;
+            return;
+        }
+        if core.settings_seen && !self.shutting_down {
+            self.shutting_down = true;
+            self.owed = None;
+        }
+        let limit = Instant::now() + core.settings.owed_within;
+        let owed = self.owed.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        if owed.as_mut().poll(cx).is_pending() {
+            return;
+        }
+        if core.settings_seen {
+            core.shutdown_answered();
+        } else {
+            let why = "no SETTINGS came in time";
+            core.close_with(Code::SETTINGS_TIMEOUT, Error::new(Kind::Violation(Code::SETTINGS_TIMEOUT, why)));
+        }
+        self.owed = None;
     }
 
     /// A PING on a connection that has been quiet for the interval; the end if its answer does not come.

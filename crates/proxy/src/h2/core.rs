@@ -25,6 +25,10 @@ pub(super) const OUTPUT_FULL: usize = 256 * 1024;
 /// Streams that we reset and whose frames may still be on their way. Older ones count as unknown.
 const REMEMBERED_RESETS: usize = 128;
 
+/// Gaps in a client's stream ids. Honest clients leave none; a frame for an older gap is answered as one for a stream that
+/// has ended, which ends the connection as well.
+const REMEMBERED_GAPS: usize = 32;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Server,
@@ -95,6 +99,8 @@ pub(crate) struct Core {
     pub(super) queue: VecDeque<(usize, u32)>,
     pub(crate) next_id: u32,
     pub(crate) last_peer_id: u32,
+    /// Ids below `last_peer_id` that the client left out, each range with both its ends.
+    skipped: VecDeque<(u32, u32)>,
     resets: VecDeque<u32>,
     /// Some of `resets` were forgotten: late frames can no longer be told from wrong ones.
     pub(crate) resets_forgotten: bool,
@@ -150,6 +156,7 @@ impl Core {
             queue: VecDeque::new(),
             next_id: 1,
             last_peer_id: 0,
+            skipped: VecDeque::new(),
             resets: VecDeque::new(),
             resets_forgotten: false,
             arrivals: VecDeque::new(),
@@ -286,6 +293,23 @@ impl Core {
         self.resets.push_back(id);
         frame::put_reset(&mut self.out, id, code);
         self.wake_driver();
+    }
+
+    /// A client's next stream. What lies between its last one and this can never be opened (RFC 9113, section 5.1.1).
+    pub(crate) fn opened(&mut self, id: u32) {
+        let next = if self.last_peer_id == 0 { 1 } else { self.last_peer_id + 2 };
+        if id > next {
+            if self.skipped.len() == REMEMBERED_GAPS {
+                self.skipped.pop_front();
+            }
+            self.skipped.push_back((next, id - 2));
+        }
+        self.last_peer_id = id;
+    }
+
+    /// A stream that was closed by opening a later one, and never carried anything.
+    pub(crate) fn was_skipped(&self, id: u32) -> bool {
+        self.skipped.iter().any(|(from, to)| (*from..=*to).contains(&id))
     }
 
     pub(crate) fn was_reset(&self, id: u32) -> bool {

@@ -82,6 +82,14 @@ impl Sender<'_> {
         }
     }
 
+    /// Ready when the output has room for another head. Heads never wait; who sends any number of them must.
+    ///
+    /// # Errors
+    /// The stream or the connection has failed, or the stream was already ended.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.core.borrow_mut().poll_room(self.slot, self.id, cx)
+    }
+
     /// Sends trailers and ends the stream.
     ///
     /// # Errors

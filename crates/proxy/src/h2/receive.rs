@@ -238,6 +238,9 @@ impl Core {
             (Role::Server, true) => self.on_request(id, end_stream, block),
             (_, false) => {
                 self.decoder.decode(block, |_, _| {}).map_err(|error| compression(error.0))?;
+                if self.was_skipped(id) {
+                    return Err(Violation::protocol("a stream id below that of the last stream"));
+                }
                 if !self.was_reset(id) && !self.resets_forgotten {
                     return Err(Violation::Connection(Code::STREAM_CLOSED, "HEADERS on a closed stream"));
                 }
@@ -256,7 +259,7 @@ impl Core {
             self.spare_requests.keep(head);
             return self.idle_frame();
         }
-        self.last_peer_id = id;
+        self.opened(id);
         let content_length = match verdict {
             Verdict::Good { content_length } => content_length,
             Verdict::Malformed(why) => {

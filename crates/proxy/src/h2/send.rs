@@ -163,6 +163,24 @@ impl Core {
         Poll::Ready(Ok(take))
     }
 
+    /// Ready when the output has room for more heads, which flow control does not hold back.
+    pub(crate) fn poll_room(&mut self, slot: usize, id: u32, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        let full = self.pending_output() >= super::core::OUTPUT_FULL;
+        let stream = match self.sendable(slot, id) {
+            Ok(stream) => stream,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        if !full {
+            return Poll::Ready(Ok(()));
+        }
+        stream.wait_to_write(cx);
+        if stream.turn == Turn::NotWaiting {
+            stream.turn = Turn::Queued;
+            self.queue.push_back((slot, id));
+        }
+        Poll::Pending
+    }
+
     /// Wakes the streams that wait for the connection, as many as there is room for.
     pub(crate) fn grant_turns(&mut self) {
         let mut room = self.room();

@@ -32,7 +32,12 @@ pub struct Common {
     /// The largest header section, as RFC 9113 section 6.5.2 counts it (32 extra bytes a field).
     pub max_header_list_size: u32,
     pub keepalive: Option<Keepalive>,
+    /// How long the peer may take for its preface and SETTINGS, and for the answer to the PING of a graceful shutdown.
+    pub owed_within: Duration,
 }
+
+/// Ample for a round trip over a bad link; without a bound, a peer that never says anything is held for ever.
+const OWED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Default for Common {
     fn default() -> Self {
@@ -43,6 +48,7 @@ impl Default for Common {
             header_table_size: DEFAULT_TABLE_SIZE,
             max_header_list_size: 60 * 1024,
             keepalive: None,
+            owed_within: OWED_WITHIN,
         }
     }
 }
