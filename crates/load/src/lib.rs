@@ -1,6 +1,7 @@
 //! The measuring engine. What a run is stands in its plan; what it gave, in its summary; between them a core that does no
 //! IO, so that the same schedule, dispatch and recording run against sockets and against simulated time.
 
+pub mod ab;
 pub mod audit;
 pub mod control;
 pub mod engine;
@@ -8,6 +9,8 @@ mod error;
 pub mod histogram;
 pub mod plan;
 pub mod record;
+pub mod simulate;
+pub mod slo;
 pub mod source;
 pub mod stats;
 pub mod summary;

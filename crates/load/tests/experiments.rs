@@ -1,0 +1,166 @@
+//! Experiments on simulated arms whose truth is known: false alarms, power, equivalence, errors, noise.
+
+use std::time::Duration;
+
+use celerity_load::ab::{self, Arm, Arms, Block, BlockSpec, Design, Event, Flow, Metric, Report, Verdict};
+use celerity_load::simulate::world::Weather;
+use celerity_load::simulate::{Server, SimulatedArms, World};
+
+const EXPERIMENTS: u64 = 200;
+
+fn arms(weather: Weather, candidate: Server, seed: u64) -> SimulatedArms {
+    SimulatedArms::new(World::new(weather, seed), Server::SAMPLE, candidate, seed)
+}
+
+fn run(design: &Design, arms: &mut dyn Arms) -> Report {
+    ab::run(design, ("baseline", "candidate"), arms, |_| Flow::Continue).expect("an experiment")
+}
+
+/// Short blocks at the median keep 200 whole experiments within seconds.
+fn design(seed: u64) -> Design {
+    let design = Design::new(Metric::P50, 500.0, 64, seed).expect("a design");
+    Design { aa_pairs: 0, block: Duration::from_millis(250), ..design }
+}
+
+/// The largest number of alarms that chance explains: its probability of being exceeded is below one in a thousand.
+fn at_most(trials: u64, share: f64) -> u64 {
+    let mean = trials as f64 * share;
+    (mean + 3.1 * (mean * (1.0 - share)).sqrt()).floor() as u64
+}
+
+#[test]
+fn equal_arms_on_a_drifting_machine_are_rarely_called_different() {
+    // A margin that nothing fits into: all four looks are taken, the worst case for false alarms. Requests queue behind
+    // each other and the machine wanders, so they are anything but independent; whole blocks are what counts.
+    let alarms = (0..EXPERIMENTS).filter(|seed| {
+        let design = Design { margin: 1e-9, ..design(*seed) };
+        let busy = Server { places: 2, ..Server::SAMPLE };
+        let world = World::new(Weather::SHARED, *seed);
+        let report = run(&design, &mut SimulatedArms::new(world, busy, busy, *seed));
+        assert!(report.looks.len() == 4 || report.verdict != Verdict::Inconclusive);
+        matches!(report.verdict, Verdict::Better | Verdict::Worse)
+    });
+    let alarms = alarms.count() as u64;
+    // The stated alpha is 5 % over all looks together; 10 of 200 on average at most, and chance on top of it.
+    assert!(alarms <= at_most(EXPERIMENTS, 0.05), "{alarms} false alarms in {EXPERIMENTS}");
+    println!("{alarms} false alarms in {EXPERIMENTS} experiments with equal arms, at most 5 % stated");
+}
+
+#[test]
+fn a_shift_of_five_percent_is_found_as_often_as_computed() {
+    let mut computed = 0.0;
+    let mut found = 0;
+    for seed in 0..EXPERIMENTS {
+        let design = Design { aa_pairs: 16, margin: 0.05, ..design(seed) };
+        let calm = Weather { wander: 0.08, ..Weather::SHARED };
+        let report = run(&design, &mut arms(calm, Server::SAMPLE.slower_by(0.05), seed));
+        let deviation = report.aa.as_ref().map(|aa| aa.deviation).expect("an A/A run");
+        computed += design.power(0.05f64.ln_1p(), deviation) / EXPERIMENTS as f64;
+        found += u64::from(report.verdict == Verdict::Worse);
+        assert_ne!(report.verdict, Verdict::Better, "seed {seed}: {}", report.reason);
+    }
+    let share = found as f64 / EXPERIMENTS as f64;
+    let error = (computed * (1.0 - computed) / EXPERIMENTS as f64).sqrt();
+    println!("a 5 % shift: found in {share:.3} of the experiments, computed at least {computed:.3}");
+    assert!(share >= computed - 3.1 * error.max(0.01), "found {share}, computed {computed}");
+}
+
+/// One look at a fixed number of pairs: here the computed power is not a bound but the answer.
+#[test]
+fn the_power_of_one_look_is_the_computed_one() {
+    let (mut computed, mut found) = (0.0, 0usize);
+    for seed in 0..EXPERIMENTS {
+        let design = Design { looks: vec![32], aa_pairs: 16, margin: 1.0, ..design(seed) };
+        let report = run(&design, &mut arms(Weather::SHARED, Server::SAMPLE.slower_by(0.05), seed));
+        computed += design.power(0.05f64.ln_1p(), report.aa.as_ref().map(|aa| aa.deviation).expect("an A/A run"));
+        found += report.looks.iter().filter(|look| look.change.low > 0.0).count();
+    }
+    println!("one look at 32 pairs: found {found}, computed {computed:.1}");
+    assert!((found as f64 - computed).abs() < 3.1 * (EXPERIMENTS as f64 * 0.25).sqrt() + 4.0, "{found} {computed}");
+}
+
+#[test]
+fn a_change_below_the_margin_is_equivalent_and_a_large_one_ends_early() {
+    let long = Design { block: Duration::from_secs(4), ..design(3) };
+    let report = run(&long, &mut arms(Weather::CALM, Server::SAMPLE, 3));
+    assert_eq!(report.verdict, Verdict::Equivalent, "{}", report.reason);
+    let report = run(&long, &mut arms(Weather::CALM, Server::SAMPLE.slower_by(-0.30), 3));
+    assert_eq!((report.verdict, report.pairs_kept), (Verdict::Better, 8), "{}", report.reason);
+    let text = ab::text::render(&report);
+    for expected in
+        ["verdict: BETTER", "p50 (primary)", "p99.9", "the tutorial's figures", "guardrail kept", "no ledger"]
+    {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
+    }
+    let json = serde_json::to_string(&report).expect("JSON");
+    let back: Report = serde_json::from_str(&json).expect("a report");
+    assert_eq!((back.verdict, back.pairs.len()), (report.verdict, 8));
+}
+
+#[test]
+fn a_fast_candidate_that_fails_is_worse() {
+    let failing = Server { failing: 0.02, ..Server::SAMPLE.slower_by(-0.30) };
+    let report = run(&design(4), &mut arms(Weather::CALM, failing, 4));
+    assert_eq!(report.verdict, Verdict::Worse);
+    assert!(report.reason.contains("fails"), "{}", report.reason);
+}
+
+#[test]
+fn a_margin_below_the_noise_floor_is_refused() {
+    let wild = Weather { wander: 0.8, forgets_s: 1.0, ..Weather::SHARED };
+    let design = Design { aa_pairs: 8, looks: vec![8], ..design(5) };
+    let report = run(&design, &mut arms(wild, Server::SAMPLE, 5));
+    assert_eq!(report.verdict, Verdict::Void);
+    assert!(report.reason.contains("noise floor") && report.pairs.is_empty(), "{}", report.reason);
+}
+
+/// Makes every pair from the given number on noisy, whichever arm it holds.
+struct Noisy {
+    inner: SimulatedArms,
+    blocks: usize,
+    noisy_from: usize,
+}
+
+impl Arms for Noisy {
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, String> {
+        self.blocks += 1;
+        let mut block = self.inner.block(arm, spec)?;
+        block.noise.steal_share = Some(if self.blocks > self.noisy_from { 0.3 } else { 0.0 });
+        Ok(block)
+    }
+}
+
+#[test]
+fn disturbed_pairs_are_voided_whole_and_too_many_of_them_void_the_experiment() {
+    let inner = arms(Weather::CALM, Server::SAMPLE, 6);
+    // Two warm-up blocks and three pairs are quiet.
+    let report = run(&design(6), &mut Noisy { inner, blocks: 0, noisy_from: 8 });
+    assert_eq!((report.verdict, report.pairs_kept, report.pairs_voided), (Verdict::Void, 3, 9));
+    assert!(ab::text::render(&report).contains("pair 4 is void: steal 30.0 %"));
+}
+
+#[test]
+fn stopping_gives_what_is_known() {
+    let mut arms = arms(Weather::CALM, Server::SAMPLE, 7);
+    let stop_at_five = |event: Event<'_>| match event {
+        Event::Pair { kept: 5, .. } => Flow::Stop,
+        _ => Flow::Continue,
+    };
+    let report = ab::run(&design(7), ("a", "b"), &mut arms, stop_at_five).expect("a report");
+    assert_eq!((report.verdict, report.pairs_kept), (Verdict::Inconclusive, 5));
+    assert!(report.metrics.len() == 3 && report.reason.contains("stopped after 5 pairs"));
+}
+
+struct Broken;
+
+impl Arms for Broken {
+    fn block(&mut self, _: Arm, _: &BlockSpec) -> Result<Block, String> {
+        Err("the name does not resolve".into())
+    }
+}
+
+#[test]
+fn an_arm_that_cannot_be_measured_is_named() {
+    let error = ab::run(&design(8), ("a", "b"), &mut Broken, |_| Flow::Continue).expect_err("an error");
+    assert_eq!(error.to_string(), "the baseline cannot be measured: the name does not resolve");
+}
