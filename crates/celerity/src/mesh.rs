@@ -44,6 +44,7 @@ impl Mesh {
                 .push(Sidecar::start(&config, plan).with_context(|| format!("the sidecar of {name} cannot start"))?);
         }
         status.set(taken_up(&config));
+        sidecars.iter().for_each(Sidecar::settle);
         let running = Arc::new(Running { sidecars, loader, status });
         let follower = Arc::clone(&running);
         let watcher = match running.loader.paths.clone() {
@@ -93,6 +94,8 @@ impl Running {
                     }
                 }
                 self.status.set(taken_up(&config));
+                drop(config);
+                self.sidecars.iter().for_each(Sidecar::settle);
             }
             Err(reason) => {
                 for sidecar in &self.sidecars {

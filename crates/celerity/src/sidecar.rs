@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use celerity_model::istio::{Config, ProxySettings};
@@ -18,9 +18,9 @@ use celerity_proxy::{Handle, Proxy, Settings, Tuning};
 use celerity_telemetry::access_log::{Choice, Target};
 use celerity_telemetry::metrics::Peer;
 
-use crate::config::packed::Packed;
+use crate::config::packed::Kept;
 use crate::config::{self, Refused};
-use crate::node;
+use crate::{memory, node};
 
 /// Where a sidecar listens; `None` where it does not.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,8 @@ pub(crate) struct Plan {
 pub(crate) struct Sidecar {
     plan: Plan,
     handle: Handle,
+    /// What runs, for /config_dump.
+    shown: Mutex<Arc<Kept>>,
     /// How many threads carry the traffic, and why so many.
     pub(crate) workers: Workers,
 }
@@ -56,7 +58,12 @@ pub(crate) struct Sidecar {
 pub(crate) struct Prepared {
     snapshot: Arc<Snapshot>,
     tuning: Tuning,
-    describe: Describe,
+    shown: Arc<Kept>,
+}
+
+fn describe(shown: &Arc<Kept>) -> Describe {
+    let shown = Arc::clone(shown);
+    Arc::new(move || shown.to_json())
 }
 
 impl Sidecar {
@@ -76,10 +83,10 @@ impl Sidecar {
             prometheus: plan.listen.prometheus,
             health: plan.listen.health,
             access_log: plan.access_log.clone().map(|target| (target, Choice::ALL)),
-            describe: prepared.describe,
+            describe: describe(&prepared.shown),
             tuning: prepared.tuning,
         })?;
-        Ok(Self { plan, handle, workers })
+        Ok(Self { plan, handle, shown: Mutex::new(prepared.shown), workers })
     }
 
     /// What of this configuration acts only after a restart, as a sentence.
@@ -98,8 +105,18 @@ impl Sidecar {
 
     /// Takes it up, or says why a certificate that it names cannot be used; the running one then stays.
     pub(crate) fn apply(&self, prepared: Prepared) -> Result<(), Refused> {
-        let Prepared { snapshot, tuning, describe } = prepared;
-        self.handle.apply_described(snapshot, tuning, describe).map_err(|reason| Refused::of([reason]))
+        let Prepared { snapshot, tuning, shown } = prepared;
+        let applied = self.handle.apply_described(snapshot, tuning, describe(&shown));
+        applied.map_err(|reason| Refused::of([reason]))?;
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
+
+    /// After a start or a change: does what could wait until requests are answered, and gives memory back.
+    pub(crate) fn settle(&self) {
+        let shown = Arc::clone(&self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+        shown.pack();
+        memory::give_back();
     }
 
     /// Says on the log, at the admin port and in the metrics that a configuration was not taken up.
@@ -132,8 +149,7 @@ fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<
         _ => true,
     });
     let snapshot = Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)?;
-    let packed = Packed::of(&resources);
-    Ok(Prepared { snapshot, tuning: tuning(config, plan), describe: Arc::new(move || packed.to_json()) })
+    Ok(Prepared { snapshot, tuning: tuning(config, plan), shown: Arc::new(Kept::new(resources)) })
 }
 
 /// What the ConfigMaps say of the proxy itself.
@@ -158,7 +174,8 @@ fn tuning(config: &Config, plan: &Plan) -> Tuning {
 /// The node with the addresses by which this configuration names it.
 fn addressed(plan: &Plan, config: &Config) -> Node {
     let mut node = plan.node.clone();
-    if node.addresses.is_empty() {
+    // Without an inbound listener nobody asks which endpoints are this workload's own.
+    if node.addresses.is_empty() && plan.listen.inbound.is_some() {
         node.addresses = node::own_addresses(config, plan.listen.inbound);
     }
     node.outbound = plan.listen.outbound.unwrap_or(node.outbound);

@@ -129,6 +129,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     log.info(format_args!("{} workers, by {}", workers.count, workers.reason.as_str()));
     log.info(format_args!("ready: {} documents", config.len()));
     drop(config);
+    sidecar.settle();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = signals()?;
@@ -176,6 +177,7 @@ fn take_up(loader: &Loader, sidecar: &Sidecar, log: Log) {
                     log.warn(note);
                 }
             }
+            sidecar.settle();
         }
         Err(reason) => sidecar.reject(&reason),
     }

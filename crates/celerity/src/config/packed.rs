@@ -1,59 +1,135 @@
-//! Resources kept for `/config_dump`: encoded, since they are looked at rarely and would otherwise take more memory than the
-//! snapshot that was made of them.
+//! Resources kept for `/config_dump`: encoded and compressed, since they are looked at rarely and would otherwise take more
+//! memory than the snapshot that was made of them.
 
+use std::io::{Read as _, Write as _};
+use std::sync::{Mutex, PoisonError};
+
+use celerity_model::patch::PatchReport;
 use celerity_model::translate::{self, Resources};
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
 use prost::Message;
 use serde_json::{Value, json};
 
-#[derive(Clone, Debug)]
-pub(crate) struct Packed {
-    listeners: Box<[u8]>,
-    routes: Box<[u8]>,
-    clusters: Box<[u8]>,
-    endpoints: Box<[u8]>,
-    patches: Box<[String]>,
+/// What a proxy runs, as it is shown. Packing costs as much as translating, so it waits until there is time for it.
+#[derive(Debug)]
+pub(crate) struct Kept(Mutex<State>);
+
+#[derive(Debug)]
+enum State {
+    Whole(Box<Resources>),
+    Packed(Packed),
 }
 
-impl Packed {
-    pub(crate) fn of(resources: &Resources) -> Self {
-        Self {
-            listeners: pack(&resources.listeners),
-            routes: pack(&resources.routes),
-            clusters: pack(&resources.clusters),
-            endpoints: pack(&resources.endpoints),
-            patches: resources.patches.iter().map(super::patch_line).collect(),
+impl Kept {
+    pub(crate) fn new(resources: Resources) -> Self {
+        Self(Mutex::new(State::Whole(Box::new(resources))))
+    }
+
+    /// Packs what is whole.
+    pub(crate) fn pack(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Whole(resources) = &mut *state {
+            *state = State::Packed(Packed::of(std::mem::take(resources)));
         }
     }
 
     /// What runs, as a bootstrap that an Envoy would run too, and what became of each EnvoyFilter's patches.
     pub(crate) fn to_json(&self) -> Value {
-        let resources = Resources {
-            listeners: unpack(&self.listeners),
-            routes: unpack(&self.routes),
-            clusters: unpack(&self.clusters),
-            endpoints: unpack(&self.endpoints),
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Whole(resources) => with_patches(translate::to_json(resources), lines(&resources.patches)),
+            State::Packed(packed) => with_patches(translate::to_json(&packed.resources()), packed.patches.clone()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn resources(&self) -> Resources {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Whole(resources) => Resources::clone(resources),
+            State::Packed(packed) => packed.resources(),
+        }
+    }
+}
+
+fn lines(reports: &[PatchReport]) -> Box<[String]> {
+    reports.iter().map(super::patch_line).collect()
+}
+
+fn with_patches(mut shown: Value, patches: Box<[String]>) -> Value {
+    shown["patches"] = json!(patches);
+    shown
+}
+
+#[derive(Debug)]
+struct Packed {
+    /// Listeners, routes, clusters, endpoints: of each how many, then each behind its length. The resources of many services
+    /// differ in names only: a thousand of them shrink to a twentieth.
+    bytes: Box<[u8]>,
+    patches: Box<[String]>,
+}
+
+impl Packed {
+    /// Takes the resources apart while it packs them, so that both together never need more than one of them.
+    fn of(resources: Box<Resources>) -> Self {
+        let Resources { listeners, routes, clusters, endpoints, patches, notes: _ } = *resources;
+        let mut packer = Packer { out: DeflateEncoder::new(Vec::new(), Compression::fast()), scratch: Vec::new() };
+        packer.list(listeners);
+        packer.list(routes);
+        packer.list(clusters);
+        packer.list(endpoints);
+        // Writing to a Vec cannot fail.
+        let bytes = packer.out.finish().unwrap_or_default();
+        Self { bytes: bytes.into_boxed_slice(), patches: lines(&patches) }
+    }
+
+    fn resources(&self) -> Resources {
+        let mut bytes = Vec::new();
+        // The bytes are our own; if they were spoilt all the same, what could be read is shown.
+        let _ = DeflateDecoder::new(&*self.bytes).read_to_end(&mut bytes);
+        let mut rest = bytes.as_slice();
+        Resources {
+            listeners: unpack(&mut rest),
+            routes: unpack(&mut rest),
+            clusters: unpack(&mut rest),
+            endpoints: unpack(&mut rest),
             ..Resources::default()
-        };
-        let mut shown = translate::to_json(&resources);
-        shown["patches"] = json!(self.patches);
-        shown
+        }
     }
 }
 
-/// Each message behind its length.
-fn pack<M: Message>(messages: &[M]) -> Box<[u8]> {
-    let mut bytes = Vec::with_capacity(messages.iter().map(|message| message.encoded_len() + 5).sum());
-    for message in messages {
-        // A Vec grows as needed, so this cannot fail.
-        let _ = message.encode_length_delimited(&mut bytes);
-    }
-    bytes.into_boxed_slice()
+struct Packer {
+    out: DeflateEncoder<Vec<u8>>,
+    scratch: Vec<u8>,
 }
 
-fn unpack<M: Message + Default>(mut bytes: &[u8]) -> Vec<M> {
+impl Packer {
+    fn list<M: Message>(&mut self, messages: Vec<M>) {
+        let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        self.write(&count.to_le_bytes());
+        for message in messages {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            scratch.clear();
+            // A Vec grows as needed, so neither this nor writing can fail.
+            let _ = message.encode_length_delimited(&mut scratch);
+            self.write(&scratch);
+            self.scratch = scratch;
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let _ = self.out.write_all(bytes);
+    }
+}
+
+fn unpack<M: Message + Default>(rest: &mut &[u8]) -> Vec<M> {
     let mut messages = Vec::new();
-    while !bytes.is_empty() {
-        let Ok(message) = M::decode_length_delimited(&mut bytes) else { break };
+    let Some((count, after)) = rest.split_first_chunk() else { return messages };
+    *rest = after;
+    for _ in 0..u32::from_le_bytes(*count) {
+        let Ok(message) = M::decode_length_delimited(&mut *rest) else { break };
         messages.push(message);
     }
     messages
@@ -71,8 +147,13 @@ mod tests {
         let config = Loader::default().with(ports.documents()).with(lab::tutorial()).load().expect("readable");
         let resources = crate::config::resources(&config, &translate::Node::default()).expect("translatable");
         assert!(!resources.patches.is_empty());
-        let shown = Packed::of(&resources).to_json();
+        let kept = Kept::new(resources.clone());
+        let whole = kept.to_json();
+        kept.pack();
+        let shown = kept.to_json();
+        assert_eq!(shown, whole);
         assert_eq!(shown["static_resources"], translate::to_json(&resources)["static_resources"]);
         assert_eq!(shown["patches"].as_array().map(Vec::len), Some(resources.patches.len()));
+        assert_eq!(kept.resources().clusters, resources.clusters);
     }
 }

@@ -9,7 +9,8 @@ use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
 use super::kubernetes::{EndpointSlice, Service};
 use super::leaves;
-use super::node::{self, Entry, FILE_BYTES_MAX, Node, Value};
+use super::node::{self, Entry, FILE_BYTES_MAX, Node, Piece, Value};
+use super::parts::PartText;
 use super::peer_authentication::PeerAuthentication;
 use super::prometheus_rule::PrometheusRule;
 use super::reader::{Cx, ERRORS_MAX, ErrorKind, Fields, FromNode, ReadError, nearest};
@@ -137,16 +138,34 @@ pub fn read(files: &[(Arc<str>, &str)]) -> Result<Config, Vec<ReadError>> {
 
 /// As [`read`], but gives the documents that are right together with the errors of the others.
 pub fn read_partial(files: &[(Arc<str>, &str)]) -> (Config, Vec<ReadError>) {
+    read_files(files.iter().map(|(file, content)| {
+        let fits = content.len() <= FILE_BYTES_MAX;
+        (file, if fits { Ok(node::pieces(content)) } else { Err(()) })
+    }))
+}
+
+/// Reads some parts of files, as [`super::parts`] cut them, in the order given.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_parts(files: &[(Arc<str>, Vec<PartText<'_>>)]) -> Result<Config, Vec<ReadError>> {
+    let (config, errors) = read_files(files.iter().map(|(file, parts)| {
+        let pieces = parts.iter().map(|part| Piece { text: part.text, lines_before: part.lines_before });
+        (file, Ok(pieces.collect()))
+    }));
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+fn read_files<'a>(files: impl Iterator<Item = (&'a Arc<str>, Result<Vec<Piece<'a>>, ()>)>) -> (Config, Vec<ReadError>) {
     let mut config = Config::default();
     let mut errors: Vec<ReadError> = Vec::new();
     let mut names = HashMap::new();
-    for (file, content) in files {
+    for (file, pieces) in files {
         let mut cx = Cx::new(file.clone());
         config.files.push(file.clone());
-        if content.len() > FILE_BYTES_MAX {
-            cx.error(ErrorKind::Syntax, format!("the file is larger than {FILE_BYTES_MAX} bytes; split it"));
-        } else {
-            read_file(content, &mut cx, &mut config, &mut names);
+        match pieces {
+            Ok(pieces) => read_file(&pieces, &mut cx, &mut config, &mut names),
+            Err(()) => cx.error(ErrorKind::Syntax, format!("the file is larger than {FILE_BYTES_MAX} bytes; split it")),
         }
         errors.append(&mut cx.errors);
     }
@@ -157,10 +176,10 @@ pub fn read_partial(files: &[(Arc<str>, &str)]) -> (Config, Vec<ReadError>) {
 /// Kind, namespace and name, to the place where they were read first.
 type Names = HashMap<(&'static str, String, String), (Arc<str>, u32)>;
 
-fn read_file(content: &str, cx: &mut Cx, config: &mut Config, names: &mut Names) {
+fn read_file(pieces: &[Piece<'_>], cx: &mut Cx, config: &mut Config, names: &mut Names) {
     let mut index = 0;
-    for piece in node::pieces(content) {
-        match node::parse(&piece) {
+    for piece in pieces {
+        match node::parse(piece) {
             Ok(roots) => {
                 for root in roots {
                     read_document(&root, index, true, cx, config, names);
@@ -319,7 +338,8 @@ pub(crate) fn collect_lines(node: &Node<'_>, hash: u64, pairs: &mut Vec<(u64, u3
         }
         Value::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                let own = path_hash(hash, &format!("[{index}]"));
+                let digits = path_hash(path_hash(hash, "["), itoa::Buffer::new().format(index));
+                let own = path_hash(digits, "]");
                 pairs.push((own, item.line));
                 collect_lines(item, own, pairs);
             }

@@ -129,8 +129,22 @@ impl Cx {
 
     /// Runs `read` with the path and the place of `node`.
     pub(crate) fn within<T>(&mut self, key: &str, at: (u32, u32), read: impl FnOnce(&mut Self) -> T) -> T {
-        let (length, line, column) = (self.path.len(), self.line, self.column);
+        let length = self.path.len();
         self.push(key);
+        self.from_here(length, at, read)
+    }
+
+    /// As [`Cx::within`] for an item of a list.
+    pub(crate) fn within_item<T>(&mut self, index: usize, at: (u32, u32), read: impl FnOnce(&mut Self) -> T) -> T {
+        let length = self.path.len();
+        self.path.push('[');
+        self.path.push_str(itoa::Buffer::new().format(index));
+        self.path.push(']');
+        self.from_here(length, at, read)
+    }
+
+    fn from_here<T>(&mut self, length: usize, at: (u32, u32), read: impl FnOnce(&mut Self) -> T) -> T {
+        let (line, column) = (self.line, self.column);
         (self.line, self.column) = at;
         let result = read(self);
         self.path.truncate(length);
@@ -302,12 +316,8 @@ impl<T: FromNode> FromNode for Vec<T> {
         };
         let mut found = Self::with_capacity(items.len());
         let mut whole = true;
-        let mut key = String::new();
         for (index, item) in items.iter().enumerate() {
-            key.clear();
-            // Writing to a String cannot fail.
-            let _ = fmt::Write::write_fmt(&mut key, format_args!("[{index}]"));
-            match cx.within(&key, (item.line, item.column), |cx| T::read(item, cx)) {
+            match cx.within_item(index, (item.line, item.column), |cx| T::read(item, cx)) {
                 Some(value) => found.push(value),
                 None => whole = false,
             }

@@ -64,7 +64,7 @@ impl Cluster {
                         for address in addresses(host, *port).into_iter().take(most) {
                             let mut resolved = endpoint.clone();
                             resolved.hostname.get_or_insert_with(|| host.as_ref().into());
-                            resolved.identity = Endpoint::identity_of(&address.to_string());
+                            resolved.identity = Endpoint::identity_of_socket(address);
                             resolved.address = Address::Socket(address);
                             endpoints.push(resolved);
                         }
@@ -166,6 +166,11 @@ impl Endpoint {
     /// The identity of a canonical address such as `10.0.0.1:80` or `[::1]:80`.
     pub fn identity_of(address: &str) -> u64 {
         xxh64(address.as_bytes(), 0)
+    }
+
+    /// As [`Endpoint::identity_of`] for an IP address and port.
+    pub fn identity_of_socket(address: SocketAddr) -> u64 {
+        crate::ip::with_socket_text(address, Self::identity_of)
     }
 }
 

@@ -446,7 +446,7 @@ fn from_slice<'a>(slice: &'a Document<istio::EndpointSlice>) -> Vec<Workload<'a>
         .filter_map(|endpoint| {
             Some(Workload {
                 name: "",
-                address: Cow::Owned(endpoint.addresses.first()?.to_string()),
+                address: Cow::Owned(crate::ip::text(*endpoint.addresses.first()?)),
                 labels: Labels::Shared(Arc::clone(&labels)),
                 locality: slice.locality(endpoint),
                 weight: 1,

@@ -3,6 +3,7 @@
 //! A reader takes the fields that act out of a copy of the message; what is left must be empty. So a field that nobody reads is
 //! refused by name, whichever release of Envoy's API brings it, and no list of unsupported fields can grow stale.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, RuntimeFractionalPercent, data_source};
@@ -23,32 +24,58 @@ use super::BuildError;
 #[derive(Default)]
 pub(super) struct Check {
     resource: String,
-    path: Vec<String>,
+    path: Vec<Step>,
     pub(super) errors: Vec<BuildError>,
+}
+
+/// A step of a path, put into words only when there is an error to tell: ten thousand endpoints have none.
+enum Step {
+    Field(Cow<'static, str>),
+    Item(&'static str, usize),
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Field(name) => out.write_str(name),
+            Self::Item(list, index) => write!(out, "{list}[{index}]"),
+        }
+    }
 }
 
 impl Check {
     /// From here on errors are about this resource.
     pub(super) fn enter_resource(&mut self, kind: &str, name: &str) {
-        self.resource = format!("{kind} {name}");
+        self.resource.clear();
+        self.resource.push_str(kind);
+        self.resource.push(' ');
+        self.resource.push_str(name);
         self.path.clear();
     }
 
     /// Reads what is under a field.
-    pub(super) fn within<T>(&mut self, field: impl Into<String>, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push(field.into());
+    pub(super) fn within<T>(
+        &mut self,
+        field: impl Into<Cow<'static, str>>,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        self.step(Step::Field(field.into()), read)
+    }
+
+    fn step<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(step);
         let value = read(self);
         self.path.pop();
         value
     }
 
     /// Reads the `index`-th item of a list.
-    pub(super) fn item<T>(&mut self, field: &str, index: usize, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.within(format!("{field}[{index}]"), read)
+    pub(super) fn item<T>(&mut self, field: &'static str, index: usize, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.step(Step::Item(field, index), read)
     }
 
     pub(super) fn error(&mut self, field: &str, message: impl Into<String>) {
-        let mut path = self.path.join(".");
+        let mut path = self.path.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
         if !field.is_empty() {
             if !path.is_empty() {
                 path.push('.');
@@ -199,7 +226,7 @@ impl Check {
         Some(StringMatcher { pattern, ignore_case: value.ignore_case })
     }
 
-    pub(super) fn header_matches(&mut self, field: &str, values: &[HeaderMatcher]) -> Box<[HeaderMatch]> {
+    pub(super) fn header_matches(&mut self, field: &'static str, values: &[HeaderMatcher]) -> Box<[HeaderMatch]> {
         values
             .iter()
             .enumerate()

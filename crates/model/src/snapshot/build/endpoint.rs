@@ -127,7 +127,10 @@ impl Interner {
             .and_then(|metadata| metadata.filter_metadata.get("envoy.transport_socket_match"))
             .map_or_else(|| first_match(&Struct::default(), conditions), |labels| first_match(labels, conditions));
         Some(Endpoint {
-            identity: Endpoint::identity_of(&address.to_string()),
+            identity: match &address {
+                Address::Socket(address) => Endpoint::identity_of_socket(*address),
+                other => Endpoint::identity_of(&other.to_string()),
+            },
             address,
             weight: weight.max(1),
             health,

@@ -108,7 +108,7 @@ pub(super) fn check_mutations(
     (request, mutations(check, "response_headers_to_add", response))
 }
 
-fn mutations(check: &mut Check, field: &str, (add, remove): MutationLists<'_>) -> HeaderMutations {
+fn mutations(check: &mut Check, field: &'static str, (add, remove): MutationLists<'_>) -> HeaderMutations {
     let add = add
         .iter()
         .enumerate()
