@@ -16,6 +16,9 @@ pub const TARGETS: &[Target] = &[
     ("trace_context", trace_context),
     ("hop_report", hop_report),
     ("istio_yaml", istio_yaml),
+    ("load_h2", load_h2),
+    ("load_targets", load_targets),
+    ("load_message", load_message),
 ];
 
 /// Requests of one connection, one after the other. However the bytes are cut, the framing must come out the same: if it
@@ -67,6 +70,21 @@ pub fn istio_yaml(data: &[u8]) {
     if let Ok(resources) = celerity_model::translate::translate(&config, &celerity_model::translate::Node::default()) {
         let _ = celerity_model::translate::to_json(&resources);
     }
+}
+
+/// What a server sends to the measuring engine's HTTP/2.
+pub fn load_h2(data: &[u8]) {
+    celerity_load::engine::h2::fuzz(data);
+}
+
+/// Targets files.
+pub fn load_targets(data: &[u8]) {
+    celerity_load::target::list::fuzz(data);
+}
+
+/// Messages that a script gives.
+pub fn load_message(data: &[u8]) {
+    celerity_load::script::fuzz(data);
 }
 
 /// Where messages end and how they frame their bodies: (offset of the end, body length) of each whole one, and how the

@@ -9,6 +9,7 @@ mod error;
 pub mod histogram;
 pub mod plan;
 pub mod record;
+pub mod script;
 pub mod simulate;
 pub mod slo;
 pub mod source;

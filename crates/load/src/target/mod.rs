@@ -1,5 +1,7 @@
 //! Where requests go: URLs, and what a run has to know of a server.
 
+pub mod list;
+
 use std::net::SocketAddr;
 
 /// A server: scheme, host and port (RFC 6454).

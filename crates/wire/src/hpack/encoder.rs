@@ -102,13 +102,25 @@ impl Encoder {
         }
     }
 
+    /// Changes when the table does: what was encoded before may read differently after.
+    pub fn table_version(&self) -> u32 {
+        self.inserted
+    }
+
     /// Appends one field. `name` is in lower case.
+    #[inline]
     pub fn field(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        self.field_settled(name, value, out);
+    }
+
+    /// As [`Self::field`]. True where the same field gives the same octets again for as long as
+    /// the table's version stands, so that a sender of the same head may keep them.
+    pub fn field_settled(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) -> bool {
         let name_hash = hash(name);
         if is_secret(name, value) {
             let index = self.name_index(name, name_hash);
             literal(out, 0x10, 4, index, name, value);
-            return;
+            return true;
         }
         let pair_hash = hash(value).rotate_left(11) ^ name_hash.wrapping_mul(0x85eb_ca6b);
         let slot = pair_hash as usize % SLOTS;
@@ -116,26 +128,28 @@ impl Encoder {
             && entry.is(name, value)
         {
             integer(out, 0x80, 7, index);
-            return;
+            return true;
         }
         let in_static = static_name(name, name_hash);
         if let Some(index) = in_static.and_then(|first| static_pair(first, value)) {
             integer(out, 0x80, 7, index);
-            return;
+            return true;
         }
         let index = in_static.unwrap_or_else(|| self.dynamic_name(name, name_hash));
         let size = name.len() + value.len() + ENTRY_OVERHEAD;
         // Zero marks an empty slot, so that value never counts as seen.
         let again = self.seen[slot] == pair_hash && pair_hash != 0;
-        if !again || size > self.max_size / LARGEST_SHARE {
+        let too_large = size > self.max_size / LARGEST_SHARE;
+        if !again || too_large {
             self.seen[slot] = pair_hash;
             literal(out, 0, 4, index, name, value);
-            return;
+            return too_large;
         }
         literal(out, 0x40, 6, index, name, value);
         self.insert(name, value, size);
         self.pairs[slot] = self.inserted;
         self.names[name_hash as usize % SLOTS] = self.inserted;
+        false
     }
 
     /// The live entry of a slot, with its index on the wire.
