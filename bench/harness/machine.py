@@ -94,11 +94,11 @@ class Running:
                 peak += next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
         return steady, peak
 
-    def stop(self):
+    def stop(self, patience_s=3):
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
             try:
-                self.child.wait(3)
+                self.child.wait(patience_s)
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 self.child.wait()

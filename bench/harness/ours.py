@@ -11,6 +11,10 @@ IDENTITY = "bench"
 class Celerity:
     name = "Celerity"
     binary = os.path.join(ROOT, "target/release/celerity")
+    # Options of `celerity proxy` beside those that every run has.
+    extra = ()
+    # What runs the binary: nothing, or callgrind.
+    wrapper = ()
 
     def supports(self, scenario):
         return None
@@ -26,8 +30,8 @@ class Celerity:
         config = os.path.join(plan.folder, "celerity")
         os.makedirs(config, exist_ok=True)
         _write(plan, "celerity/mesh.yaml", documents(plan, inbound))
-        argv = [self.binary, "proxy", "--config", config, "--workers", "1", "--outbound", f"127.0.0.1:{outbound}",
-                "--admin", f"127.0.0.1:{admin}", "--prometheus", "off", "--health", "off", "--log-level", "warn"]
+        argv = [*self.wrapper, self.binary, "proxy", "--config", config, "--workers", "1", "--outbound", f"127.0.0.1:{outbound}",
+                "--admin", f"127.0.0.1:{admin}", "--prometheus", "off", "--health", "off", "--log-level", "warn", *self.extra]
         if plan.scenario.two_hops:
             identity = self._identity(plan)
             argv += ["--inbound", f"127.0.0.1:{inbound}", "--identity", identity, "--labels", "app=svc-0,version=v1",
