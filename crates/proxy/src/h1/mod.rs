@@ -1,12 +1,13 @@
 //! HTTP/1.1 on one connection: heads, body framing, and the two roles.
 //!
-//! httparse reads the fields; what makes a message ambiguous (RFC 9112, sections 6.3 and 11.2) is refused here, because
-//! a proxy that guesses where a message ends is how requests are smuggled past it. hyper would guess in some of these
-//! cases and hides the bytes that one would need to see to be stricter.
+//! What makes a message ambiguous (RFC 9112, sections 6.3 and 11.2) is refused here, because a proxy that guesses where
+//! a message ends is how requests are smuggled past it. A library forgives some of it and hides the bytes that one would
+//! need to see to be stricter.
 
 pub mod body;
 pub mod client;
 pub mod parse;
+mod scan;
 pub mod server;
 pub mod wire;
 pub mod write;

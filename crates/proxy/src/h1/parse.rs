@@ -1,17 +1,16 @@
 //! Heads of HTTP/1.1 messages: bytes in, a checked head and its framing out. Pure.
 
 use super::body::BodyLength;
+use super::scan;
+use crate::http::headers::Line;
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead, Scheme, head::is_token};
-use std::mem::MaybeUninit;
+use smallvec::SmallVec;
 
 /// Headers in one message, as Envoy's `max_headers_count` default.
 pub const HEADERS_MAX: usize = 100;
 
 /// Tokens that one `connection` field may nominate. More is an attack on the loop that removes them.
 const CONNECTION_TOKENS_MAX: usize = 16;
-
-/// Header names up to this length are lowered on the stack. Longer ones are rare and none of ours.
-const NAME_INLINE: usize = 64;
 
 /// Why a head is refused. Every one of them ends the connection: what follows can't be framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,28 +83,21 @@ pub struct ResponseMeta {
     pub websocket: bool,
 }
 
-/// Reads a request's head from the front of `bytes`. `Ok(None)`: more bytes are needed.
+/// Reads a request's head from the front of `bytes`. `Ok(None)`: more bytes are needed, and `head` is half filled.
 /// On success says how many bytes the head took; hop-by-hop fields are gone from `head`.
 pub fn request(bytes: &[u8], head: &mut RequestHead) -> Result<Option<(usize, RequestMeta)>, HeadError> {
-    let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; HEADERS_MAX];
-    let mut parsed = httparse::Request::new(&mut []);
-    let taken = match parsed.parse_with_uninit_headers(bytes, &mut slots) {
-        Ok(httparse::Status::Complete(taken)) => taken,
-        Ok(httparse::Status::Partial) => return refuse_bare_line_feeds(bytes).map(|()| None),
-        // `GET /a b HTTP/1.1` is a malformed target, not another version.
-        Err(httparse::Error::Version) if !names_a_version(bytes) => return Err(HeadError::Malformed),
-        Err(error) => return Err(head_error(error)),
-    };
-    refuse_bare_line_feeds(&bytes[..taken])?;
+    let Some((line, taken_by_line)) = scan::first_line(bytes)? else { return Ok(None) };
+    let (method, rest) = word(line).ok_or(HeadError::Malformed)?;
+    let (path, rest) = word(rest).ok_or(HeadError::Malformed)?;
+    let http_10 = is_http_10(rest)?;
 
     head.clear();
-    head.method = parsed.method.and_then(|token| Method::parse(token.as_bytes())).ok_or(HeadError::Malformed)?;
-    let http_10 = parsed.version == Some(0);
+    head.method = Method::parse(method).ok_or(HeadError::Malformed)?;
     let mut fields = Fields::default();
-    for header in parsed.headers.iter() {
-        fields.take(header, &mut head.headers)?;
-    }
-    target(parsed.path.unwrap_or_default().as_bytes(), fields.host, http_10, head)?;
+    let taken = scan::fields(&bytes[taken_by_line..], |line| fields.take(&line, &mut head.headers))?;
+    let Some(taken) = taken else { return Ok(None) };
+    let taken = taken_by_line + taken;
+    target(path, fields.host, http_10, head)?;
 
     let body = match fields.framing(http_10)? {
         Some(body) => body,
@@ -120,7 +112,7 @@ pub fn request(bytes: &[u8], head: &mut RequestHead) -> Result<Option<(usize, Re
         websocket,
     };
     if fields.nominates {
-        drop_nominated(parsed.headers, &mut head.headers);
+        drop_nominated(&fields.connection, &mut head.headers);
     }
     Ok(Some((taken, meta)))
 }
@@ -131,26 +123,21 @@ pub fn response(
     head: &mut ResponseHead,
     to_head: bool,
 ) -> Result<Option<(usize, ResponseMeta)>, HeadError> {
-    let mut slots = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; HEADERS_MAX];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let taken = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut slots) {
-        Ok(httparse::Status::Complete(taken)) => taken,
-        Ok(httparse::Status::Partial) => return refuse_bare_line_feeds(bytes).map(|()| None),
-        Err(error) => return Err(head_error(error)),
-    };
-    refuse_bare_line_feeds(&bytes[..taken])?;
-
-    head.headers.clear();
-    head.status = parsed.code.ok_or(HeadError::Malformed)?;
-    if !(100..=599).contains(&head.status) {
+    let Some((line, taken_by_line)) = scan::first_line(bytes)? else { return Ok(None) };
+    let (version, status) = line.split_at_checked(9).ok_or(HeadError::Malformed)?;
+    let http_10 = is_http_10(version.strip_suffix(b" ").ok_or(HeadError::Version)?)?;
+    let (code, reason) = status.split_at_checked(3).ok_or(HeadError::Malformed)?;
+    if !reason.is_empty() && reason[0] != b' ' {
         return Err(HeadError::Malformed);
     }
-    let http_10 = parsed.version == Some(0);
+    let status = decimal(code).filter(|code| (100..=599).contains(code)).ok_or(HeadError::Malformed)?;
+
+    head.headers.clear();
     let mut fields = Fields { is_response: true, ..Fields::default() };
-    for header in parsed.headers.iter() {
-        fields.take(header, &mut head.headers)?;
-    }
+    let taken = scan::fields(&bytes[taken_by_line..], |line| fields.take(&line, &mut head.headers))?;
+    let Some(taken) = taken else { return Ok(None) };
+    let taken = taken_by_line + taken;
+    head.status = status as u16;
     let framing = fields.framing(http_10)?;
     // RFC 9112, section 6.3, rules 1 to 8.
     let body = if to_head || head.status < 200 || head.status == 204 || head.status == 304 {
@@ -164,59 +151,42 @@ pub fn response(
         websocket: fields.upgrade_websocket && fields.connection_upgrade,
     };
     if fields.nominates {
-        drop_nominated(parsed.headers, &mut head.headers);
+        drop_nominated(&fields.connection, &mut head.headers);
     }
     Ok(Some((taken, meta)))
 }
 
 /// Reads a chunked body's trailer section. `Ok(None)`: more bytes are needed.
 pub fn trailers(bytes: &[u8], into: &mut Headers) -> Result<Option<usize>, HeadError> {
-    let mut slots = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    match httparse::parse_headers(bytes, &mut slots) {
-        Ok(httparse::Status::Partial) => refuse_bare_line_feeds(bytes).map(|()| None),
-        Ok(httparse::Status::Complete((taken, headers))) => {
-            refuse_bare_line_feeds(&bytes[..taken])?;
-            into.clear();
-            for header in headers {
-                let id = id_of(header.name);
-                // A trailer must not frame, route or authenticate (RFC 9110, section 6.5.1).
-                let forbidden = id.is_hop_by_hop()
-                    || matches!(
-                        id,
-                        HeaderId::ContentLength | HeaderId::Host | HeaderId::Authorization | HeaderId::Trailer
-                    );
-                if !forbidden {
-                    into.push(header.name.as_bytes(), header.value);
-                }
-            }
-            Ok(Some(taken))
+    into.clear();
+    scan::fields(bytes, |line| {
+        let id = into.try_line(&line);
+        // A trailer must not frame, route or authenticate (RFC 9110, section 6.5.1).
+        let forbidden = id.is_hop_by_hop()
+            || matches!(id, HeaderId::ContentLength | HeaderId::Host | HeaderId::Authorization | HeaderId::Trailer);
+        if forbidden {
+            into.drop_line(&line)
+        } else {
+            into.keep_line(&line, id)
         }
-        Err(error) => Err(head_error(error)),
-    }
+        Ok(())
+    })
 }
 
-/// Whether the third word of the request line is a version of HTTP.
-fn names_a_version(bytes: &[u8]) -> bool {
-    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    line.split(|&byte| byte == b' ').nth(2).is_some_and(|word| word.starts_with(b"HTTP/"))
+/// What stands before the first space, and after it. `None`: nothing does, or there is no space.
+fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = line.iter().position(|&byte| byte == b' ')?;
+    (at > 0).then(|| (&line[..at], &line[at + 1..]))
 }
 
-fn head_error(error: httparse::Error) -> HeadError {
-    match error {
-        httparse::Error::TooManyHeaders => HeadError::TooManyHeaders,
-        httparse::Error::Version => HeadError::Version,
-        _ => HeadError::Malformed,
+fn is_http_10(version: &[u8]) -> Result<bool, HeadError> {
+    match version {
+        b"HTTP/1.1" => Ok(false),
+        b"HTTP/1.0" => Ok(true),
+        // `GET /a b HTTP/1.1` is a malformed target, not another version; nor is `HTTP/1.1 x` one.
+        other if other.starts_with(b"HTTP/") && !other.contains(&b' ') => Err(HeadError::Version),
+        _ => Err(HeadError::Malformed),
     }
-}
-
-/// httparse takes a bare LF for a line's end. Two proxies that differ on that frame a message differently.
-fn refuse_bare_line_feeds(bytes: &[u8]) -> Result<(), HeadError> {
-    for at in memchr::memchr_iter(b'\n', bytes) {
-        if at == 0 || bytes[at - 1] != b'\r' {
-            return Err(HeadError::BareLineFeed);
-        }
-    }
-    Ok(())
 }
 
 /// What the framing and connection fields said, while the others are copied.
@@ -231,22 +201,26 @@ struct Fields<'a> {
     connection_upgrade: bool,
     /// `connection` names fields that go with it.
     nominates: bool,
+    /// The values of `connection`, for those names.
+    connection: SmallVec<[&'a [u8]; 2]>,
     upgrade_websocket: bool,
     expect_continue: bool,
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, header: &httparse::Header<'a>, into: &mut Headers) -> Result<(), HeadError> {
-        let value = trim(header.value);
-        let mut lower = [0u8; NAME_INLINE];
-        let (name, id) = match lower.get_mut(..header.name.len()) {
-            Some(lower) => {
-                lower.copy_from_slice(header.name.as_bytes());
-                lower.make_ascii_lowercase();
-                (&*lower, HeaderId::of(lower))
-            }
-            None => (header.name.as_bytes(), HeaderId::Other),
-        };
+    #[inline]
+    fn take(&mut self, line: &Line<'a>, into: &mut Headers) -> Result<(), HeadError> {
+        let id = into.try_line(line);
+        if id == HeaderId::Other {
+            into.keep_line(line, id);
+            return Ok(());
+        }
+        self.take_known(id, line, into)
+    }
+
+    fn take_known(&mut self, id: HeaderId, line: &Line<'a>, into: &mut Headers) -> Result<(), HeadError> {
+        let value = line.value();
+        let mut keeps = false;
         match id {
             HeaderId::Host if !self.is_response => {
                 if self.host.replace(value).is_some() {
@@ -257,7 +231,7 @@ impl<'a> Fields<'a> {
                 if self.length.replace(decimal(value).ok_or(HeadError::ContentLength)?).is_some() {
                     return Err(HeadError::ContentLength);
                 }
-                into.push(b"content-length", value);
+                keeps = true;
             }
             HeaderId::TransferEncoding => {
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
@@ -266,6 +240,7 @@ impl<'a> Fields<'a> {
                 self.chunked = true;
             }
             HeaderId::Connection => {
+                self.connection.push(value);
                 for token in tokens(value).take(CONNECTION_TOKENS_MAX) {
                     if token.eq_ignore_ascii_case(b"close") {
                         self.close = true;
@@ -286,16 +261,22 @@ impl<'a> Fields<'a> {
             // The one value that means something past this hop (RFC 9110, section 10.1.4); gRPC insists on it.
             HeaderId::Te => {
                 if tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")) {
-                    into.push(b"te", b"trailers");
+                    into.drop_line(line);
+                    into.push_lower(b"te", HeaderId::Te, b"trailers");
+                    return Ok(());
                 }
             }
             HeaderId::KeepAlive | HeaderId::ProxyConnection => {}
             HeaderId::Expect => {
                 self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
-                into.push(b"expect", value);
+                keeps = true;
             }
-            _ if name.len() <= NAME_INLINE => into.push_lower(name, id, value),
-            _ => into.push(name, value),
+            _ => keeps = true,
+        }
+        if keeps {
+            into.keep_line(line, id)
+        } else {
+            into.drop_line(line)
         }
         Ok(())
     }
@@ -318,9 +299,8 @@ impl<'a> Fields<'a> {
 }
 
 /// Removes the fields that `connection` nominates (RFC 9110, section 7.6.1), but for those that route or frame.
-fn drop_nominated(parsed: &[httparse::Header<'_>], headers: &mut Headers) {
-    let connection = parsed.iter().filter(|header| id_of(header.name) == HeaderId::Connection);
-    for token in connection.flat_map(|header| tokens(header.value)).take(CONNECTION_TOKENS_MAX) {
+fn drop_nominated(connection: &[&[u8]], headers: &mut Headers) {
+    for token in connection.iter().flat_map(|value| tokens(value)).take(CONNECTION_TOKENS_MAX) {
         let protected = matches!(
             id_of_bytes(token),
             HeaderId::ContentLength | HeaderId::Host | HeaderId::Te | HeaderId::XForwardedFor | HeaderId::Authorization
@@ -389,35 +369,52 @@ fn strip_scheme<'a>(target: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
 /// `uri-host [":" port]` without user information, which must not be sent (RFC 9110, section 4.2.4).
 /// Empty is allowed: it is what a client sends for a target without authority.
 fn is_authority(authority: &[u8]) -> bool {
-    let (host, port) = match authority.first() {
-        Some(b'[') => match authority.iter().position(|&byte| byte == b']') {
-            None => return false,
-            Some(end) => (
-                &authority[1..end],
-                authority[end + 1..].strip_prefix(b":").or(match &authority[end + 1..] {
-                    [] => Some(&[][..]),
-                    _ => None,
-                }),
-            ),
-        },
-        _ => match authority.iter().position(|&byte| byte == b':') {
-            None => (authority, Some(&[][..])),
-            Some(at) => (&authority[..at], Some(&authority[at + 1..])),
-        },
-    };
-    let Some(port) = port else { return false };
-    let is_ip6 = authority.first() == Some(&b'[');
-    let host_ok = host.iter().all(|&byte| match byte {
-        b':' => is_ip6,
-        b'%' => true,
-        b'@' | b'/' | b'?' | b'#' | b'[' | b']' | b'\\' | b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' => {
-            false
+    let (host_ok, rest) = match authority.strip_prefix(b"[") {
+        Some(address) => {
+            let Some(end) = address.iter().position(|&byte| byte == b']') else { return false };
+            let (address, rest) = address.split_at(end);
+            (address.iter().all(|&byte| byte == b':' || HOST[usize::from(byte)]), &rest[1..])
         }
-        _ => (0x21..=0x7e).contains(&byte),
-    });
-    let port_ok = port.is_empty() || port.len() <= 5 && decimal(port).is_some_and(|port| port <= 65_535);
+        None => {
+            let end = authority.iter().position(|&byte| !HOST[usize::from(byte)]).unwrap_or(authority.len());
+            (true, &authority[end..])
+        }
+    };
+    let port_ok = match rest {
+        [] | [b':'] => true,
+        [b':', port @ ..] => port.len() <= 5 && decimal(port).is_some_and(|port| port <= 65_535),
+        _ => false,
+    };
     host_ok && port_ok
 }
+
+/// What a host may consist of, an address in brackets and its colons aside.
+const HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        table[byte] = !matches!(
+            byte as u8,
+            b':' | b'@'
+                | b'/'
+                | b'?'
+                | b'#'
+                | b'['
+                | b']'
+                | b'\\'
+                | b'"'
+                | b'<'
+                | b'>'
+                | b'^'
+                | b'`'
+                | b'{'
+                | b'|'
+                | b'}'
+        );
+        byte += 1;
+    }
+    table
+};
 
 /// An unsigned decimal number without sign, space or overflow.
 fn decimal(digits: &[u8]) -> Option<u64> {
@@ -438,10 +435,6 @@ fn trim(value: &[u8]) -> &[u8] {
     let start = value.iter().position(|byte| !is_space(byte)).unwrap_or(value.len());
     let end = value.iter().rposition(|byte| !is_space(byte)).map_or(start, |at| at + 1);
     &value[start..end]
-}
-
-fn id_of(name: &str) -> HeaderId {
-    id_of_bytes(name.as_bytes())
 }
 
 /// The id of a name in any case, without allocating: no known name is longer than the buffer.
@@ -541,7 +534,53 @@ mod tests {
         assert_eq!(end("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false), BodyLength::Chunked);
     }
 
+    #[test]
+    fn values_are_trimmed_and_written_as_ours() {
+        let (head, _) =
+            parse("GET / HTTP/1.1\r\nHost: a\r\nX-A:1\r\nX-B:\t2 \r\nX-C: \r\nx-d: a\tb\r\n\r\n").unwrap().unwrap();
+        let mut out = Vec::new();
+        head.headers.write_lines(&mut out, |_| false);
+        assert_eq!(String::from_utf8_lossy(&out), "x-a: 1\r\nx-b: 2\r\nx-c: \r\nx-d: a\tb\r\n");
+    }
+
+    /// A message's fields: lowered names and their values.
+    type Read = (String, String, Vec<(String, Vec<u8>)>);
+
+    fn as_httparse_reads(bytes: &[u8]) -> Option<(usize, Read)> {
+        let mut slots = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Request::new(&mut slots);
+        let taken = match parsed.parse(bytes).ok()? {
+            httparse::Status::Complete(taken) => taken,
+            httparse::Status::Partial => return None,
+        };
+        let trim = |value: &[u8]| value.trim_ascii_end().to_vec();
+        let fields = parsed.headers.iter().map(|header| (header.name.to_ascii_lowercase(), trim(header.value)));
+        Some((taken, (parsed.method?.into(), parsed.path?.into(), fields.collect())))
+    }
+
     proptest::proptest! {
+        /// What we take, another parser takes too, and reads the same; we may only be stricter.
+        #[test]
+        fn agrees_with_another_parser(
+            line in "(GET|P[A-Z]{0,3}|G T)( |  |\t)/[!-~]{0,6}( |  )HTTP/1[.][01]( |x)?",
+            fields in proptest::collection::vec("[A-Za-z!-/]{0,6}( ?):[ \t]{0,2}[ -~\t]{0,12}[ \t]?(\r\n|\r\n|\r\n|\n|\r|\0\r\n)", 0..5),
+        ) {
+            let text = format!("{line}\r\nhost: a\r\n{}\r\n", fields.concat());
+            let mut head = RequestHead::default();
+            if let Ok(Some((taken, _))) = request(text.as_bytes(), &mut head) {
+                let other = as_httparse_reads(text.as_bytes());
+                let (taken_there, (method, path, fields)) = other.expect("the other one takes it");
+                proptest::prop_assert_eq!(taken, taken_there);
+                proptest::prop_assert_eq!(head.method.as_str(), method);
+                proptest::prop_assert_eq!(&head.path[..], path.as_bytes());
+                let hidden = |name: &str| HeaderId::of(name.as_bytes()) != HeaderId::Other;
+                let theirs: Vec<_> = fields.into_iter().filter(|(name, _)| !hidden(name)).collect();
+                let ours: Vec<_> = head.headers.iter().filter(|header| header.id == HeaderId::Other)
+                    .map(|header| (String::from_utf8_lossy(header.name).into_owned(), header.value.to_vec())).collect();
+                proptest::prop_assert_eq!(ours, theirs);
+            }
+        }
+
         #[test]
         fn any_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             let _ = request(&bytes, &mut RequestHead::default());

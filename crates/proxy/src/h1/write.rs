@@ -78,16 +78,8 @@ pub fn chunk_end(trailers: Option<&Headers>, out: &mut Vec<u8>) {
 }
 
 fn fields(headers: &Headers, out: &mut Vec<u8>) {
-    for header in headers.iter() {
-        // The framing is written from the body's own length; the rest of these speak of the other connection.
-        if matches!(header.id, HeaderId::ContentLength) || header.id.is_hop_by_hop() && header.id != HeaderId::Te {
-            continue;
-        }
-        out.extend_from_slice(header.name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(header.value);
-        out.extend_from_slice(b"\r\n");
-    }
+    // The framing is written from the body's own length; the rest of these speak of the other connection.
+    headers.write_lines(out, |id| id == HeaderId::ContentLength || id.is_hop_by_hop() && id != HeaderId::Te);
 }
 
 fn content_length(length: u64, out: &mut Vec<u8>) {
