@@ -132,7 +132,7 @@ fn plan(workload: &Workload, identities: &Identities) -> Plan {
         prometheus: Some(workload.prometheus()),
         health: Some(workload.health()),
     };
-    Plan { node, listen, identity: Some(identities.folder.join(&instance.name)), workers: None, access_log: None }
+    Plan { node, listen, identity: Some(identities.folder.join(&instance.name)), workers: None, access_log: None, ledger: true }
 }
 
 /// A folder with a certificate and a key for each workload, which goes with the mesh.

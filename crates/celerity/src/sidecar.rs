@@ -43,6 +43,7 @@ pub(crate) struct Plan {
     /// Without a number: what the configuration says, else one for each CPU that may be used.
     pub(crate) workers: Option<u32>,
     pub(crate) access_log: Option<Target>,
+    pub(crate) ledger: bool,
 }
 
 pub(crate) struct Sidecar {
@@ -83,6 +84,7 @@ impl Sidecar {
             prometheus: plan.listen.prometheus,
             health: plan.listen.health,
             access_log: plan.access_log.clone().map(|target| (target, Choice::ALL)),
+            ledger: plan.ledger,
             describe: describe(&prepared.shown),
             tuning: prepared.tuning,
         })?;

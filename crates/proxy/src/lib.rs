@@ -15,6 +15,7 @@ pub mod filters;
 pub mod h1;
 pub mod h2;
 pub mod http;
+mod identity;
 mod labels;
 pub mod log;
 pub mod net;

@@ -35,6 +35,8 @@ pub struct Settings {
     pub prometheus: Option<SocketAddr>,
     pub health: Option<SocketAddr>,
     pub access_log: Option<(Target, Choice)>,
+    /// Whether each request's time is accounted for. Without it there is no ledger anywhere; durations stay.
+    pub ledger: bool,
     /// The resources that the snapshot was made of.
     pub describe: Describe,
     pub tuning: Tuning,
@@ -320,6 +322,7 @@ impl Proxy {
                 others: others.collect(),
                 shard: shared.registry.shard(),
                 log: log.as_ref().and_then(AccessLogWriter::worker),
+                ledger: settings.ledger,
             };
             let control = control.clone();
             threads.push(spawn(&format!("worker-{id}"), move || {

@@ -413,6 +413,13 @@ impl Default for Breakdown {
 }
 
 impl Breakdown {
+    /// Time of which nobody said what it was.
+    pub fn unattributed(ns: u64) -> Self {
+        let mut breakdown = Self::default();
+        breakdown.state_ns[State::Unattributed as usize] = ns;
+        breakdown
+    }
+
     pub fn total_ns(&self) -> u64 {
         self.categories().iter().fold(0, |sum, &part| sum.saturating_add(part))
     }

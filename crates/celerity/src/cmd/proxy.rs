@@ -83,6 +83,16 @@ pub(crate) struct Args {
     /// Access log as JSON lines: a file, `-` for standard output, or `off`
     #[arg(long, value_name = "PATH|-|off", default_value = "off")]
     pub(crate) access_log: String,
+
+    /// Whether each request's time is accounted for; off only to measure what that costs
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub(crate) ledger: Switch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 /// A listener that may be switched off. Not an `Option`: clap would read that as an argument that may be left out.
@@ -204,5 +214,12 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         "-" => Some(Target::Stdout),
         path => Some(Target::File(path.into())),
     };
-    Ok(Plan { node, listen, identity: args.identity.clone(), workers: args.workers.map(u32::from), access_log })
+    Ok(Plan {
+        node,
+        listen,
+        identity: args.identity.clone(),
+        workers: args.workers.map(u32::from),
+        access_log,
+        ledger: args.ledger == Switch::On,
+    })
 }

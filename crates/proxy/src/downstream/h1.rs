@@ -9,7 +9,7 @@ use crate::h1::{BodyLength, ServerConn, Wire, write};
 use crate::http::{Method, RequestHead, ResponseHead};
 use crate::timers::Deadline;
 use celerity_telemetry::{Ledger, State};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a closing connection still takes from its client, so that the last response is not lost to a reset.
 const LINGER_BYTES_MAX: u64 = 1 << 20;
@@ -27,7 +27,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
     let mut head = RequestHead::default();
     let mut idle = Deadline::never(&worker.slow_timers);
     let mut handshake_ticks = clock.ticks_of(handshake);
-    let opened = std::time::Instant::now();
+    let opened = Instant::now();
 
     loop {
         let manager = conn.manager(&worker.running());
@@ -35,7 +35,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             if worker.draining() || conn.orphaned.get() {
                 break;
             }
-            let now = clock.to_instant(clock.now());
+            let now = Instant::now();
             // Armed without a limit too: a drain fires every deadline, to end what is idle.
             idle.set(now.checked_add(manager.timeouts.idle.unwrap_or(NO_IDLE_LIMIT)));
             match idle.within(server.wait()).await {
@@ -44,7 +44,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
                 _ => break,
             }
         }
-        let started = clock.now();
+        let (started, began) = (clock.now(), Instant::now());
         let mut ledger = Ledger::start(State::Parse, started);
         if handshake_ticks > 0 {
             // Charged once: Envoy's connection times repeat for every request of the connection.
@@ -52,7 +52,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         }
         let limit = manager.max_request_headers_kb.max(1) as usize * 1024;
         let head_timeout = manager.timeouts.request_headers.filter(|limit| !limit.is_zero()).unwrap_or(HEAD_TIMEOUT);
-        let mut deadline = Deadline::new(&worker.timers, clock.to_instant(started).checked_add(head_timeout));
+        let mut deadline = Deadline::new(&worker.timers, began.checked_add(head_timeout));
         let meta = match deadline.within(server.read_head(&mut head, limit)).await {
             Some(Ok(meta)) => meta,
             Some(Err(RequestError::Head(error))) => {
@@ -69,7 +69,8 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         drop(deadline);
         let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
         let last = conn.count_request(&manager) || spent || conn.orphaned.get();
-        let begun = Begun { ledger, started, body: meta.body, http_10: meta.http_10, last, websocket: meta.websocket };
+        let begun =
+            Begun { ledger, started, began, body: meta.body, http_10: meta.http_10, last, websocket: meta.websocket };
         let is_connect = head.method == Method::Connect;
         let reusable = if is_connect {
             refuse(&mut server, 405, "CONNECT is not supported here").await;

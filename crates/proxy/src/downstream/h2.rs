@@ -10,7 +10,7 @@ use crate::net::Io;
 use crate::timers::Deadline;
 use celerity_telemetry::{Ledger, State};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
     let worker = conn.worker.clone();
@@ -35,9 +35,9 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
     let mut handshake_ticks = clock.ticks_of(handshake);
     let mut idle = Deadline::never(&worker.slow_timers);
     let mut shutting_down = false;
-    let opened = std::time::Instant::now();
+    let opened = Instant::now();
     loop {
-        let now = clock.to_instant(clock.now());
+        let now = Instant::now();
         let limit = manager.timeouts.idle.filter(|_| control.active() == 0);
         // A connection that has streams is looked at again later.
         idle.set(now.checked_add(limit.unwrap_or(LOOK_AGAIN)));
@@ -53,7 +53,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
             Some(None) => break,
             Some(Some(request)) => request,
         };
-        let started = clock.now();
+        let (started, began) = (clock.now(), Instant::now());
         let mut ledger = Ledger::start(State::Parse, started);
         ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
         let last = conn.count_request(&conn.manager(&worker.running()));
@@ -62,7 +62,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
             shutting_down = true;
         }
         let body = if end { BodyLength::Empty } else { body_length(&head) };
-        let begun = Begun { ledger, started, body, http_10: false, last, websocket: false };
+        let begun = Begun { ledger, started, began, body, http_10: false, last, websocket: false };
         let conn = conn.clone();
         let control = control.clone();
         tokio::task::spawn_local(async move {

@@ -7,6 +7,7 @@ use super::relay::{self, Broken};
 use crate::balance::hash::request_hash;
 use crate::downstream::stream::DownstreamStream;
 use crate::h1::BodyLength;
+use crate::http::HeaderId;
 use crate::outlier::Outcome;
 use crate::retry::{self, AttemptEnd};
 use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
@@ -233,7 +234,9 @@ impl<'a> Exchange<'a> {
             stream.ask_for_websocket();
         }
         let idle = policy.and_then(|policy| policy.per_try_idle_timeout).filter(|limit| !limit.is_zero());
-        self.patience.set_per_try_idle(idle, Instant::now());
+        if idle.is_some() {
+            self.patience.set_per_try_idle(idle, Instant::now());
+        }
         let per_try = policy.and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
         let was_uploaded = self.upload.is_finished();
         let clock = &self.worker.clock;
@@ -389,7 +392,9 @@ impl<'a> Exchange<'a> {
     fn attempt_headers(&mut self, host: &VirtualHost, forward: &Forward, endpoint: &WorkerEndpoint) {
         if host.attempt_count_in_request {
             let count = self.attempts;
-            self.request.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
+            let mut text = itoa::Buffer::new();
+            let text = text.format(count).as_bytes();
+            self.request.headers.set_id(HeaderId::XEnvoyAttemptCount, b"x-envoy-attempt-count", text);
         }
         if forward.host_rewrite == HostRewrite::Endpoint
             && let Some(name) = endpoint.hostname.clone()

@@ -72,7 +72,7 @@ impl<'a> Exchange<'a> {
 
     /// Hears the upstream's response, once its head is there and before anything of it goes to the client.
     pub(super) async fn consult_cache(&mut self, down: &mut DownstreamStream<'_>, up: Up<'a>) -> Consulted<'a> {
-        let cache = self.worker.shared.cache.clone();
+        let cache = &self.worker.shared.cache;
         let pending = match self.caching.take() {
             None => return Consulted::Relay(up),
             Some(Caching::Changes(request)) => {

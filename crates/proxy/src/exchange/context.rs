@@ -12,7 +12,7 @@ use crate::worker::Worker;
 use celerity_model::snapshot::{Action, HttpManager, Snapshot};
 use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A request as its connection hands it over.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Begun {
     pub ledger: Ledger,
     /// When its first byte was there.
     pub started: Tick,
+    /// The same, for what is measured in `Instant`s.
+    pub began: Instant,
     pub body: BodyLength,
     pub http_10: bool,
     /// The connection will not carry another request.
@@ -95,6 +97,7 @@ pub struct Exchange<'a> {
     pub patience: Patience,
     pub ledger: Ledger,
     pub started: Tick,
+    pub began: Instant,
     pub flags: ResponseFlags,
     pub details: String,
     pub last: bool,
@@ -133,14 +136,13 @@ impl<'a> Exchange<'a> {
         request: &'a mut RequestHead,
         begun: Begun,
     ) -> Self {
-        let now = worker.clock.to_instant(begun.started);
         let timeouts = &manager.timeouts;
         let is_grpc =
             request.headers.get_id(HeaderId::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"));
-        let wants_ledger = request.headers.remove(celerity_telemetry::LEDGER_REQUEST_HEADER.as_bytes());
+        let wants_ledger = request.headers.remove_id(HeaderId::XCelerityLedger);
         // Only a sidecar's own response says what a hop took; a client that says so is not believed.
-        request.headers.remove(celerity_telemetry::HOP_HEADER.as_bytes());
-        let mut patience = Patience::new(&worker.timers, now, timeouts.stream_idle, timeouts.request);
+        request.headers.remove_id(HeaderId::XCelerityHop);
+        let mut patience = Patience::new(&worker.timers, begun.began, timeouts.stream_idle, timeouts.request);
         if begun.body == BodyLength::Empty {
             patience.request_is_in();
         }
@@ -155,6 +157,7 @@ impl<'a> Exchange<'a> {
             patience,
             ledger: begun.ledger,
             started: begun.started,
+            began: begun.began,
             flags: ResponseFlags::NONE,
             details: String::new(),
             last: begun.last,
@@ -214,7 +217,6 @@ impl<'a> Exchange<'a> {
 
     /// The route's own limits replace the listener's.
     pub fn patience_of(&mut self, action: &Action) {
-        let started = self.worker.clock.to_instant(self.started);
         let mut duration = self.manager.timeouts.max_stream_duration;
         if let Action::Forward(forward) = action {
             if let Some(idle) = forward.idle_timeout {
@@ -223,7 +225,7 @@ impl<'a> Exchange<'a> {
             duration = forward.max_stream_duration.or(duration);
         }
         let duration = duration.filter(|limit| !limit.is_zero());
-        self.patience.set_overall(duration.and_then(|limit| started.checked_add(limit)));
+        self.patience.set_overall(duration.and_then(|limit| self.began.checked_add(limit)));
     }
 
     pub fn format_context(&self) -> FormatContext<'_> {
@@ -238,6 +240,6 @@ impl<'a> Exchange<'a> {
     }
 
     pub fn elapsed(&self) -> Duration {
-        Duration::from_nanos(self.worker.clock.ns_between(self.started, self.worker.clock.now()))
+        self.began.elapsed()
     }
 }

@@ -15,7 +15,11 @@ impl Exchange<'_> {
     pub fn finish(mut self, down: &mut DownstreamStream<'_>, ended: Ended) -> bool {
         let worker = self.worker;
         let now = worker.clock.now();
-        let breakdown = self.ledger.finish(now, &worker.clock);
+        let breakdown = if worker.clock.runs() {
+            self.ledger.finish(now, &worker.clock)
+        } else {
+            Breakdown::unattributed(self.began.elapsed().as_nanos() as u64)
+        };
         if ended == Ended::Unanswered && self.flags == ResponseFlags::NONE {
             self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
         }

@@ -4,11 +4,12 @@ use super::patience::{Expired, Patience};
 use super::upload::{Upload, UploadError};
 use crate::downstream::stream::{ClientError, DownstreamStream};
 use crate::h1::BodyLength;
-use crate::http::ResponseHead;
+use crate::http::{HeaderId, ResponseHead};
 use crate::upstream::{AttemptError, UpstreamStream};
-use celerity_telemetry::{Clock, Direction, HOP_HEADER, Ledger, State};
+use celerity_telemetry::{Clock, Direction, Ledger, State};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 /// How a wait for a response's head, or its relay, ended badly.
 #[derive(Debug)]
@@ -86,8 +87,8 @@ pub(super) async fn until_head(
             }
             match up.poll_head(cx, response) {
                 Poll::Ready(Ok(_)) if response.is_interim() => {
-                    patience.progressed(clock.to_instant(clock.now()));
-                    response.headers.remove(HOP_HEADER.as_bytes());
+                    patience.progressed(Instant::now());
+                    response.headers.remove_id(HeaderId::XCelerityHop);
                     down.send_interim(response);
                     interim = true;
                 }
@@ -106,7 +107,7 @@ pub(super) async fn until_head(
         }
         if upload.bytes != seen_bytes {
             seen_bytes = upload.bytes;
-            patience.progressed(clock.to_instant(clock.now()));
+            patience.progressed(Instant::now());
         }
         patience.poll(cx).map(|expired| Err(Broken::Expired(expired)))
     })
@@ -150,7 +151,7 @@ pub(super) async fn body(
                 let bytes = upload.bytes + watch.response_bytes;
                 if bytes != seen_bytes {
                     seen_bytes = bytes;
-                    watch.patience.progressed(watch.clock.to_instant(watch.clock.now()));
+                    watch.patience.progressed(Instant::now());
                 }
                 watch.patience.poll(cx).map(|expired| Err(Broken::Expired(expired)))
             }
@@ -194,7 +195,7 @@ fn poll_download(
                 Poll::Ready(Ok(false)) => {
                     let mut trailers = up.take_trailers();
                     if let Some(trailers) = &mut trailers {
-                        trailers.remove(HOP_HEADER.as_bytes());
+                        trailers.remove_id(HeaderId::XCelerityHop);
                         watch.grpc_status = super::fields::grpc_status(trailers);
                     }
                     *finishing = Finishing::Trailers(trailers.map(Box::new));

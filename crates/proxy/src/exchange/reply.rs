@@ -12,6 +12,7 @@ use celerity_model::snapshot::{
 };
 use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
 use std::future::poll_fn;
+use std::time::Instant;
 
 impl<'a> Exchange<'a> {
     /// Relays the upstream's response.
@@ -30,7 +31,7 @@ impl<'a> Exchange<'a> {
         }
         let now = worker.clock.now();
         self.ledger.enter(State::Copy, now);
-        self.patience.progressed(worker.clock.to_instant(now));
+        self.patience.progressed(Instant::now());
         let mut store = self.store.take();
         let mut left = self.cache_body_bytes_max.map_or(u64::MAX, u64::from);
         let mut watch = relay::Watch {
@@ -89,7 +90,9 @@ impl<'a> Exchange<'a> {
         ]);
         if host.attempt_count_in_response {
             let count = self.attempts;
-            self.response.headers.set(b"x-envoy-attempt-count", itoa::Buffer::new().format(count).as_bytes());
+            let mut text = itoa::Buffer::new();
+            let text = text.format(count).as_bytes();
+            self.response.headers.set_id(HeaderId::XEnvoyAttemptCount, b"x-envoy-attempt-count", text);
         }
         if let Some(cookie) = self.cookie.take() {
             self.response.headers.push(b"set-cookie", cookie.header.as_bytes());
@@ -137,12 +140,12 @@ impl<'a> Exchange<'a> {
             cors.write(headers);
         }
         let now = worker.clock.now();
-        if self.conn.is_mesh_inbound() {
+        if self.conn.is_mesh_inbound() && worker.clock.runs() {
             let mut text = Vec::with_capacity(celerity_telemetry::hop::HOP_BYTES_MAX);
             HopReport::of(&mut self.ledger, now, &worker.clock).write(&mut text);
-            headers.set(HOP_HEADER.as_bytes(), &text);
+            headers.set_id(HeaderId::XCelerityHop, HOP_HEADER.as_bytes(), &text);
         }
-        if self.wants_ledger {
+        if self.wants_ledger && worker.clock.runs() {
             let mut text = Vec::with_capacity(256);
             self.ledger.so_far(now, &worker.clock).write_server_timing(&mut text);
             headers.append_to_list(b"server-timing", &text);

@@ -150,9 +150,4 @@ impl ClientConn {
             && self.wire.unread().is_empty()
             && !self.wire.has_unwritten()
     }
-
-    /// For an idle connection: ready when the upstream has closed it, or has sent what nobody asked for.
-    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wire.poll_fill(cx, READ_BYTES_MAX).map(|_| ())
-    }
 }

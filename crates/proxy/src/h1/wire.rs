@@ -6,7 +6,7 @@ use crate::http::Headers;
 use crate::net::Io;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What an idle connection holds. Most requests and many responses fit.
@@ -140,6 +140,19 @@ impl Wire {
             Poll::Ready(Ok(_)) => self.poll_peer_gone(cx),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Whether nothing has arrived on an idle connection, neither bytes nor an end. What has is lost: the connection is not
+    /// to be used again.
+    pub fn is_silent(&mut self) -> bool {
+        let nothing = match &self.io {
+            // No waker is left behind: the request that takes the connection leaves its own.
+            Io::Tcp(stream) => {
+                matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            _ => self.poll_fill(&mut Context::from_waker(Waker::noop()), READ_BYTES_MAX).is_pending(),
+        };
+        nothing && self.unread().is_empty()
     }
 
     /// Writes what waits. Ready when nothing does.

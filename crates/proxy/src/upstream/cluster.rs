@@ -159,9 +159,8 @@ impl ClusterPool {
     /// Tells outlier detection how an attempt ended.
     pub fn report(&self, worker: &Worker, endpoint: &WorkerEndpoint, outcome: Outcome) {
         let (Some(health), Some(_)) = (&endpoint.health, &self.cluster.policy.outlier) else { return };
-        let now = worker.clock.to_instant(worker.clock.now());
         let rng = worker.rng.borrow_mut().next_u64();
-        if let Some(event) = self.shared.health.report(health, outcome, now, rng) {
+        if let Some(event) = self.shared.health.report(health, outcome, Instant::now(), rng) {
             worker.shared.tell_event(&self.cluster, endpoint.address, &event);
         }
     }
@@ -189,7 +188,7 @@ impl ClusterPool {
 /// Every cluster that this worker has used, by identity.
 #[derive(Default)]
 pub struct ClusterPools {
-    pools: RefCell<HashMap<u64, Rc<ClusterPool>>>,
+    pools: RefCell<HashMap<u64, Rc<ClusterPool>, crate::identity::BuildHasher>>,
 }
 
 impl ClusterPools {
@@ -197,12 +196,13 @@ impl ClusterPools {
     /// the endpoints that it kept, unless what a connection depends on changed too.
     pub fn of(&self, worker: &Rc<Worker>, cluster: &Arc<Cluster>) -> Rc<ClusterPool> {
         let mut pools = self.pools.borrow_mut();
-        let old = pools.get(&cluster.identity).cloned();
-        if let Some(pool) = &old
+        let old = pools.get(&cluster.identity);
+        if let Some(pool) = old
             && (Arc::ptr_eq(&pool.cluster, cluster) || pool.cluster.fingerprint == cluster.fingerprint)
         {
             return pool.clone();
         }
+        let old = old.cloned();
         let pool = Rc::new(build(worker, cluster, old.as_deref()));
         pools.insert(cluster.identity, pool.clone());
         pool

@@ -573,7 +573,7 @@ fn give(waiter: &Waiter, result: Result<Lease, AcquireError>) {
 /// Whether an idle connection has neither been closed by the peer nor spoken to out of turn. No system call in the
 /// usual case: the reactor knows that nothing has arrived.
 fn peer_is_silent(conn: &mut ClientConn) -> bool {
-    conn.poll_idle(&mut Context::from_waker(Waker::noop())).is_pending()
+    conn.wire.is_silent()
 }
 
 /// The endpoints of a cluster that have a socket address now.

@@ -29,6 +29,7 @@ impl Sidecar {
     /// Starts one with these documents.
     pub(crate) fn start(yaml: &str) -> Self {
         let handle = Proxy::start(Settings {
+            ledger: true,
             snapshot: snapshot(yaml, None),
             workers: 1,
             identity: None,
