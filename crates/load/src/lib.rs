@@ -3,6 +3,8 @@
 
 pub mod ab;
 pub mod audit;
+pub mod baseline;
+pub mod capacity;
 pub mod control;
 pub mod engine;
 mod error;
