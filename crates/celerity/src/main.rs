@@ -61,6 +61,7 @@ enum Verb {
     Analyze(cmd::analyze::Args),
     Translate(cmd::translate::Args),
     Ca(cmd::ca::Args),
+    Explain(Box<cmd::explain::Args>),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Analyze(args) => cmd::analyze::run(&args),
         Verb::Translate(args) => cmd::translate::run(&args),
         Verb::Ca(args) => cmd::ca::run(&args),
+        Verb::Explain(args) => cmd::explain::run(&args),
     };
     match done {
         Ok(code) => code,

@@ -36,3 +36,20 @@ pub(crate) fn live() -> bool {
 pub(crate) fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
+
+/// The width of a table on standard output where there is no terminal: what a page takes without wrapping.
+const COLUMNS: usize = 100;
+
+/// The width of standard output in characters: the terminal's, else COLUMNS, else 100.
+pub(crate) fn columns() -> usize {
+    let terminal = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
+    terminal.or_else(told).filter(|columns| *columns > 0).unwrap_or(COLUMNS)
+}
+
+/// Replaces the line that the cursor is in on standard error, for progress on a terminal.
+pub(crate) fn rewrite(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = write!(out, "\r{text}\x1b[K");
+    let _ = out.flush();
+}

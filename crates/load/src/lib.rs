@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod control;
 pub mod engine;
 mod error;
+pub mod explain;
 pub mod histogram;
 pub mod plan;
 pub mod record;

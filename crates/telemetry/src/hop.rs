@@ -5,7 +5,7 @@
 //! Strip it from requests and responses of strangers: it is a claim, and it is believed.
 
 use crate::clock::{Clock, Tick};
-use crate::ledger::{Breakdown, CATEGORIES, Ledger};
+use crate::ledger::{Breakdown, CATEGORIES, Category, Ledger, State};
 
 pub const HOP_HEADER: &str = "x-celerity-hop";
 
@@ -75,8 +75,13 @@ impl HopReport {
 }
 
 impl From<&Breakdown> for HopReport {
+    /// Without the handshake with the client: the peer paid for it in its own handshake, before the wait that this
+    /// report splits. Told twice, it would be taken out of the service's time.
     fn from(breakdown: &Breakdown) -> Self {
-        Self { category_ns: breakdown.categories() }
+        let mut category_ns = breakdown.categories();
+        let protocol = &mut category_ns[Category::Protocol as usize];
+        *protocol = protocol.saturating_sub(breakdown.state(State::DownstreamTls));
+        Self { category_ns }
     }
 }
 
@@ -84,6 +89,16 @@ impl From<&Breakdown> for HopReport {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_handshake_with_the_client_is_not_told_again() {
+        let mut ledger = Ledger::start(State::Parse, Tick(0));
+        ledger.charge(State::DownstreamTls, 900);
+        ledger.enter(State::AwaitResponse, Tick(40));
+        let report = HopReport::of(&mut ledger, Tick(100), &Clock::instant_only());
+        assert_eq!(report.total_ns(), 100);
+        assert_eq!(report.category_ns[Category::Protocol as usize], 40);
+    }
 
     #[test]
     fn strangers_are_refused() {

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod report;
 pub mod rng;
+pub mod server_timing;
 pub mod trace;
 
 pub use clock::{Clock, Tick};

@@ -3,6 +3,7 @@ mod admin;
 mod alerts;
 mod compare;
 mod dns;
+mod explain;
 mod framing;
 mod grpc;
 mod mtls;

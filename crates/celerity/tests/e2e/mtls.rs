@@ -31,7 +31,7 @@ impl Authority {
 }
 
 /// user-service: callers connect to a sidecar's inbound port; behind it stands the application.
-fn mesh(inbound: SocketAddr, application: &Upstream, mode: &str) -> String {
+pub(crate) fn mesh(inbound: SocketAddr, application: &Upstream, mode: &str) -> String {
     mesh_of(inbound, application.address(), mode, "HTTP")
 }
 

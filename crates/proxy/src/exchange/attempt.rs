@@ -17,7 +17,8 @@ use celerity_model::snapshot::{
     Chosen, Cluster, Discovery, Forward, HostRewrite, HttpFilter, Limits, RetryPolicy, Route, VirtualHost,
     WeightedCluster,
 };
-use celerity_telemetry::{HopReport, ResponseFlags, State};
+use celerity_telemetry::server_timing::{Asked, HOPS};
+use celerity_telemetry::{HopReport, LEDGER_REQUEST_HEADER, ResponseFlags, State};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -133,6 +134,9 @@ impl<'a> Exchange<'a> {
                 Ok((stream, length)) => {
                     // Taken off here: neither a client nor the cache must see it.
                     let hop = fields::take_hop(&mut self.response.headers).filter(|_| stream.is_from_mesh());
+                    if self.asked == Asked::Hops && stream.is_from_mesh() {
+                        self.inner_hops = fields::take_list(&mut self.response.headers, b"server-timing");
+                    }
                     pool.report(self.worker, &endpoint, Outcome::Status(self.response.status));
                     pool.series.answered(self.response.status);
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &End::Status));
@@ -226,6 +230,16 @@ impl<'a> Exchange<'a> {
             },
         };
         self.enter(State::Serialise);
+        if self.asked == Asked::Hops {
+            self.inner_hops = None;
+            // Only a sidecar of the mesh is asked; an application has no use for it.
+            let name = LEDGER_REQUEST_HEADER.as_bytes();
+            if pool.is_mesh(&lease) {
+                self.request.headers.set(name, HOPS.as_bytes());
+            } else {
+                self.request.headers.remove(name);
+            }
+        }
         let mut stream = match UpstreamStream::start(lease, pool.clone(), self.request, self.upload.length()) {
             Ok(stream) => stream,
             Err(error) => return Ok(Err(End::Attempt(error))),

@@ -10,6 +10,7 @@ use crate::http::{HeaderId, RequestHead, ResponseHead};
 use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Action, HttpManager, Snapshot};
+use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -119,7 +120,11 @@ pub struct Exchange<'a> {
     /// The cache filter's own limit of a body.
     pub(super) cache_body_bytes_max: Option<u32>,
     pub(crate) cors: Option<super::filters::CorsAnswer>,
-    pub wants_ledger: bool,
+    /// What the client wants to know of where the time went.
+    pub asked: Asked,
+    /// What the next hop said of itself in `Server-Timing`. It waits here, out of the cache's sight: stored, it would be
+    /// told of requests that it knows nothing of.
+    pub inner_hops: Option<Box<[u8]>>,
     pub is_grpc: bool,
     /// `grpc-status` of the response's trailers.
     pub grpc_status: Option<u32>,
@@ -139,7 +144,10 @@ impl<'a> Exchange<'a> {
         let timeouts = &manager.timeouts;
         let is_grpc =
             request.headers.get_id(HeaderId::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"));
-        let wants_ledger = request.headers.remove_id(HeaderId::XCelerityLedger);
+        let asked = Asked::of(request.headers.get_id(HeaderId::XCelerityLedger));
+        if asked != Asked::Nothing {
+            request.headers.remove_id(HeaderId::XCelerityLedger);
+        }
         // Only a sidecar's own response says what a hop took; a client that says so is not believed.
         request.headers.remove_id(HeaderId::XCelerityHop);
         let mut patience = Patience::new(&worker.timers, begun.began, timeouts.stream_idle, timeouts.request);
@@ -175,7 +183,8 @@ impl<'a> Exchange<'a> {
             mirrored: false,
             cache_body_bytes_max: None,
             cors: None,
-            wants_ledger,
+            asked,
+            inner_hops: None,
             is_grpc,
             grpc_status: None,
             websocket: begun.websocket,

@@ -330,6 +330,13 @@ pub(super) fn take_hop(headers: &mut Headers) -> Option<celerity_telemetry::HopR
     report
 }
 
+/// Takes every header of a name off, as one list.
+pub(super) fn take_list(headers: &mut Headers, name: &[u8]) -> Option<Box<[u8]>> {
+    let all = joined(headers, name)?.into_owned();
+    headers.remove(name);
+    Some(all.into())
+}
+
 /// `.` and `..` segments, and doubled slashes, as RFC 3986, section 5.2.4 resolves them. `None`: nothing to change.
 /// `%2e` counts as a dot. The query stays.
 pub(super) fn normal_path(path: &[u8], dots: bool, slashes: bool) -> Option<Vec<u8>> {

@@ -10,6 +10,7 @@ use crate::http::{HeaderId, Method, ResponseHead};
 use celerity_model::snapshot::{
     DirectResponse, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost, WeightedCluster,
 };
+use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
 use std::future::poll_fn;
 use std::time::Instant;
@@ -145,9 +146,19 @@ impl<'a> Exchange<'a> {
             HopReport::of(&mut self.ledger, now, &worker.clock).write(&mut text);
             headers.set_id(HeaderId::XCelerityHop, HOP_HEADER.as_bytes(), &text);
         }
-        if self.wants_ledger && worker.clock.runs() {
-            let mut text = Vec::with_capacity(256);
-            self.ledger.so_far(now, &worker.clock).write_server_timing(&mut text);
+        if self.asked != Asked::Nothing && worker.clock.runs() {
+            let account = self.ledger.so_far(now, &worker.clock);
+            let mut text = self.inner_hops.take().map_or_else(|| Vec::with_capacity(512), Vec::from);
+            if self.asked == Asked::Rows {
+                account.write_server_timing(&mut text);
+            } else {
+                if !text.is_empty() {
+                    text.extend_from_slice(b", ");
+                }
+                let side = if self.conn.is_inbound() { "inbound" } else { "outbound" };
+                let endpoint = self.endpoint.as_ref().map(|endpoint| endpoint.address);
+                account.write_hop(&format!("{side} {}", worker.shared.workload.workload), endpoint, &mut text);
+            }
             headers.append_to_list(b"server-timing", &text);
         }
         // A body that nobody read to its end would be taken for the next request.

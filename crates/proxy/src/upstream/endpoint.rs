@@ -157,6 +157,11 @@ pub struct EndpointPool {
 }
 
 impl EndpointPool {
+    /// Whether a workload of the mesh is at the other end: mutual TLS, checked, with a SPIFFE id.
+    pub fn is_mesh(&self, lease: &Lease) -> bool {
+        self.plan.is_mutual && lease.peer().is_some_and(|peer| peer.spiffe.is_some())
+    }
+
     pub fn new(
         address: SocketAddr,
         endpoint: &Endpoint,

@@ -86,7 +86,7 @@ impl UpstreamStream {
         head: &RequestHead,
         length: BodyLength,
     ) -> Result<Self, AttemptError> {
-        let from_mesh = pool.plan.is_mutual && lease.peer().is_some_and(|peer| peer.spiffe.is_some());
+        let from_mesh = pool.is_mesh(&lease);
         let kind = match lease {
             Lease::H1(mut lease) => {
                 let reused = lease.conn.requests > 0;
