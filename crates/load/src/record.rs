@@ -56,10 +56,6 @@ impl Recorder {
         }
     }
 
-    pub(crate) fn live(&self) -> &Cell {
-        &self.live
-    }
-
     /// A request's time has come.
     pub fn intended(&mut self, intended_ns: u64, requests: u64) {
         Cell::add(&self.live.intended, requests);
@@ -155,6 +151,13 @@ impl Recorder {
         {
             self.summary.error_examples.insert(kind, text.to_owned());
         }
+    }
+
+    /// The script of this thread failed at a request. Counts in the warm-up too: the run ends with it.
+    pub fn script_failed(&mut self, now_ns: u64, text: &str) {
+        let at_ns = now_ns.max(self.warm_up_ns);
+        self.intended(at_ns, 1);
+        self.failed(at_ns, at_ns, ErrorKind::Script, false, Some(text));
     }
 
     /// Many at once, such as the rest of a schedule that could not be sent.

@@ -1,12 +1,183 @@
 //! The run on real sockets: one thread for each share of the plan, each with its own loop, connections and recorder.
 
+mod h1;
 pub mod h2;
 pub mod h2_request;
+mod ledger;
+mod link;
+mod machine;
+mod prepare;
+mod timer;
+mod tls;
+mod worker;
 
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::plan::{Arrivals, Load, Protocol};
+use crate::source::Source;
+use crate::summary::About;
 use crate::{Control, Error, Plan, Summary};
+use machine::MachineFacts;
+use timer::Clock;
+use worker::{Job, Worker};
+
+/// Descriptors beside the connections: files, the terminal, each thread's epoll and timer.
+const DESCRIPTORS_SPARE: u64 = 64;
+const DESCRIPTORS_PER_THREAD: u64 = 4;
 
 /// Carries the plan out and returns when it is through. Blocks; `control` tells how it goes and can end it.
-pub fn run(plan: &Plan, _control: &Control) -> Result<Summary, Error> {
+pub fn run(plan: &Plan, control: &Control) -> Result<Summary, Error> {
     plan.check()?;
-    Err(Error::Plan("this build has no engine for it yet".into()))
+    if plan.protocol == Protocol::Http2 {
+        return Err(Error::Plan("HTTP/2 is not supported yet".into()));
+    }
+    make_room(plan)?;
+    let prep = prepare::prepare(plan)?;
+    control.clear();
+    let before = MachineFacts::read();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let gate = Gate::default();
+    let (tell, told) = mpsc::channel();
+    let parts: Vec<Result<Summary, Error>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..plan.threads)
+            .map(|index| {
+                let job = Job { plan, prep: &prep, control, index, live: control.add_thread() };
+                let (gate, tell) = (&gate, tell.clone());
+                std::thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, move || {
+                    let worker = Worker::new(job);
+                    let _ = tell.send(worker.is_ok());
+                    drop(tell);
+                    match (worker, gate.wait()) {
+                        (Ok(worker), Some(clock)) => worker.work(clock),
+                        (Ok(_), None) => Ok(Summary::default()),
+                        (Err(error), _) => Err(error),
+                    }
+                })
+            })
+            .collect();
+        drop(tell);
+        // All begin at the same moment, or none does.
+        let all = told.iter().filter(|&ok| ok).count() == threads.len();
+        gate.open(all.then(Clock::start));
+        threads
+            .into_iter()
+            .map(|thread| match thread {
+                Ok(thread) => thread.join().unwrap_or(Err(Error::Thread)),
+                Err(source) => Err(Error::System { what: "a thread", source }),
+            })
+            .collect()
+    });
+    let elapsed_ns = gate.wait().map_or(0, |clock| clock.now_ns());
+    let mut summary: Option<Summary> = None;
+    for part in parts {
+        let part = part?;
+        match &mut summary {
+            None => summary = Some(part),
+            Some(all) => all.merge(&part),
+        }
+    }
+    let mut summary = summary.unwrap_or_default();
+    let after = MachineFacts::read();
+    summary.audit.steal_share = after.steal_share_since(before);
+    summary.audit.pressure_share = after.pressure_share_since(before, elapsed_ns);
+    summary.about = About { interrupted: summary.about.interrupted, ..about(plan, started.as_millis() as u64) };
+    Ok(summary)
+}
+
+/// Where the threads wait for their common start; `None` sends them home.
+#[derive(Default)]
+struct Gate(Mutex<Option<Option<Clock>>>, Condvar);
+
+impl Gate {
+    fn open(&self, clock: Option<Clock>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+        self.1.notify_all();
+    }
+
+    fn wait(&self) -> Option<Clock> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *state {
+                Some(clock) => return clock,
+                None => state = self.1.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Raises the limit of descriptors as far as it may be raised, and refuses what does not fit.
+fn make_room(plan: &Plan) -> Result<(), Error> {
+    let needed = u64::from(plan.connections) + u64::from(plan.threads) * DESCRIPTORS_PER_THREAD + DESCRIPTORS_SPARE;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if limit.maximum.is_none_or(|maximum| maximum >= needed) {
+        let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+        return setrlimit(Resource::Nofile, raised)
+            .map_err(|e| Error::System { what: "more descriptors", source: e.into() });
+    }
+    Err(Error::Descriptors { needed, limit: limit.maximum.unwrap_or(0) })
+}
+
+fn about(plan: &Plan, started_unix_ms: u64) -> About {
+    let (path, method) = match &plan.source {
+        Source::Static(requests) => {
+            requests.first().map_or((String::new(), String::new()), |r| (r.path.clone(), r.method.clone()))
+        }
+        Source::Script(_) => (String::new(), String::new()),
+    };
+    let origin = plan.origins.first();
+    let target = origin.map_or(String::new(), |o| format!("{}://{}{path}", o.scheme(), o.authority()));
+    let (open_loop, load, offered_per_second) = match &plan.load {
+        Load::Open(open) => {
+            let requests: f64 = open.segments.iter().map(|s| s.requests()).sum();
+            let seconds: f64 = open.segments.iter().map(|s| s.duration.as_secs_f64()).sum();
+            let rate = requests / seconds;
+            let arrivals = match open.arrivals {
+                Arrivals::Constant => "constant".to_owned(),
+                Arrivals::Poisson => "poisson".to_owned(),
+                Arrivals::Burst(size) => format!("bursts of {size}"),
+            };
+            let stages = if open.segments.len() > 1 {
+                format!(" on average in {} stages", open.segments.len())
+            } else {
+                String::new()
+            };
+            (true, format!("open loop, {rate:.0}/s{stages}, {arrivals}, for {seconds:.0} s"), Some(rate))
+        }
+        Load::Closed(closed) => {
+            let until = match (closed.duration, closed.count) {
+                (Some(d), Some(n)) => format!("for {:.0} s or {n} requests", d.as_secs_f64()),
+                (Some(d), None) => format!("for {:.0} s", d.as_secs_f64()),
+                (None, Some(n)) => format!("for {n} requests"),
+                (None, None) => String::new(),
+            };
+            (false, format!("closed loop, {} at a time, {until}", plan.connections * plan.streams_per_connection), None)
+        }
+    };
+    About {
+        target: if method.is_empty() || method == "GET" { target } else { format!("{method} {target}") },
+        targets: match &plan.source {
+            Source::Static(requests) => requests.len() as u32,
+            Source::Script(_) => 1,
+        },
+        protocol: match plan.protocol {
+            Protocol::Http1 => "http/1.1".into(),
+            Protocol::Http2 => "h2".into(),
+        },
+        open_loop,
+        load,
+        offered_per_second,
+        connections: plan.connections,
+        streams_per_connection: plan.streams_per_connection,
+        threads: plan.threads,
+        seed: plan.seed,
+        warm_up_ns: u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX),
+        started_unix_ms,
+        interrupted: false,
+    }
 }
