@@ -19,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     ("load_h2", load_h2),
     ("load_targets", load_targets),
     ("load_message", load_message),
+    ("load_results", load_results),
 ];
 
 /// Requests of one connection, one after the other. However the bytes are cut, the framing must come out the same: if it
@@ -85,6 +86,11 @@ pub fn load_targets(data: &[u8]) {
 /// Messages that a script gives.
 pub fn load_message(data: &[u8]) {
     celerity_load::script::fuzz(data);
+}
+
+/// Streams of results.
+pub fn load_results(data: &[u8]) {
+    celerity_load::habits::vegeta_report::fuzz(data);
 }
 
 /// Where messages end and how they frame their bodies: (offset of the end, body length) of each whole one, and how the

@@ -54,6 +54,8 @@ pub struct Capture {
     pub ledger: bool,
     /// Count responses by this header's value, such as `x-served-by`; lower case.
     pub tally_header: Option<String>,
+    /// Tell each request there.
+    pub rows: Option<crate::habits::rows::Rows>,
 }
 
 #[derive(Clone, Debug)]

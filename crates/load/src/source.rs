@@ -1,6 +1,7 @@
 //! What is sent: a list of requests that is gone through again and again, or a script that makes each one.
 
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,11 @@ pub(crate) fn is_token_byte(byte: u8) -> bool {
 /// Makes the script state of each thread. Called on that thread.
 pub trait ScriptFactory: Send + Sync + Debug {
     fn thread(&self, index: u32) -> Result<Box<dyn Script>, String>;
+
+    /// Where a thread connects to, if the script chose that.
+    fn address(&self, _index: u32) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// One thread's script. HTTP/1.1 only: what it writes goes to the wire as it is.

@@ -8,7 +8,7 @@
 mod api;
 mod limits;
 mod message;
-mod stats;
+pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +73,9 @@ impl Text {
 /// What `setup`, the thread itself and `done` share of one thread.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// The host's first address.
+    default: Option<SocketAddr>,
+    /// What `setup` chose.
     addr: Mutex<Option<SocketAddr>>,
     stopped: AtomicBool,
     running: AtomicBool,
@@ -80,6 +83,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn addr(&self) -> Option<SocketAddr> {
+        self.chosen().or(self.default)
+    }
+
+    fn chosen(&self) -> Option<SocketAddr> {
         *self.addr.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -131,7 +138,8 @@ impl Program {
         let mut list = Vec::new();
         for _ in 0..threads {
             let shared = Arc::new(Shared {
-                addr: Mutex::new(target.addresses.first().copied()),
+                default: target.addresses.first().copied(),
+                addr: Mutex::new(None),
                 stopped: AtomicBool::new(false),
                 running: AtomicBool::new(false),
             });
@@ -152,11 +160,6 @@ impl Program {
         lua.globals().get::<Option<Function>>(name).ok().flatten()
     }
 
-    /// The address that `setup` gave a thread.
-    pub fn address(&self, index: u32) -> Option<SocketAddr> {
-        self.threads.get(index as usize).and_then(|thread| thread.shared.addr())
-    }
-
     /// Runs `done`, where the script has one. The run must have ended.
     ///
     /// # Errors
@@ -173,6 +176,10 @@ impl Program {
 }
 
 impl ScriptFactory for Program {
+    fn address(&self, index: u32) -> Option<SocketAddr> {
+        self.threads.get(index as usize).and_then(|thread| thread.shared.chosen())
+    }
+
     fn thread(&self, index: u32) -> Result<Box<dyn Script>, String> {
         let thread = self.threads.get(index as usize).ok_or("the script was loaded for fewer threads")?;
         let (lua, name) = (&thread.lua, self.text.name.as_str());
