@@ -9,6 +9,7 @@ mod cmd;
 mod config;
 mod duration;
 mod findings;
+mod follow;
 mod local;
 mod log;
 mod memory;

@@ -2,14 +2,15 @@
 //!
 //! The one place that turns documents into what a worker looks up; `up` and `proxy` both come through it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use celerity_model::istio::{Config, ProxySettings};
-use celerity_model::snapshot::Snapshot;
-use celerity_model::translate::{INBOUND, Node, OUTBOUND};
+use celerity_model::snapshot::{BuildReport, Replaced, Snapshot};
+use celerity_model::translate::{self, INBOUND, Index, Node, OUTBOUND, Resources};
 use celerity_proxy::blocking;
 use celerity_proxy::proxy::Describe;
 use celerity_proxy::sizing::{Machine, Workers};
@@ -18,7 +19,7 @@ use celerity_proxy::{Handle, Proxy, Settings, Tuning};
 use celerity_telemetry::access_log::{Choice, Target};
 use celerity_telemetry::metrics::Peer;
 
-use crate::config::packed::Kept;
+use crate::config::packed::{Kept, is_replaced};
 use crate::config::{self, Refused};
 use crate::{memory, node};
 
@@ -49,10 +50,17 @@ pub(crate) struct Plan {
 pub(crate) struct Sidecar {
     plan: Plan,
     handle: Handle,
-    /// What runs, for /config_dump.
-    shown: Mutex<Arc<Kept>>,
+    state: Mutex<State>,
     /// How many threads carry the traffic, and why so many.
     pub(crate) workers: Workers,
+}
+
+/// What is kept of the configuration that runs.
+struct State {
+    /// For /config_dump.
+    shown: Arc<Kept>,
+    /// Its services can change one by one.
+    divisible: bool,
 }
 
 /// A configuration made ready, and not yet taken up.
@@ -60,6 +68,14 @@ pub(crate) struct Prepared {
     snapshot: Arc<Snapshot>,
     tuning: Tuning,
     shown: Arc<Kept>,
+    divisible: bool,
+}
+
+impl Prepared {
+    /// What of it had to be built.
+    pub(crate) fn report(&self) -> BuildReport {
+        self.snapshot.report
+    }
 }
 
 fn describe(shown: &Arc<Kept>) -> Describe {
@@ -88,7 +104,12 @@ impl Sidecar {
             describe: describe(&prepared.shown),
             tuning: prepared.tuning,
         })?;
-        Ok(Self { plan, handle, shown: Mutex::new(prepared.shown), workers })
+        Ok(Self {
+            plan,
+            handle,
+            state: Mutex::new(State { shown: prepared.shown, divisible: prepared.divisible }),
+            workers,
+        })
     }
 
     /// What of this configuration acts only after a restart, as a sentence.
@@ -105,18 +126,68 @@ impl Sidecar {
         prepare(config, &self.plan, Some(&self.handle.control().configured()))
     }
 
+    /// Makes a change of some services ready: `config` holds the documents that they need, and those that concern all. Gives
+    /// the hosts that this workload serves as well. `None`: only the whole configuration can tell.
+    pub(crate) fn prepare_change(
+        &self,
+        config: &Config,
+        hosts: &HashSet<u64>,
+    ) -> Result<Option<(Prepared, HashSet<u64>)>, Refused> {
+        let before = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if !state.divisible {
+                return Ok(None);
+            }
+            Arc::clone(&state.shown)
+        };
+        let node = addressed(&self.plan, config);
+        let patches = translate::patch_set(config, &node).map_err(Refused::of)?;
+        if !patches.is_about_listeners() {
+            return Ok(None);
+        }
+        let index = Index::new(config, &node);
+        let served = translate::served_hosts(&index).map(translate::host_key).collect();
+        let mut resources = translate::translate_some(&index, hosts);
+        resources.patches = patches.apply(&mut resources);
+        retain_listeners(&mut resources, &self.plan);
+        let replaced = |item: Replaced<'_>| match item {
+            Replaced::Cluster(cluster) => is_replaced(&cluster.service, hosts),
+            Replaced::VirtualHost(name) => hosts.contains(&translate::host_key(translate::host_of_virtual_host(name))),
+        };
+        // What is wrong is said by building everything: it knows of more than this change.
+        let Ok(snapshot) = self.handle.control().configured().update(&resources, replaced) else { return Ok(None) };
+        let shown = Arc::new(Kept::changed(&before, hosts.clone(), resources));
+        let tuning = tuning(config, &self.plan);
+        Ok(Some((Prepared { snapshot: Arc::new(snapshot), tuning, shown, divisible: true }, served)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn configured(&self) -> Arc<Snapshot> {
+        self.handle.control().configured()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shown(&self) -> serde_json::Value {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).shown.to_json()
+    }
+
+    /// The node as this configuration names it.
+    pub(crate) fn node(&self, config: &Config) -> Node {
+        addressed(&self.plan, config)
+    }
+
     /// Takes it up, or says why a certificate that it names cannot be used; the running one then stays.
     pub(crate) fn apply(&self, prepared: Prepared) -> Result<(), Refused> {
-        let Prepared { snapshot, tuning, shown } = prepared;
+        let Prepared { snapshot, tuning, shown, divisible } = prepared;
         let applied = self.handle.apply_described(snapshot, tuning, describe(&shown));
         applied.map_err(|reason| Refused::of([reason]))?;
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { shown, divisible };
         Ok(())
     }
 
     /// After a start or a change: does what could wait until requests are answered, and gives memory back.
     pub(crate) fn settle(&self) {
-        let shown = Arc::clone(&self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+        let shown = Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner).shown);
         shown.pack();
         memory::give_back();
     }
@@ -145,13 +216,18 @@ impl Sidecar {
 fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<Prepared, Refused> {
     let node = addressed(plan, config);
     let mut resources = config::resources(config, &node)?;
+    retain_listeners(&mut resources, plan);
+    let divisible = !resources.contended_domains;
+    let snapshot = Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)?;
+    Ok(Prepared { snapshot, tuning: tuning(config, plan), shown: Arc::new(Kept::new(resources)), divisible })
+}
+
+fn retain_listeners(resources: &mut Resources, plan: &Plan) {
     resources.listeners.retain(|listener| match listener.name.as_str() {
         OUTBOUND => plan.listen.outbound.is_some(),
         INBOUND => plan.listen.inbound.is_some(),
         _ => true,
     });
-    let snapshot = Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)?;
-    Ok(Prepared { snapshot, tuning: tuning(config, plan), shown: Arc::new(Kept::new(resources)) })
 }
 
 /// What the ConfigMaps say of the proxy itself.

@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::config::Loader;
 use crate::config::watch::Watcher;
+use crate::follow::Follower;
 use crate::log::{Level, Log};
 use crate::node::{self, Given};
-use crate::sidecar::{Listen, Plan, Sidecar};
+use crate::sidecar::{Listen, Plan};
 
 /// Run the data plane as the sidecar of a service of your own, from files
 ///
@@ -127,8 +128,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Watching begins before reading, so that no change falls between the two.
     let watcher = Watcher::start(loader.paths.clone(), move || _ = changed.try_send(()));
     let watcher = watcher.context("the configuration's files cannot be watched")?;
-    let config = loader.load()?;
-    let sidecar = Sidecar::start(&config, plan(args)?)?;
+    let (mut follower, read) = Follower::start(loader, plan(args)?)?;
+    let sidecar = &follower.sidecar;
     for (purpose, address) in sidecar.addresses() {
         log.info(format_args!("{purpose} at {address}"));
     }
@@ -137,9 +138,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let workers = sidecar.workers;
     log.info(format_args!("{} workers, by {}", workers.count, workers.reason.as_str()));
-    log.info(format_args!("ready: {} documents", config.len()));
-    drop(config);
-    sidecar.settle();
+    log.info(format_args!("ready: {} documents", read.config.len()));
+    follower.settle(read);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = signals()?;
@@ -147,13 +147,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some(()) = changes.recv() => take_up(&loader, &sidecar, log),
-                () = tokio::time::sleep(DRAIN_LOOK) => if sidecar.is_draining() { break },
+                Some(()) = changes.recv() => take_up(&mut follower, log),
+                () = tokio::time::sleep(DRAIN_LOOK) => if follower.sidecar.is_draining() { break },
             }
         }
         drop(watcher);
         log.info(format_args!("draining for at most {} s; a second signal ends at once", DRAIN_MAX.as_secs()));
-        let drained = tokio::task::spawn_blocking(move || sidecar.drain(DRAIN_MAX));
+        let drained = tokio::task::spawn_blocking(move || follower.sidecar.drain(DRAIN_MAX));
         tokio::select! {
             drained = drained => match drained {
                 Ok(true) => log.info("drained"),
@@ -172,24 +172,25 @@ fn signals() -> anyhow::Result<(Signal, Signal)> {
 }
 
 /// Whole or not at all: a change that is wrong anywhere leaves what runs as it is.
-fn take_up(loader: &Loader, sidecar: &Sidecar, log: Log) {
-    let documents = loader.load().map_err(|error| error.to_string());
-    let applied = documents.and_then(|config| {
-        let prepared = sidecar.prepare(&config).map_err(|refused| refused.to_string())?;
-        Ok((config.len(), prepared, sidecar.restart_note(&config)))
-    });
-    match applied {
-        // A certificate that cannot be used is told by the proxy itself.
-        Ok((count, prepared, restart_note)) => {
-            if sidecar.apply(prepared).is_ok() {
-                log.info(format_args!("taken up: {count} documents"));
-                if let Some(note) = restart_note {
-                    log.warn(note);
-                }
-            }
-            sidecar.settle();
-        }
-        Err(reason) => sidecar.reject(&reason),
+fn take_up(follower: &mut Follower, log: Log) {
+    // What was refused is told by the proxy.
+    let Ok(Some(done)) = follower.follow() else { return };
+    let read = match done.parts_new {
+        Some(1) => "1 new part read".to_owned(),
+        Some(count) => format!("{count} new parts read"),
+        None => "all read".to_owned(),
+    };
+    let (report, took_ms) = (done.report, done.took.as_secs_f64() * 1e3);
+    log.info(format_args!(
+        "taken up: {} documents, {read}, {} of {} clusters and {} of {} virtual hosts made anew, in {took_ms:.1} ms",
+        done.documents,
+        report.clusters_rebuilt,
+        report.clusters_rebuilt + report.clusters_reused,
+        report.virtual_hosts_rebuilt,
+        report.virtual_hosts_rebuilt + report.virtual_hosts_reused,
+    ));
+    if let Some(note) = done.restart_note {
+        log.warn(note);
     }
 }
 

@@ -38,25 +38,34 @@ pub(crate) enum FilesError {
 /// Reads every file that `paths` mean: a file as it is, a folder with all `.yaml` and `.yml` files below it, by name.
 /// Hidden entries are passed over: editors and mounted ConfigMaps keep their spare copies there.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, FilesError> {
-    let mut sources = Vec::new();
+    read_listed(&list(paths)?)
+}
+
+/// The texts of listed files, in their order.
+pub(crate) fn read_listed(listed: &[(PathBuf, Mark)]) -> Result<Vec<Source>, FilesError> {
+    let mut sources = Vec::with_capacity(listed.len());
     let mut total_bytes = 0;
-    for (path, _) in list(paths)? {
-        let unreadable = |reason| FilesError::Unreadable { path: path.clone(), reason };
-        let file = std::fs::File::open(&path).map_err(unreadable)?;
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        total_bytes += bytes.len() as u64;
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(FilesError::TooLong { path });
-        }
+    for (path, _) in listed {
+        let text = read_one(path)?;
+        total_bytes += text.len() as u64;
         if total_bytes > TOTAL_BYTES_MAX {
-            return Err(FilesError::TooMany { path });
+            return Err(FilesError::TooMany { path: path.clone() });
         }
-        let name = path.display().to_string();
-        let text = String::from_utf8(bytes).map_err(|_| FilesError::NotText { path })?;
-        sources.push(Source { name, text });
+        sources.push(Source { name: path.display().to_string(), text });
     }
     Ok(sources)
+}
+
+/// The text of one file.
+pub(crate) fn read_one(path: &Path) -> Result<String, FilesError> {
+    let unreadable = |reason| FilesError::Unreadable { path: path.to_owned(), reason };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(FilesError::TooLong { path: path.to_owned() });
+    }
+    String::from_utf8(bytes).map_err(|_| FilesError::NotText { path: path.to_owned() })
 }
 
 /// What tells that a file changed without reading it.

@@ -3,6 +3,7 @@
 //! `up`, `proxy`, `analyze` and `translate` all come through here, so that none of them understands a file differently.
 
 pub(crate) mod files;
+pub(crate) mod inventory;
 pub(crate) mod packed;
 pub(crate) mod watch;
 

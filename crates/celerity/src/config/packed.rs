@@ -1,10 +1,12 @@
 //! Resources kept for `/config_dump`: encoded and compressed, since they are looked at rarely and would otherwise take more
 //! memory than the snapshot that was made of them.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use celerity_model::patch::PatchReport;
+use celerity_model::snapshot::ServiceName;
 use celerity_model::translate::{self, Resources};
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
@@ -20,6 +22,22 @@ pub(crate) struct Kept(Mutex<State>);
 enum State {
     Whole(Box<Resources>),
     Packed(Packed),
+    /// What ran before, with the services of some hosts replaced.
+    Changed {
+        before: Arc<Kept>,
+        depth: u32,
+        hosts: HashSet<u64>,
+        resources: Box<Resources>,
+    },
+}
+
+/// Changes that are kept one upon another. Packing all again for each would make a change cost what a start costs; with this
+/// many a thirty-second of it.
+const CHANGES_MAX: u32 = 32;
+
+/// Whether a cluster is made anew when the services of `hosts` are: the inbound ones always are.
+pub(crate) fn is_replaced(service: &ServiceName, hosts: &HashSet<u64>) -> bool {
+    service.inbound || hosts.contains(&translate::host_key(&service.host))
 }
 
 impl Kept {
@@ -27,40 +45,77 @@ impl Kept {
         Self(Mutex::new(State::Whole(Box::new(resources))))
     }
 
-    /// Packs what is whole.
+    /// What runs after the services of `hosts` changed to `resources`.
+    pub(crate) fn changed(before: &Arc<Self>, hosts: HashSet<u64>, resources: Resources) -> Self {
+        let depth = match &*before.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Changed { depth, .. } => depth + 1,
+            State::Whole(_) | State::Packed(_) => 1,
+        };
+        let (before, resources) = (Arc::clone(before), Box::new(resources));
+        Self(Mutex::new(State::Changed { before, depth, hosts, resources }))
+    }
+
+    /// Packs what is whole, and changes that have become many.
     pub(crate) fn pack(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Whole(resources) = &mut *state {
-            *state = State::Packed(Packed::of(std::mem::take(resources)));
-        }
+        let whole = match &mut *state {
+            State::Whole(resources) => std::mem::take(resources),
+            State::Changed { depth, .. } if *depth >= CHANGES_MAX => Box::new(state.resources()),
+            State::Packed(_) | State::Changed { .. } => return,
+        };
+        *state = State::Packed(Packed::of(whole));
     }
 
     /// What runs, as a bootstrap that an Envoy would run too, and what became of each EnvoyFilter's patches.
     pub(crate) fn to_json(&self) -> Value {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            State::Whole(resources) => with_patches(translate::to_json(resources), lines(&resources.patches)),
-            State::Packed(packed) => with_patches(translate::to_json(&packed.resources()), packed.patches.clone()),
-        }
+        let mut shown = translate::to_json(&state.resources());
+        shown["patches"] = json!(match &*state {
+            State::Whole(resources) | State::Changed { resources, .. } => lines(&resources.patches),
+            State::Packed(packed) => packed.patches.clone(),
+        });
+        shown
     }
 
-    #[cfg(test)]
-    pub(crate) fn resources(&self) -> Resources {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            State::Whole(resources) => Resources::clone(resources),
-            State::Packed(packed) => packed.resources(),
+    /// A copy of the resources; packed ones have no reports of patches.
+    fn resources(&self) -> Resources {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).resources()
+    }
+}
+
+impl State {
+    /// Recursion is bounded by `CHANGES_MAX`.
+    fn resources(&self) -> Resources {
+        match self {
+            Self::Whole(resources) => Resources::clone(resources),
+            Self::Packed(packed) => packed.resources(),
+            Self::Changed { before, hosts, resources, .. } => {
+                let mut all = before.resources();
+                replace(&mut all, hosts, resources);
+                all
+            }
         }
+    }
+}
+
+fn replace(all: &mut Resources, hosts: &HashSet<u64>, new: &Resources) {
+    let goes = |name: &str| is_replaced(&ServiceName::parse(name), hosts);
+    all.clusters.retain(|cluster| !goes(&cluster.name));
+    all.clusters.extend_from_slice(&new.clusters);
+    all.endpoints.retain(|endpoints| !goes(&endpoints.cluster_name));
+    all.endpoints.extend_from_slice(&new.endpoints);
+    all.listeners.clone_from(&new.listeners);
+    all.patches.clone_from(&new.patches);
+    for routes in &mut all.routes {
+        let Some(changed) = new.routes.iter().find(|changed| changed.name == routes.name) else { continue };
+        let host = |name: &str| translate::host_key(translate::host_of_virtual_host(name));
+        routes.virtual_hosts.retain(|made| !hosts.contains(&host(&made.name)));
+        routes.virtual_hosts.splice(0..0, changed.virtual_hosts.iter().cloned());
     }
 }
 
 fn lines(reports: &[PatchReport]) -> Box<[String]> {
     reports.iter().map(super::patch_line).collect()
-}
-
-fn with_patches(mut shown: Value, patches: Box<[String]>) -> Value {
-    shown["patches"] = json!(patches);
-    shown
 }
 
 #[derive(Debug)]
@@ -74,7 +129,7 @@ struct Packed {
 impl Packed {
     /// Takes the resources apart while it packs them, so that both together never need more than one of them.
     fn of(resources: Box<Resources>) -> Self {
-        let Resources { listeners, routes, clusters, endpoints, patches, notes: _ } = *resources;
+        let Resources { listeners, routes, clusters, endpoints, patches, notes: _, contended_domains: _ } = *resources;
         let mut packer = Packer { out: DeflateEncoder::new(Vec::new(), Compression::fast()), scratch: Vec::new() };
         packer.list(listeners);
         packer.list(routes);

@@ -59,6 +59,13 @@ impl PatchSet {
         self.patches.is_empty()
     }
 
+    /// Whether every patch is about listeners and what is in them: then a service is the same with and without patches.
+    pub fn is_about_listeners(&self) -> bool {
+        use ApplyTo::{FilterChain, HttpFilter, Listener, NetworkFilter};
+        let about = |apply_to| matches!(apply_to, Listener | FilterChain | NetworkFilter | HttpFilter);
+        self.patches.iter().all(|(compiled, _)| about(compiled.patch.apply_to))
+    }
+
     /// Applies every patch to the whole of a proxy's resources and says what became of each.
     pub fn apply(&self, resources: &mut Resources) -> Vec<PatchReport> {
         let mut reports = Vec::with_capacity(self.patches.len());

@@ -17,7 +17,7 @@ pub mod table;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use build::{BuildError, BuildReport};
+pub use build::{BuildError, BuildReport, Replaced};
 pub use cluster::*;
 pub use listener::*;
 pub use matching::{Fraction, HeaderMatch, PathMatch, RequestView, RouteMatch, StringMatcher};

@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfigu
 use super::cluster::{self, Upstream};
 use super::matching::every_path;
 use super::policy::MergedRule;
-use super::registry::{Index, Port, Protocol, Service};
+use super::registry::{Index, Port, Protocol, Service, Workload};
 use super::wire::{duration, list, metadata, nested, object, socket, text};
 use super::{INBOUND, authentication, domains};
 use crate::istio::{ConnectionPool, MtlsMode, TrafficPolicy};
@@ -39,13 +39,25 @@ pub(super) struct Inbound {
     pub(super) plain: Option<RouteConfiguration>,
 }
 
+/// The services of which the node is an endpoint.
+pub(super) fn served_services<'i, 'a>(index: &'i Index<'a>) -> impl Iterator<Item = &'i Service<'a>> {
+    own(index).map(|(service, _)| service)
+}
+
+/// With the endpoint that is the node's.
+fn own<'i, 'a>(index: &'i Index<'a>) -> impl Iterator<Item = (&'i Service<'a>, &'i Workload<'a>)> {
+    let addresses: HashSet<String> = index.node.addresses.iter().map(ToString::to_string).collect();
+    index.services.iter().filter_map(move |service| {
+        // Mostly there are none, and then no endpoint needs to be looked at.
+        let named = |endpoint: &&Workload<'_>| !addresses.is_empty() && addresses.contains(endpoint.address.as_ref());
+        Some((service, service.endpoints.iter().find(named)?))
+    })
+}
+
 pub(super) fn inbound(index: &Index<'_>) -> Inbound {
     let node = index.node;
-    let addresses: HashSet<String> = node.addresses.iter().map(ToString::to_string).collect();
     let mut served = Vec::new();
-    for service in &index.services {
-        let mine = service.endpoints.iter().find(|endpoint| addresses.contains(endpoint.address.as_ref()));
-        let Some(mine) = mine else { continue };
+    for (service, mine) in own(index) {
         for port in service.ports.iter().filter(|port| port.protocol != Protocol::Opaque) {
             let Some(number) = mine.port(port) else { continue };
             // An endpoint that names the inbound listener's own port means the application's behind it.

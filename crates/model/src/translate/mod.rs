@@ -60,6 +60,7 @@
 
 mod authentication;
 mod cluster;
+mod concern;
 mod domains;
 mod endpoints;
 mod explain;
@@ -85,6 +86,7 @@ use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
 
 pub use cluster::HTTP_OPTIONS_KEY;
+pub use concern::{Concern, Needed, Role, affected, concerns, host_key};
 pub use explain::{Explanation, Input, explain};
 pub use node::{Certificates, Mesh, Node};
 pub use output::to_json;
@@ -122,6 +124,8 @@ pub struct Resources {
     pub patches: Vec<PatchReport>,
     /// What the documents ask for and this node cannot do.
     pub notes: Vec<Note>,
+    /// Several services have the same name for something, and the first of them has it. Such services cannot change one by one.
+    pub contended_domains: bool,
 }
 
 /// Something in a document that has no effect on this node.
@@ -164,12 +168,48 @@ pub fn translate_unpatched(index: &Index<'_>) -> Resources {
     }
     virtual_hosts.extend(hosts_of_routes_alone(index));
     virtual_hosts.push(unknown_hosts());
-    resources.routes.push(outbound_routes(virtual_hosts));
+    let domains = |hosts: &[VirtualHost]| hosts.iter().map(|host| host.domains.len()).sum::<usize>();
+    let asked = domains(&virtual_hosts);
+    let routes = outbound_routes(virtual_hosts);
+    resources.contended_domains = domains(&routes.virtual_hosts) != asked;
+    resources.routes.push(routes);
     let (listeners, mut clusters) = listeners_and_inbound(index);
     resources.listeners = listeners;
     resources.clusters.append(&mut clusters);
     resources.notes = notes(index);
     resources
+}
+
+/// Translates the services of some hosts ([`host_key`]), and all that is not of one service. The documents of `index` must hold
+/// all that those services need ([`Needed`]), and the services of which the node is an endpoint. In the route configuration
+/// stand only the virtual hosts of those services.
+pub fn translate_some(index: &Index<'_>, hosts: &HashSet<u64>) -> Resources {
+    let mut resources = Resources::default();
+    let mut virtual_hosts = Vec::new();
+    for service in index.services.iter().filter(|service| hosts.contains(&host_key(&service.host))) {
+        let mut made = translate_service(index, &service.host);
+        resources.clusters.append(&mut made.clusters);
+        resources.endpoints.append(&mut made.endpoints);
+        virtual_hosts.append(&mut made.virtual_hosts);
+    }
+    let alone = hosts_of_routes_alone(index).into_iter();
+    virtual_hosts.extend(alone.filter(|made| hosts.contains(&host_key(host_of_virtual_host(&made.name)))));
+    resources.routes.push(RouteConfiguration { virtual_hosts, ..outbound_routes(Vec::new()) });
+    let (listeners, mut clusters) = listeners_and_inbound(index);
+    resources.listeners = listeners;
+    resources.clusters.append(&mut clusters);
+    resources.notes = notes(index);
+    resources
+}
+
+/// The hosts of the services of which the node is an endpoint.
+pub fn served_hosts<'i>(index: &'i Index<'_>) -> impl Iterator<Item = &'i str> {
+    inbound::served_services(index).map(|service| service.host.as_str())
+}
+
+/// The host of which a virtual host of the outbound side was made.
+pub fn host_of_virtual_host(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(host, _)| host)
 }
 
 /// The listeners and the inbound clusters. They depend on the services of which the node is an endpoint, on

@@ -8,6 +8,7 @@ mod fingerprint;
 mod listener;
 mod route;
 mod tls;
+mod update;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use check::Check;
 use endpoint::Interner;
 use listener::{RouteSource, Tables};
 use route::Inherited;
+pub use update::Replaced;
 
 /// One reason why resources cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

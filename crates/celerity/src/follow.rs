@@ -1,0 +1,334 @@
+//! Keeps one sidecar in step with its files: a change of one service of thousands costs one service.
+
+use std::time::{Duration, Instant};
+
+use celerity_model::istio::Config;
+use celerity_model::snapshot::BuildReport;
+
+use crate::config::files;
+use crate::config::inventory::{Difference, Inventory};
+use crate::config::{LoadError, Loader, Refused};
+use crate::sidecar::{Plan, Sidecar};
+
+/// A sidecar, and what of its files it has taken up.
+pub(crate) struct Follower {
+    pub(crate) sidecar: Sidecar,
+    loader: Loader,
+    inventory: Inventory,
+    /// The newest change was refused, so that the files are not what runs.
+    refused: bool,
+}
+
+/// What taking a change up has done.
+#[derive(Clone, Debug)]
+pub(crate) struct TakenUp {
+    pub(crate) documents: usize,
+    /// Parts of files that were read; `None`: all of them.
+    pub(crate) parts_new: Option<usize>,
+    pub(crate) report: BuildReport,
+    pub(crate) took: Duration,
+    /// What acts only after a restart.
+    pub(crate) restart_note: Option<String>,
+}
+
+impl Follower {
+    /// Reads everything and starts. [`Follower::settle`] does what may come after.
+    pub(crate) fn start(loader: Loader, plan: Plan) -> anyhow::Result<(Self, Unsettled)> {
+        let read = Unsettled::read(&loader)?;
+        let sidecar = Sidecar::start(&read.config, plan)?;
+        Ok((Self { sidecar, loader, inventory: Inventory::default(), refused: false }, read))
+    }
+
+    /// Notes what was read, and gives back the memory that reading it needed. For when requests are answered already.
+    pub(crate) fn settle(&mut self, read: Unsettled) {
+        let Unsettled { listed, sources, config } = read;
+        let node = self.sidecar.node(&config);
+        self.inventory = Inventory::of(&listed, &sources, &config, &node);
+        let index = celerity_model::translate::Index::new(&config, &node);
+        let served = celerity_model::translate::served_hosts(&index);
+        self.inventory.served = served.map(celerity_model::translate::host_key).collect();
+        drop(index);
+        drop((sources, config));
+        self.sidecar.settle();
+    }
+
+    /// Takes up what the files are now, whole or not at all. `None`: they say what they said.
+    ///
+    /// # Errors
+    /// Why nothing of it is taken up; it was told to the proxy already.
+    pub(crate) fn follow(&mut self) -> Result<Option<TakenUp>, String> {
+        let begun = Instant::now();
+        let done = self.change(begun);
+        self.refused = done.is_err();
+        match done {
+            Err(Failure::Read(reason)) => {
+                self.sidecar.reject(&reason);
+                Err(reason)
+            }
+            // The proxy itself has told of this one.
+            Err(Failure::Apply(reason)) => Err(reason),
+            Ok(done) => Ok(done),
+        }
+    }
+
+    fn change(&mut self, begun: Instant) -> Result<Option<TakenUp>, Failure> {
+        if !self.refused {
+            let node = self.sidecar.node(&Config::default());
+            match self.inventory.difference(&self.loader.paths, &node)? {
+                Difference::None(next) => {
+                    self.inventory = next;
+                    return Ok(None);
+                }
+                Difference::Some(change) => {
+                    if let Some((prepared, served)) = self.sidecar.prepare_change(&change.config, &change.hosts)? {
+                        let report = prepared.report();
+                        self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
+                        let restart_note = self.sidecar.restart_note(&change.config);
+                        self.inventory = change.next;
+                        self.inventory.served = served;
+                        let (documents, parts_new) = (self.inventory.len(), Some(change.parts_new));
+                        let took = begun.elapsed();
+                        self.sidecar.settle();
+                        return Ok(Some(TakenUp { documents, parts_new, report, took, restart_note }));
+                    }
+                }
+                Difference::All => {}
+            }
+        }
+        let read = Unsettled::read(&self.loader)?;
+        let prepared = self.sidecar.prepare(&read.config)?;
+        let report = prepared.report();
+        self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
+        let took = begun.elapsed();
+        let restart_note = self.sidecar.restart_note(&read.config);
+        let documents = read.config.len();
+        self.settle(read);
+        Ok(Some(TakenUp { documents, parts_new: None, report, took, restart_note }))
+    }
+}
+
+/// What was read for a start, until there is time to note it.
+pub(crate) struct Unsettled {
+    listed: Vec<(std::path::PathBuf, files::Mark)>,
+    sources: Vec<files::Source>,
+    pub(crate) config: Config,
+}
+
+impl Unsettled {
+    fn read(loader: &Loader) -> Result<Self, LoadError> {
+        let listed = files::list(&loader.paths)?;
+        let sources = files::read_listed(&listed)?;
+        let config = crate::config::read(&sources)?;
+        Ok(Self { listed, sources, config })
+    }
+}
+
+enum Failure {
+    Read(String),
+    Apply(String),
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::Read(error.to_string())
+    }
+}
+
+impl From<files::FilesError> for Failure {
+    fn from(error: files::FilesError) -> Self {
+        Self::Read(error.to_string())
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(error: Refused) -> Self {
+        Self::Read(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use celerity_model::translate::Node;
+    use celerity_testkit::TempDir;
+
+    use super::*;
+    use crate::sidecar::Listen;
+
+    fn service(name: &str, address: &str, endpoints: u8) -> String {
+        let list: String = (1..=endpoints).map(|n| format!("- addresses: [{address}.{n}]\n")).collect();
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+             ports: [{{name: http, port: 8080}}]\nendpoints:\n{list}"
+        )
+    }
+
+    fn rule(host: &str, spec: &str) -> String {
+        let name = host.trim_start_matches("*.");
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\n\
+             spec: {{host: \"{host}\", {spec}}}\n"
+        )
+    }
+
+    fn routes(name: &str, host: &str, to: &str) -> String {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\n\
+             spec: {{hosts: [{host}], http: [{{route: [{{destination: {{host: {to}}}}}]}}]}}\n"
+        )
+    }
+
+    fn plan() -> Plan {
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        Plan {
+            node: Node::default(),
+            listen: Listen { outbound: Some(any), inbound: Some(any), admin: None, prometheus: None, health: None },
+            identity: None,
+            workers: Some(1),
+            access_log: None,
+            ledger: true,
+        }
+    }
+
+    /// Everything by name with its fingerprint.
+    fn contents(follower: &Follower) -> BTreeMap<String, u128> {
+        let snapshot = follower.sidecar.configured();
+        let clusters = snapshot.clusters().map(|cluster| (format!("cluster {}", cluster.name), cluster.fingerprint));
+        let chains = snapshot
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.chains.iter().chain(listener.default_chain.as_deref()));
+        let hosts = chains.flat_map(|chain| chain.manager.routes.hosts.iter());
+        clusters.chain(hosts.map(|host| (format!("host {}", host.name), host.fingerprint))).collect()
+    }
+
+    fn shown(follower: &Follower) -> BTreeMap<String, serde_json::Value> {
+        let shown = follower.sidecar.shown();
+        let list = shown["static_resources"]["clusters"].as_array().cloned().unwrap_or_default();
+        list.into_iter().map(|cluster| (cluster["name"].to_string(), cluster)).collect()
+    }
+
+    const SERVICES: u8 = 60;
+
+    struct Files {
+        folder: TempDir,
+        loader: Loader,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let folder = TempDir::new();
+            for n in 0..SERVICES {
+                folder.write(&format!("s{n}.yaml"), &service(&format!("s{n}"), &format!("10.0.{n}"), 3));
+            }
+            let loader = Loader::new(vec![folder.path().to_owned()]);
+            Self { folder, loader }
+        }
+
+        fn follower(&self) -> Follower {
+            let (mut follower, read) = Follower::start(self.loader.clone(), plan()).expect("it starts");
+            follower.settle(read);
+            follower
+        }
+
+        /// What was made is what a start would make of these files.
+        fn check(&self, follower: &Follower) {
+            let fresh = self.follower();
+            assert_eq!(contents(follower), contents(&fresh));
+            assert_eq!(shown(follower), shown(&fresh));
+        }
+    }
+
+    #[test]
+    fn one_service_changes_and_only_that_is_made_anew() {
+        let files = Files::new();
+        let mut follower = files.follower();
+        assert!(follower.follow().expect("readable").is_none(), "nothing changed");
+        files.folder.write("s7.yaml", &service("s7", "10.0.7", 4));
+        let done = follower.follow().expect("right").expect("changed");
+        let all = usize::from(SERVICES);
+        assert_eq!(done.parts_new, Some(1), "the Service of the file is the same");
+        assert_eq!((done.report.clusters_rebuilt, done.report.clusters_reused), (1, all - 1));
+        assert_eq!((done.report.virtual_hosts_rebuilt, done.report.virtual_hosts_reused), (0, all + 1));
+        assert_eq!(done.documents, 2 * all);
+        files.check(&follower);
+    }
+
+    #[test]
+    fn whatever_changes_what_runs_is_what_a_start_would_give() {
+        let files = Files::new();
+        let mut follower = files.follower();
+        let write = |name: &str, text: &str| drop(files.folder.write(name, text));
+        let policy = "trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}";
+        let hash = "trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x}}}";
+        let mut follow = |parts_new: Option<usize>| {
+            let done = follower.follow().expect("right").expect("changed");
+            assert_eq!(done.parts_new, parts_new);
+            files.check(&follower);
+        };
+        write("rules.yaml", &rule("s1", policy));
+        follow(Some(1));
+        write("routes.yaml", &routes("r", "s2", "s1"));
+        follow(Some(1));
+        // The rule of a destination decides how its callers' requests are hashed.
+        write("rules.yaml", &rule("s1", hash));
+        follow(Some(1));
+        // A second document for the host, read first: it wins.
+        write("a.yaml", &rule("s1.default", policy).replace("name: s1.default", "name: again"));
+        follow(Some(1));
+        write(
+            "a.yaml",
+            &format!("# nothing but the lines changes\n---\n{}", rule("s1", policy).replace("name: s1", "name: again")),
+        );
+        follow(Some(2));
+        write(
+            "routes.yaml",
+            &format!("{}---\n{}", routes("alone", "elsewhere.example.com", "s3"), routes("r", "s2", "s4")),
+        );
+        follow(Some(2));
+        write("new.yaml", &service("new", "10.1.0", 2));
+        follow(Some(2));
+        std::fs::remove_file(files.folder.path().join("s9.yaml")).expect("removed");
+        follow(Some(0));
+        std::fs::remove_file(files.folder.path().join("rules.yaml")).expect("removed");
+        follow(Some(0));
+        // A rule for many hosts: everything is read.
+        write("wild.yaml", &rule("*.default.svc.cluster.local", policy));
+        follow(None);
+        write("s5.yaml", &service("s5", "10.9.9", 1));
+        follow(Some(1));
+    }
+
+    #[test]
+    fn a_broken_change_is_refused_whole_and_the_old_files_clear_it() {
+        let files = Files::new();
+        let mut follower = files.follower();
+        let before = contents(&follower);
+        files.folder.write("broken.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {prots: []}\n");
+        files.folder.write("s3.yaml", &service("s3", "10.0.3", 9));
+        let reason = follower.follow().expect_err("refused");
+        assert!(reason.contains("broken.yaml") && reason.contains("prots"), "{reason}");
+        assert_eq!(contents(&follower), before);
+        files.folder.write("twice.yaml", &service("s4", "10.0.4", 9));
+        std::fs::remove_file(files.folder.path().join("broken.yaml")).expect("removed");
+        assert!(follower.follow().expect_err("s4 stands twice").contains("was read before"));
+        std::fs::remove_file(files.folder.path().join("twice.yaml")).expect("removed");
+        assert!(follower.follow().expect("right").is_some());
+        files.check(&follower);
+    }
+
+    #[test]
+    fn more_changes_than_are_kept_apart_are_shown_as_one() {
+        let files = Files::new();
+        let mut follower = files.follower();
+        for n in 0..40 {
+            files.folder.write("s7.yaml", &service("s7", &format!("10.2.{n}"), 2));
+            assert!(follower.follow().expect("right").is_some());
+        }
+        files.check(&follower);
+    }
+}
