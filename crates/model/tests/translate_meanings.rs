@@ -63,7 +63,7 @@ fn a_service_alone_gets_istios_defaults() {
     assert_eq!(route["timeout"], "0s");
     assert_eq!(route["retry_policy"]["num_retries"], 2);
     assert_eq!(route["retry_policy"]["retry_on"], "connect-failure,refused-stream,unavailable,cancelled");
-    assert_eq!(all["routes"]["block_all"]["routes"][0]["direct_response"]["status"], 502);
+    assert_eq!(all["routes"]["allow_any"]["routes"][0]["route"]["cluster"], "PassthroughCluster");
 }
 
 #[test]

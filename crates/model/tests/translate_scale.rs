@@ -36,7 +36,8 @@ fn a_thousand_services_translate_and_say_how_long_it_took() {
     let took = begun.elapsed();
     assert_eq!(
         (made.clusters.len(), made.endpoints.len(), made.routes[0].virtual_hosts.len()),
-        (SERVICES, SERVICES, SERVICES + 1)
+        // One more cluster and virtual host are for hosts that no service has.
+        (SERVICES + 1, SERVICES, SERVICES + 1)
     );
     // No bound is asserted: the machine that runs tests is not the one that carries traffic.
     let _ = writeln!(std::io::stderr(), "{SERVICES} services of {ENDPOINTS} endpoints: {took:?}");

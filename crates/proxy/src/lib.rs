@@ -26,6 +26,7 @@ pub mod sizing;
 pub mod sockets;
 pub mod timers;
 pub mod tls;
+mod tunnel;
 pub mod upstream;
 pub mod worker;
 

@@ -77,6 +77,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REGION/ZONE/SUBZONE")]
     pub(crate) locality: Option<String>,
 
+    /// What becomes of hosts that no service has: ALLOW_ANY sends connections that iptables redirected here to where they
+    /// were meant to go, REGISTRY_ONLY refuses them
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = OutboundPolicy::AllowAny)]
+    pub(crate) outbound_traffic_policy: OutboundPolicy,
+
     /// How much to log on standard error
     #[arg(long, value_enum, default_value_t = Level::Info)]
     pub(crate) log_level: Level,
@@ -94,6 +99,15 @@ pub(crate) struct Args {
 pub(crate) enum Switch {
     On,
     Off,
+}
+
+/// Istio's `outboundTrafficPolicy`, by its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutboundPolicy {
+    #[value(name = "ALLOW_ANY")]
+    AllowAny,
+    #[value(name = "REGISTRY_ONLY")]
+    RegistryOnly,
 }
 
 /// A listener that may be switched off. Not an `Option`: clap would read that as an argument that may be left out.
@@ -203,6 +217,7 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         locality: args.locality.as_deref(),
     })?;
     node.application = node::application(args.inbound.0);
+    node.mesh.registry_only = args.outbound_traffic_policy == OutboundPolicy::RegistryOnly;
     let listen = Listen {
         outbound: args.outbound.0,
         inbound: args.inbound.0,

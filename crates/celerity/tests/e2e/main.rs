@@ -7,6 +7,7 @@ mod explain;
 mod framing;
 mod grpc;
 mod mtls;
+mod passthrough;
 mod support;
 mod traffic;
 mod tutorial;

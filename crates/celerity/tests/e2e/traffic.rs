@@ -89,7 +89,9 @@ fn upstream_faults_become_their_statuses() {
     }
     let cut = Client::connect(sidecar.outbound).and_then(|mut client| client.get("user-service", "/half/1000"));
     assert!(cut.is_err(), "a body that was cut must not look whole");
-    assert_eq!(sidecar.get("nobody", "/").status, 502, "an unknown host, as Istio's REGISTRY_ONLY answers it");
+    let nobody = sidecar.get("nobody", "/");
+    assert_eq!(nobody.status, 502, "an unknown host on a connection that was not redirected");
+    assert!(nobody.text().contains("BlackHoleCluster") && nobody.text().contains("\"nobody\""), "{}", nobody.text());
     assert_eq!(sidecar.get("user-service", "/").status, 200);
 }
 

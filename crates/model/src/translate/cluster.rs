@@ -271,6 +271,14 @@ pub(super) fn http_options(
     cluster.typed_extension_protocol_options = HashMap::from([(HTTP_OPTIONS_KEY.to_owned(), pack_any(options))]);
 }
 
+/// The cluster for what no service has: each connection's own destination, in the client's own protocol.
+pub(super) fn passthrough() -> Cluster {
+    let mut made =
+        cluster(super::PASSTHROUGH_CLUSTER.to_owned(), DiscoveryType::OriginalDst, &TrafficPolicy::default());
+    http_options(&mut made, &TrafficPolicy::default(), Upstream::AsClient, false, false);
+    made
+}
+
 fn common_options(pool: Option<&ConnectionPool>) -> Option<CommonOptions> {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());

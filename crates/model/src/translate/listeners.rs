@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::filters::http::{cors::v3::Cors, fault::v3::HttpFault, router::v3::Router};
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
@@ -33,7 +34,15 @@ pub(super) fn outbound(node: &Node, idle_timeout: Option<Duration>) -> Listener 
     ];
     let chain =
         FilterChain { filters: vec![manager(OUTBOUND, routes, filters, idle_timeout)], ..FilterChain::default() };
-    listener(OUTBOUND, node.outbound, TrafficDirection::Outbound, vec![chain])
+    let original = ListenerFilter {
+        name: "envoy.filters.listener.original_dst".to_owned(),
+        config_type: Some(ListenerConfig::TypedConfig(pack_any(OriginalDst::default()))),
+        ..ListenerFilter::default()
+    };
+    Listener {
+        listener_filters: vec![original],
+        ..listener(OUTBOUND, node.outbound, TrafficDirection::Outbound, vec![chain])
+    }
 }
 
 /// Traffic that arrives: a chain for mesh mTLS, one for plain text, each with the ports that accept it. A workload that

@@ -21,7 +21,7 @@
 //! `normalize_path: true`, `upgrade_configs` websocket.
 //!
 //! **RouteConfiguration** `outbound`: `virtual_hosts` in the order of the services, then hosts that only a VirtualService
-//! names, then `block_all` for `*` (502, as Istio's REGISTRY_ONLY); `validate_clusters: false`, for an unknown destination
+//! names, then `allow_any` for `*` (to PassthroughCluster; with REGISTRY_ONLY `block_all`, 502); `validate_clusters: false`, for an unknown destination
 //! must be a 503 for its requests and no refusal of all; `max_direct_response_body_size_bytes`. The inbound ones are named
 //! `inbound|PORT||`, or `inbound` where the workload has several ports.
 //!
@@ -78,12 +78,16 @@ mod tls;
 mod wire;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route, RouteAction, RouteConfiguration, VirtualHost,
+};
 
 pub use cluster::HTTP_OPTIONS_KEY;
 pub use concern::{Concern, Needed, Role, affected, concerns, host_key};
@@ -107,6 +111,9 @@ pub const HTTP_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 pub const FAULT_FILTER: &str = "envoy.filters.http.fault";
 pub const CORS_FILTER: &str = "envoy.filters.http.cors";
 pub const ROUTER_FILTER: &str = "envoy.filters.http.router";
+
+/// Name of the cluster for hosts that no service has: it goes where a redirected connection was meant to go.
+pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 
 /// Bound of a direct response's body in bytes: Istio's own (1 MiB).
 const DIRECT_RESPONSE_MAX: u32 = 1 << 20;
@@ -167,7 +174,8 @@ pub fn translate_unpatched(index: &Index<'_>) -> Resources {
         virtual_hosts.append(&mut made.virtual_hosts);
     }
     virtual_hosts.extend(hosts_of_routes_alone(index));
-    virtual_hosts.push(unknown_hosts());
+    virtual_hosts.push(unknown_hosts(index.node));
+    resources.clusters.push(cluster::passthrough());
     let domains = |hosts: &[VirtualHost]| hosts.iter().map(|host| host.domains.len()).sum::<usize>();
     let asked = domains(&virtual_hosts);
     let routes = outbound_routes(virtual_hosts);
@@ -254,16 +262,27 @@ pub fn hosts_of_routes_alone(index: &Index<'_>) -> Vec<VirtualHost> {
         .collect()
 }
 
-/// The last virtual host: every other name.
-pub fn unknown_hosts() -> VirtualHost {
-    let action = DirectResponseAction { status: UNKNOWN_HOST_STATUS, ..DirectResponseAction::default() };
+/// The last virtual host: every other name. Istio's ALLOW_ANY sends it where its client meant to go, its REGISTRY_ONLY
+/// nowhere.
+pub fn unknown_hosts(node: &Node) -> VirtualHost {
+    let (name, action) = if node.mesh.registry_only {
+        let action = DirectResponseAction { status: UNKNOWN_HOST_STATUS, ..DirectResponseAction::default() };
+        ("block_all", Action::DirectResponse(action))
+    } else {
+        let action = RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(PASSTHROUGH_CLUSTER.to_owned())),
+            timeout: Some(wire::duration(Duration::ZERO)),
+            ..RouteAction::default()
+        };
+        ("allow_any", Action::Route(action))
+    };
     VirtualHost {
-        name: "block_all".to_owned(),
+        name: name.to_owned(),
         domains: vec!["*".to_owned()],
         routes: vec![Route {
-            name: "block_all".to_owned(),
+            name: name.to_owned(),
             r#match: Some(matching::every_path()),
-            action: Some(Action::DirectResponse(action)),
+            action: Some(action),
             ..Route::default()
         }],
         ..VirtualHost::default()

@@ -69,6 +69,8 @@ pub struct Mesh {
     pub auto_mtls: bool,
     /// Locality failover and distribution, where a DestinationRule does not switch it off.
     pub locality_lb: bool,
+    /// Hosts that no service has are refused (Istio `outboundTrafficPolicy: REGISTRY_ONLY`) instead of sent on.
+    pub registry_only: bool,
     /// Roots for TLS to the outside, where a DestinationRule names none. A PEM file.
     pub system_roots: String,
 }
@@ -80,6 +82,7 @@ impl Default for Mesh {
             cluster_domain: "cluster.local".to_owned(),
             auto_mtls: true,
             locality_lb: true,
+            registry_only: false,
             system_roots: "/etc/ssl/certs/ca-certificates.crt".to_owned(),
         }
     }

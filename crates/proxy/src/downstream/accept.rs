@@ -1,12 +1,13 @@
 //! From an accepted socket to the protocol that it speaks.
 
 use super::conn::{Accepted, Conn};
-use super::{h1, h2};
+use super::{h1, h2, opaque};
 use crate::h1::Wire;
 use crate::net::Io;
 use crate::tls::{Alpn, Hello, Sniffed, sniff};
 use crate::worker::Worker;
-use celerity_model::snapshot::{Codec, ConnectionView, FilterChain, Listener};
+use celerity_model::snapshot::{Codec, ConnectionView, Direction, FilterChain, Listener};
+use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::metrics::names;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -64,6 +65,21 @@ async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: So
     } else {
         None
     };
+    if let Some(meant) = original_dst
+        && listener.direction == Direction::Outbound
+        && let Some(cluster) = running.snapshot.cluster_by_name(PASSTHROUGH_CLUSTER).cloned()
+    {
+        let seen = tokio::select! {
+            biased;
+            seen = opaque::speaks_http(&stream, FIRST_REQUEST_WAIT) => seen,
+            () = worker.until_draining() => None,
+        };
+        match seen {
+            Some(true) => {}
+            Some(false) => return opaque::relay(&worker, &cluster, stream, meant).await,
+            None => return,
+        }
+    }
     let inspect_timeout =
         if listener.inspect_timeout.is_zero() { FIRST_BYTES_TIMEOUT } else { listener.inspect_timeout };
     let looks_for_tls = listener.inspects_tls

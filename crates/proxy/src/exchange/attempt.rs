@@ -17,6 +17,7 @@ use celerity_model::snapshot::{
     Chosen, Cluster, Discovery, Forward, HostRewrite, HttpFilter, Limits, RetryPolicy, Route, VirtualHost,
     WeightedCluster,
 };
+use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::server_timing::{Asked, HOPS};
 use celerity_telemetry::{HopReport, LEDGER_REQUEST_HEADER, ResponseFlags, State};
 use std::rc::Rc;
@@ -120,7 +121,12 @@ impl<'a> Exchange<'a> {
             let attempts_max = retry.map_or(1, |policy| policy.host_attempts_max);
             let tried_hosts = if retry.is_some() { &tried[..] } else { &[] };
             let wanted = Wanted { hash, tried: tried_hosts, attempts_max, tried_priorities };
-            let Some((endpoint, priority)) = pool.pick(self.worker, &wanted) else {
+            let picked = match (cluster.discovery, self.conn.original_dst) {
+                (Discovery::OriginalDst, Some(meant)) => Some((pool.original(self.worker, meant), 0)),
+                (Discovery::OriginalDst, None) => return Err(self.nowhere(&cluster)),
+                _ => pool.pick(self.worker, &wanted),
+            };
+            let Some((endpoint, priority)) = picked else {
                 RareEvents::add(&pool.shared.events.no_healthy_upstream);
                 return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, no_endpoint(&cluster)));
             };
@@ -209,6 +215,23 @@ impl<'a> Exchange<'a> {
                 self.back_off(down, policy, retries).await?;
             }
         }
+    }
+
+    /// A connection that was not redirected has no destination of its own: to send it where it came would be a loop.
+    fn nowhere(&self, cluster: &Cluster) -> Failure {
+        let host = String::from_utf8_lossy(&self.request.authority);
+        if &*cluster.name == PASSTHROUGH_CLUSTER {
+            let details = format!(
+                "BlackHoleCluster: no service of the mesh has the host {host:?}, and the connection was not redirected \
+                 here, so it has no other destination"
+            );
+            return Failure::new(502, ResponseFlags::NO_CLUSTER_FOUND, details);
+        }
+        let details = format!(
+            "no healthy upstream: {} goes to where its clients connect, and this connection was not redirected here",
+            cluster.name
+        );
+        Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, details)
     }
 
     /// One attempt on one endpoint. The outer error ends the exchange; the inner one may be tried again.

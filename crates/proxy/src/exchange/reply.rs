@@ -161,8 +161,9 @@ impl<'a> Exchange<'a> {
             }
             headers.append_to_list(b"server-timing", &text);
         }
-        // A body that nobody read to its end would be taken for the next request.
-        let last = self.last || worker.draining();
+        // A body that nobody read to its end would be taken for the next request. Where the client is still sending one, the
+        // connection most likely ends with this response: it is told now, since later it cannot be.
+        let last = self.last || worker.draining() || !self.upload.is_read();
         let sent = down.send_head(&self.response, length, last);
         if sent.is_err() {
             self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);

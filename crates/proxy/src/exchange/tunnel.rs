@@ -3,71 +3,13 @@
 use super::attempt::Up;
 use super::context::{Ended, Exchange, Failure};
 use crate::downstream::stream::{ClientError, DownstreamStream};
-use crate::h1::{Wire, wire};
+use crate::tunnel::{HALF_CLOSED_IDLE_MAX, Half, Side};
 use celerity_model::snapshot::{Action, Route, VirtualHost};
 use celerity_telemetry::metrics::names;
 use celerity_telemetry::{ResponseFlags, State};
 use std::future::poll_fn;
-use std::io;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
-
-/// How long a tunnel of which one side has ended may be silent, where the stream's idle limit is not shorter. A WebSocket
-/// peer answers a close at once (RFC 6455, section 7.1.1); without a bound one that vanished would hold two connections.
-const HALF_CLOSED_IDLE_MAX: Duration = Duration::from_secs(60);
-
-/// One direction. Back-pressure is in its order: nothing is read while what was read is not written.
-///
-/// ```text
-///   Open -- end of stream --> Ending -- shutdown written --> Over
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Half {
-    Open,
-    Ending,
-    Over,
-}
-
-/// Which side broke.
-enum Side {
-    From(io::Error),
-    To(io::Error),
-}
-
-impl Half {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Wire,
-        to: &mut Wire,
-        bytes: &mut u64,
-    ) -> Poll<Result<(), Side>> {
-        loop {
-            match self {
-                Self::Open if !from.unread().is_empty() => {
-                    let count = ready!(to.poll_write_behind(cx, from.unread())).map_err(Side::To)?;
-                    from.consume(count);
-                    *bytes += count as u64;
-                }
-                Self::Open => match from.poll_fill(cx, wire::READ_BYTES_MAX) {
-                    Poll::Ready(Ok(0)) => *self = Self::Ending,
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Side::From(error))),
-                    Poll::Pending => {
-                        ready!(to.poll_flush(cx)).map_err(Side::To)?;
-                        return Poll::Pending;
-                    }
-                },
-                Self::Ending => {
-                    // A peer that has closed both ways already needs no end: that is no failure of the tunnel.
-                    let _ = ready!(to.poll_shutdown(cx));
-                    *self = Self::Over;
-                }
-                Self::Over => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-}
 
 impl<'a> Exchange<'a> {
     /// Passes the upstream's 101 on, then bytes. The client's connection ends with it.

@@ -7,14 +7,14 @@ use crate::balance::{EndpointState, PickView, Picker};
 use crate::h2;
 use crate::outlier::{EndpointHealth, Outcome};
 use crate::worker::Worker;
-use celerity_model::snapshot::{Cluster, Endpoint, Snapshot, Transport, UpstreamProtocol};
+use celerity_model::snapshot::{Address, Cluster, Endpoint, Health, Snapshot, Transport, UpstreamProtocol};
 use celerity_telemetry::metrics::{Counter, RequestSeries, ShardGauge, names};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// An endpoint as one worker uses it.
 pub struct WorkerEndpoint {
@@ -36,6 +36,18 @@ impl WorkerEndpoint {
     /// Requests in flight from this worker.
     pub fn active(&self) -> u32 {
         self.pool.active.get() + self.http2_pool.as_ref().map_or(0, |pool| pool.active.get())
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Rc<EndpointPool>> {
+        std::iter::once(&self.pool).chain(&self.http2_pool)
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.pools().for_each(|pool| pool.sweep(now));
+    }
+
+    fn retire(&self) {
+        self.pools().for_each(|pool| pool.retire());
     }
 
     pub fn pool_for(&self, client_is_http2: bool) -> &Rc<EndpointPool> {
@@ -83,12 +95,28 @@ pub struct ClusterPool {
     pub shared: Arc<ClusterShared>,
     /// Those that have an address; a name that is not resolved has no endpoint.
     pub endpoints: Vec<Rc<WorkerEndpoint>>,
+    /// Destinations of redirected connections, where the cluster is of those (Envoy ORIGINAL_DST).
+    originals: RefCell<HashMap<SocketAddr, Original>>,
+    starvation: Rc<Starvation>,
     /// From an index in the cluster's endpoints to one in `endpoints`.
     places: Box<[Option<u32>]>,
     picker: RefCell<Picker>,
     /// The state of health that the picker was made for.
     health_version: Cell<u64>,
 }
+
+/// A destination that was asked for, and when it was last.
+struct Original {
+    endpoint: Rc<WorkerEndpoint>,
+    used: Instant,
+}
+
+/// Destinations that one worker remembers for a cluster. A client can name any address, so the number is bounded; one more
+/// takes the place of the one that was unused for longest.
+const ORIGINALS_MAX: usize = 1024;
+
+/// A destination without requests is forgotten after this time, as Envoy's `cleanup_interval` has it.
+const ORIGINAL_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// What a pick must look at beside the cluster.
 pub struct Wanted<'a> {
@@ -145,6 +173,57 @@ impl ClusterPool {
         Some((self.at(picked.index)?.clone(), picked.priority))
     }
 
+    /// The endpoint of a redirected connection: where its client meant to go.
+    pub fn original(&self, worker: &Worker, address: SocketAddr) -> Rc<WorkerEndpoint> {
+        let now = worker.clock.to_instant(worker.clock.now());
+        let mut originals = self.originals.borrow_mut();
+        if let Some(known) = originals.get_mut(&address) {
+            known.used = now;
+            return known.endpoint.clone();
+        }
+        if originals.len() >= ORIGINALS_MAX {
+            let oldest = originals.iter().min_by_key(|(_, known)| known.used).map(|(address, _)| *address);
+            if let Some(gone) = oldest.and_then(|address| originals.remove(&address)) {
+                gone.endpoint.retire();
+            }
+        }
+        let described = Endpoint {
+            address: Address::Socket(address),
+            identity: Endpoint::identity_of(&address.to_string()),
+            weight: 1,
+            health: Health::default(),
+            transport: 0,
+            hostname: None,
+            workload: None,
+        };
+        let pool = |http2: bool| {
+            let plan = Rc::new(plan(worker, &self.cluster, &described, http2, self.starvation.clone()));
+            let pool = EndpointPool::new(address, &described, plan.clone(), self.shared.clone());
+            plan.starvation.pools.borrow_mut().push(Rc::downgrade(&pool));
+            pool
+        };
+        let follows_client = self.cluster.policy.protocol == UpstreamProtocol::UseDownstream;
+        let endpoint = Rc::new(WorkerEndpoint {
+            address,
+            identity: described.identity,
+            index: usize::MAX,
+            pool: pool(false),
+            http2_pool: follows_client.then(|| pool(true)),
+            series: OnceCell::new(),
+            hostname: None,
+            health: None,
+            workload: None,
+        });
+        originals.insert(address, Original { endpoint: endpoint.clone(), used: now });
+        endpoint
+    }
+
+    /// Every pool closes what is idle and takes no more.
+    fn retire(&self) {
+        self.pools().for_each(|pool| pool.retire());
+        self.originals.borrow_mut().drain().for_each(|(_, gone)| gone.endpoint.retire());
+    }
+
     fn at(&self, index: usize) -> Option<&Rc<WorkerEndpoint>> {
         let place = (*self.places.get(index)?)?;
         self.endpoints.get(place as usize)
@@ -170,18 +249,24 @@ impl ClusterPool {
         if self.picker.borrow().expires.is_some_and(|at| at <= now) {
             self.renew_picker(worker);
         }
-        let active: u32 = self.endpoints.iter().map(|endpoint| endpoint.active()).sum();
+        let mut active: u32 = self.endpoints.iter().map(|endpoint| endpoint.active()).sum();
+        self.originals.borrow_mut().retain(|_, known| {
+            known.endpoint.sweep(now);
+            active += known.endpoint.active();
+            let keep = known.endpoint.active() > 0 || now.saturating_duration_since(known.used) < ORIGINAL_IDLE_MAX;
+            if !keep {
+                known.endpoint.retire();
+            }
+            keep
+        });
         self.series.active.set(active.into());
         for endpoint in &self.endpoints {
-            endpoint.pool.sweep(now);
-            if let Some(pool) = &endpoint.http2_pool {
-                pool.sweep(now);
-            }
+            endpoint.sweep(now);
         }
     }
 
     pub fn pools(&self) -> impl Iterator<Item = &Rc<EndpointPool>> {
-        self.endpoints.iter().flat_map(|endpoint| std::iter::once(&endpoint.pool).chain(&endpoint.http2_pool))
+        self.endpoints.iter().flat_map(|endpoint| endpoint.pools())
     }
 }
 
@@ -229,7 +314,7 @@ impl ClusterPools {
                 }
                 None => {
                     self.pools.borrow_mut().remove(&old.cluster.identity);
-                    old.pools().for_each(|pool| pool.retire());
+                    old.retire();
                 }
             }
         }
@@ -279,7 +364,17 @@ fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>)
     let health_version = Cell::new(shared.health.version());
     let picker = RefCell::new(picker(cluster, &shared, &endpoints, worker));
     let series = ClusterSeries::new(worker, &cluster.name);
-    ClusterPool { series, cluster: cluster.clone(), shared, endpoints, places, picker, health_version }
+    ClusterPool {
+        series,
+        cluster: cluster.clone(),
+        shared,
+        endpoints,
+        originals: RefCell::default(),
+        starvation,
+        places,
+        picker,
+        health_version,
+    }
 }
 
 /// A balancer for the cluster as it is now. Endpoints without an address count as ejected.
@@ -299,6 +394,7 @@ fn picker(cluster: &Cluster, shared: &ClusterShared, endpoints: &[Rc<WorkerEndpo
 
 /// Endpoints that left, or whose pools are not kept: their idle connections close now.
 pub fn retire_missing(old: &ClusterPool, new: &ClusterPool) {
+    old.originals.borrow_mut().drain().for_each(|(_, gone)| gone.endpoint.retire());
     for pool in old.pools() {
         if !new.pools().any(|kept| Rc::ptr_eq(kept, pool)) {
             pool.retire();
@@ -306,7 +402,7 @@ pub fn retire_missing(old: &ClusterPool, new: &ClusterPool) {
     }
 }
 
-fn plan(worker: &Rc<Worker>, cluster: &Cluster, endpoint: &Endpoint, http2: bool, starvation: Rc<Starvation>) -> Plan {
+fn plan(worker: &Worker, cluster: &Cluster, endpoint: &Endpoint, http2: bool, starvation: Rc<Starvation>) -> Plan {
     let policy = &cluster.policy;
     let protocol = match policy.protocol {
         UpstreamProtocol::Http1 => Protocol::Http1,
