@@ -58,6 +58,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Up(cmd::up::Args),
+    Load(Box<cmd::load::Args>),
     Proxy(Box<cmd::proxy::Args>),
     Analyze(cmd::analyze::Args),
     Translate(cmd::translate::Args),
@@ -68,6 +69,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Up(args) => cmd::up::run(&args),
+        Verb::Load(args) => cmd::load::run(&args),
         Verb::Proxy(args) => cmd::proxy::run(&args),
         Verb::Analyze(args) => cmd::analyze::run(&args),
         Verb::Translate(args) => cmd::translate::run(&args),

@@ -118,13 +118,19 @@ impl Summary {
                 audit.clock_slips
             ));
         }
-        if let Some(share) = audit.steal_share.filter(|&s| s > STEAL_SHARE_MAX) {
-            broken.push(format!("the hypervisor gave {:.0} % of the CPU time to others", share * 100.0));
-        }
-        if let Some(share) = audit.pressure_share.filter(|&s| s > PRESSURE_SHARE_MAX && self.about.open_loop) {
-            broken.push(format!("tasks of this machine waited for a CPU during {:.0} % of the time", share * 100.0));
-        }
         if broken.is_empty() { Verdict::Trusted } else { Verdict::Void(broken) }
+    }
+
+    /// What a reader should know and what voids nothing by itself: the machine may have been the server's too.
+    pub fn cautions(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(share) = self.audit.steal_share.filter(|&s| s > STEAL_SHARE_MAX) {
+            out.push(format!("the hypervisor gave {:.0} % of the CPU time to others", share * 100.0));
+        }
+        if let Some(share) = self.audit.pressure_share.filter(|&s| s > PRESSURE_SHARE_MAX) {
+            out.push(format!("tasks of this machine waited for a CPU during {:.0} % of the time", share * 100.0));
+        }
+        out
     }
 }
 

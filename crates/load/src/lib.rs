@@ -14,6 +14,7 @@ pub mod habits;
 pub mod histogram;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod schedule;
 pub mod script;
 pub mod simulate;

@@ -6,6 +6,7 @@
 pub(crate) mod analyze;
 pub(crate) mod ca;
 pub(crate) mod explain;
+pub(crate) mod load;
 pub(crate) mod proxy;
 pub(crate) mod translate;
 pub(crate) mod up;

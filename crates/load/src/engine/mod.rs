@@ -112,15 +112,21 @@ impl Gate {
 fn make_room(plan: &Plan) -> Result<(), Error> {
     let needed = u64::from(plan.connections) + u64::from(plan.threads) * DESCRIPTORS_PER_THREAD + DESCRIPTORS_SPARE;
     let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return Ok(());
+    match raised(limit.current, limit.maximum, needed)? {
+        None => Ok(()),
+        Some(current) => setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum })
+            .map_err(|e| Error::System { what: "more descriptors", source: e.into() }),
     }
-    if limit.maximum.is_none_or(|maximum| maximum >= needed) {
-        let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
-        return setrlimit(Resource::Nofile, raised)
-            .map_err(|e| Error::System { what: "more descriptors", source: e.into() });
+}
+
+/// The limit to set; `None` where there is room. A limit that is not there is no limit.
+fn raised(current: Option<u64>, maximum: Option<u64>, needed: u64) -> Result<Option<u64>, Error> {
+    match (current, maximum) {
+        (None, _) => Ok(None),
+        (Some(current), _) if current >= needed => Ok(None),
+        (_, Some(limit)) if limit < needed => Err(Error::Descriptors { needed, limit }),
+        _ => Ok(Some(needed)),
     }
-    Err(Error::Descriptors { needed, limit: limit.maximum.unwrap_or(0) })
 }
 
 fn about(plan: &Plan, started_unix_ms: u64) -> About {
@@ -179,5 +185,18 @@ fn about(plan: &Plan, started_unix_ms: u64) -> About {
         warm_up_ns: u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX),
         started_unix_ms,
         interrupted: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_descriptors_is_raised_or_named() {
+        assert!(matches!(raised(Some(1024), Some(4096), 500), Ok(None)));
+        assert!(matches!(raised(Some(1024), Some(4096), 3000), Ok(Some(3000))));
+        let error = raised(Some(1024), Some(4096), 10_100).expect_err("too many").to_string();
+        assert!(error.contains("4096") && error.contains("ulimit -n"), "{error}");
     }
 }

@@ -1,0 +1,3 @@
+//! A summary in the forms in which people and programs read it.
+
+pub mod text;
