@@ -12,6 +12,7 @@ mod error;
 pub mod explain;
 pub mod habits;
 pub mod histogram;
+pub mod measure;
 pub mod plan;
 pub mod record;
 pub mod report;

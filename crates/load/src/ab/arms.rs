@@ -39,6 +39,8 @@ pub struct Block {
     pub noise: BlockNoise,
     /// Mean microseconds of a request by ledger category, where the answers carried a ledger.
     pub ledger: Option<BlockLedger>,
+    /// It was stopped before its end: it does not count.
+    pub interrupted: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -59,6 +59,7 @@ struct Experiment<'a, A: ?Sized> {
     rows: Vec<PairRow>,
     pairs: Vec<Pair>,
     looks: Vec<Look>,
+    interrupted: bool,
 }
 
 /// Runs the experiment. `observe` is called after each pair and may stop it.
@@ -71,7 +72,7 @@ pub fn run<A: Arms + ?Sized>(
     design.check()?;
     let rules = Rules::from_usual(&[]);
     let (rows, pairs, looks) = (Vec::new(), Vec::new(), Vec::new());
-    let mut experiment = Experiment { design, arms, rules, aa: None, rows, pairs, looks };
+    let mut experiment = Experiment { design, arms, rules, aa: None, rows, pairs, looks, interrupted: false };
     let (verdict, reason) = experiment.decide(&mut observe)?;
     Ok(experiment.report(names, verdict, reason))
 }
@@ -102,13 +103,10 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             noise.push(PairNoise::of(&one, &other));
             // A coin decides which one plays the candidate, as in the pairs to come.
             let swapped = self.design.swapped(Phase::Aa, pair);
-            let pair_of_blocks = if swapped {
-                Pair { baseline: other, candidate: one }
-            } else {
-                Pair { baseline: one, candidate: other }
-            };
-            differences.extend(pair_of_blocks.log_ratio(self.design.primary.quantile()));
-            if observe(Event::Aa { done: pair + 1, of }) == Flow::Stop {
+            let interrupted = one.interrupted || other.interrupted;
+            let (baseline, candidate) = if swapped { (other, one) } else { (one, other) };
+            differences.extend(Pair { baseline, candidate }.log_ratio(self.design.primary.quantile()));
+            if observe(Event::Aa { done: pair + 1, of }) == Flow::Stop || interrupted {
                 return Ok(Some((Verdict::Inconclusive, "it was stopped during the A/A run".into())));
             }
         }
@@ -157,6 +155,9 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
         let of = self.design.pairs_max();
         while self.pairs.len() < of {
             let kept = self.pair()?;
+            if self.interrupted {
+                return Ok((Verdict::Inconclusive, format!("it was stopped after {} pairs", self.pairs.len())));
+            }
             if let Some(row) = self.rows.last()
                 && observe(Event::Pair { kept: self.pairs.len(), of, row }) == Flow::Stop
             {
@@ -191,6 +192,10 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             let baseline = self.block(Arm::Baseline, Phase::Ab, number)?;
             Pair { baseline, candidate: self.block(Arm::Candidate, Phase::Ab, number)? }
         };
+        if pair.baseline.interrupted || pair.candidate.interrupted {
+            self.interrupted = true;
+            return Ok(false);
+        }
         let noise = PairNoise::of(&pair.baseline, &pair.candidate);
         let void = self.rules.broken(&noise);
         let kept = void.is_empty();

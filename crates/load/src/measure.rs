@@ -1,0 +1,199 @@
+//! Experiments on real targets: what [`crate::run`] gives, as the blocks and trials that the designs ask for.
+
+use std::time::Duration;
+
+use crate::ab::arms::{Arm, Arms, Block, BlockLedger, BlockNoise, BlockSpec};
+use crate::audit::{CPU_SHARE_MAX, STEAL_SHARE_MAX};
+use crate::capacity::search::{KEPT_UP_SHARE_MIN, Outcome, Trial, Trials};
+use crate::plan::{Arrivals, Closed, Load, Open, Segment, WhenFull};
+use crate::slo::Slo;
+use crate::stats::Distribution;
+use crate::{Control, Plan, Summary, run};
+
+/// Two targets under one control.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// Everything but the load, the seed and the warm-up, which are the design's.
+    pub baseline: Plan,
+    pub candidate: Plan,
+    pub control: Control,
+}
+
+impl Arms for Targets {
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, String> {
+        let plan = match arm {
+            Arm::Baseline => &self.baseline,
+            Arm::Candidate => &self.candidate,
+        };
+        block(plan, spec, &self.control)
+    }
+}
+
+/// Runs one block on a target.
+pub fn block(plan: &Plan, spec: &BlockSpec, control: &Control) -> Result<Block, String> {
+    let load = open(spec.per_second, spec.duration);
+    let plan = Plan { load, seed: spec.seed, warm_up: spec.discard, ..plan.clone() };
+    run(&plan, control).map(|summary| Block::from(&summary)).map_err(|error| error.to_string())
+}
+
+fn open(per_second: f64, duration: Duration) -> Load {
+    Load::Open(Open {
+        segments: vec![Segment::hold(per_second, duration)],
+        arrivals: Arrivals::Poisson,
+        when_full: WhenFull::Queue,
+        count: None,
+    })
+}
+
+impl From<&Summary> for Block {
+    fn from(summary: &Summary) -> Self {
+        let seconds = summary.duration_ns as f64 / 1e9;
+        let audit = &summary.audit;
+        // The sender looks at its own switches over the whole run, warm-up included: a rate is what can be compared.
+        let run_s = seconds + summary.about.warm_up_ns as f64 / 1e9;
+        Self {
+            response: Distribution::from_counts(summary.response.buckets()),
+            succeeded: summary.succeeded,
+            failed: summary.failed(),
+            seconds,
+            noise: BlockNoise {
+                lag_p99_ns: summary.lag.quantile_ns(0.99),
+                steal_share: audit.steal_share,
+                pressure_share: audit.pressure_share,
+                involuntary_switches_per_second: audit.involuntary_switches.map(|count| count as f64 / run_s.max(1e-3)),
+            },
+            ledger: ledger(summary),
+            interrupted: summary.about.interrupted,
+        }
+    }
+}
+
+fn ledger(summary: &Summary) -> Option<BlockLedger> {
+    let totals = summary.ledger.as_ref().filter(|totals| totals.responses > 0)?;
+    let means = totals.means();
+    Some(BlockLedger { categories_us: means.categories_us, outside_us: means.outside_us() })
+}
+
+/// A target whose capacity is looked for.
+#[derive(Clone, Debug)]
+pub struct CapacityTarget {
+    /// Everything but the load, the seed and the warm-up.
+    pub plan: Plan,
+    pub slo: Slo,
+    /// Of one trial, with the part that is not recorded.
+    pub trial: Duration,
+    /// Of one closed loop.
+    pub closed: Duration,
+    pub control: Control,
+}
+
+/// Of each trial: connections are opened and queues find their length in it.
+const WARM_UP_SHARE: f64 = 0.2;
+/// A sender this late against the median, in a trial that missed, may itself be what missed.
+const LAG_SHARE_MAX: f64 = 0.25;
+
+impl Trials for CapacityTarget {
+    fn open(&mut self, per_second: f64, seed: u64) -> Result<Trial, String> {
+        let warm_up = self.trial.mul_f64(WARM_UP_SHARE);
+        let plan = Plan { load: open(per_second, self.trial), seed, warm_up, ..self.plan.clone() };
+        let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
+        Ok(trial(per_second, &summary, &self.slo))
+    }
+
+    fn closed(&mut self, concurrency: u32) -> Result<f64, String> {
+        let load = Load::Closed(Closed { duration: Some(self.closed), count: None, slot_per_second: None });
+        let threads = self.plan.threads.min(concurrency);
+        let warm_up = self.closed.mul_f64(WARM_UP_SHARE);
+        let plan = Plan { load, warm_up, connections: concurrency, threads, ..self.plan.clone() };
+        let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
+        Ok(summary.succeeded as f64 / (summary.duration_ns as f64 / 1e9).max(1e-9))
+    }
+}
+
+fn trial(offered: f64, summary: &Summary, slo: &Slo) -> Trial {
+    let objectives = slo.evaluate(summary);
+    let answered = summary.answered_per_second();
+    // Against what was really asked for: a Poisson schedule of a short trial is some percent off its rate.
+    let intended = summary.intended as f64 / (summary.duration_ns as f64 / 1e9).max(1e-9);
+    let kept_up = answered >= KEPT_UP_SHARE_MIN * intended && summary.achieved_share() >= KEPT_UP_SHARE_MIN;
+    let kept = kept_up && objectives.iter().all(|objective| objective.passed);
+    let ms = |q: f64| summary.response.quantile_ns(q) as f64 / 1e6;
+    Trial {
+        offered_per_second: offered,
+        succeeded_per_second: summary.succeeded as f64 / (summary.duration_ns as f64 / 1e9).max(1e-9),
+        mean_ms: summary.response.mean_ns() / 1e6,
+        p50_ms: ms(0.50),
+        p95_ms: ms(0.95),
+        p99_ms: ms(0.99),
+        error_share: 1.0 - summary.success_share(),
+        objectives,
+        outcome: outcome(summary, kept),
+        ledger: ledger(summary),
+    }
+}
+
+/// A trial that kept the objective stands whatever the machine did: noise does not make a server faster.
+fn outcome(summary: &Summary, kept: bool) -> Outcome {
+    let audit = &summary.audit;
+    let (lag, median) = (summary.lag.quantile_ns(0.99) as f64, summary.response.quantile_ns(0.5) as f64);
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    if kept {
+        Outcome::Kept
+    } else if audit.cpu_share_max > CPU_SHARE_MAX {
+        Outcome::SenderLimit(format!("a thread of it was busy {} of the time", percent(audit.cpu_share_max)))
+    } else if let Some(steal) = audit.steal_share.filter(|share| *share > STEAL_SHARE_MAX) {
+        Outcome::Disturbed(format!("the hypervisor gave {} of the CPU time to others", percent(steal)))
+    } else if audit.clock_slips > 0 {
+        Outcome::Disturbed("the machine was suspended".into())
+    } else if summary.succeeded > 0 && lag > LAG_SHARE_MAX * median {
+        Outcome::Disturbed(format!(
+            "the sender was {:.3} ms late at its p99, the median is {:.3} ms",
+            lag / 1e6,
+            median / 1e6
+        ))
+    } else {
+        Outcome::Missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Summary {
+        let mut summary = Summary { duration_ns: 2_000_000_000, intended: 200, succeeded: 198, ..Summary::default() };
+        summary.failed_answers = 2;
+        summary.about.open_loop = true;
+        summary.response.record_n(5_000_000, 200);
+        summary.lag.record_n(10_000, 200);
+        summary.audit.involuntary_switches = Some(10);
+        summary
+    }
+
+    #[test]
+    fn a_summary_becomes_a_block() {
+        let block = Block::from(&summary());
+        assert_eq!((block.succeeded, block.failed, block.seconds), (198, 2, 2.0));
+        assert!((block.quantile_ns(0.5).expect("p50") / 5e6 - 1.0).abs() < 0.002);
+        assert_eq!(block.noise.involuntary_switches_per_second, Some(5.0));
+        assert!(block.ledger.is_none() && !block.interrupted);
+    }
+
+    #[test]
+    fn a_trial_is_kept_missed_or_says_nothing() {
+        let slo: Slo = "p99<6ms".parse().expect("an objective");
+        let outcome = |summary: &Summary| trial(100.0, summary, &slo).outcome;
+        assert_eq!(outcome(&summary()), Outcome::Kept);
+        let mut slow = summary();
+        slow.response.record_n(50_000_000, 10);
+        assert_eq!(outcome(&slow), Outcome::Missed);
+        let mut behind = summary();
+        behind.intended = 400;
+        assert_eq!(outcome(&behind), Outcome::Missed);
+        let mut late = slow.clone();
+        late.lag.record_n(3_000_000, 100);
+        assert!(matches!(outcome(&late), Outcome::Disturbed(_)));
+        slow.audit.cpu_share_max = 0.95;
+        assert!(matches!(outcome(&slow), Outcome::SenderLimit(_)));
+    }
+}
