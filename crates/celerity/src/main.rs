@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ca;
+mod client;
 mod cmd;
 mod config;
 mod duration;
+mod experiment;
 mod findings;
 mod follow;
+mod interrupt;
 mod local;
 mod log;
 mod memory;
@@ -64,6 +67,9 @@ enum Verb {
     Translate(cmd::translate::Args),
     Ca(cmd::ca::Args),
     Explain(Box<cmd::explain::Args>),
+    Ab(Box<cmd::ab::Args>),
+    Capacity(Box<cmd::capacity::Args>),
+    Baseline(cmd::baseline::Args),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +81,9 @@ fn main() -> ExitCode {
         Verb::Translate(args) => cmd::translate::run(&args),
         Verb::Ca(args) => cmd::ca::run(&args),
         Verb::Explain(args) => cmd::explain::run(&args),
+        Verb::Ab(args) => cmd::ab::run(&args),
+        Verb::Capacity(args) => cmd::capacity::run(&args),
+        Verb::Baseline(args) => cmd::baseline::run(&args),
     };
     match done {
         Ok(code) => code,

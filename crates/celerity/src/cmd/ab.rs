@@ -1,0 +1,228 @@
+//! `celerity ab`: is the candidate better, and why.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use celerity_load::Control;
+use celerity_load::ab::{Design, Metric, text};
+use celerity_load::measure::Targets;
+
+use crate::client::{self, Client};
+use crate::cmd::analyze::Format;
+use crate::config::Loader;
+use crate::node::{self, Given};
+use crate::sidecar::{Listen, Plan, Sidecar};
+use crate::{duration, experiment, interrupt, term};
+
+/// Compare two URLs, or one target under two configurations of the mesh: better, worse, equivalent, and why
+///
+/// First the baseline is compared with itself, which tells how small a change this machine can show. Then pairs of
+/// blocks follow, their order by a coin, the same Poisson schedule for both, and a look at 8, 16, 32 and 64 pairs.
+/// docs/experiments.md explains the statistics.
+///
+/// Exit codes: 0 better or equivalent, 1 worse or more errors, 2 usage, 4 inconclusive or void.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  celerity ab --baseline http://10.0.0.1/api/users --candidate http://10.0.0.2/api/users --rate 500\n  celerity ab --baseline-config plain/ --candidate-config tuned/ --config services/ --target http://user-service/api/users\n  celerity ab --baseline http://a/ --candidate http://b/ --primary p50 --pairs-max 16 --format json"
+)]
+pub(crate) struct Args {
+    /// URL of what is there now
+    #[arg(long, value_name = "URL", requires = "candidate", conflicts_with_all = ["baseline_config", "candidate_config"], required_unless_present = "baseline_config")]
+    pub(crate) baseline: Option<String>,
+
+    /// URL of what would replace it
+    #[arg(long, value_name = "URL", requires = "baseline")]
+    pub(crate) candidate: Option<String>,
+
+    /// Folder with the configuration that acts now; a sidecar runs with each
+    #[arg(long, value_name = "DIR", requires_all = ["candidate_config", "target"])]
+    pub(crate) baseline_config: Option<PathBuf>,
+
+    /// Folder with the configuration that would replace it
+    #[arg(long, value_name = "DIR", requires = "baseline_config")]
+    pub(crate) candidate_config: Option<PathBuf>,
+
+    /// What is requested through both sidecars, such as http://user-service/api/users
+    #[arg(long, value_name = "URL", requires = "baseline_config")]
+    pub(crate) target: Option<String>,
+
+    /// Files and folders that both sidecars read too, such as the services
+    #[arg(long, value_name = "PATH", num_args = 1.., requires = "baseline_config")]
+    pub(crate) config: Vec<PathBuf>,
+
+    /// Folder with the certificate of both sidecars (`celerity ca`); without it, no mutual TLS
+    #[arg(long, value_name = "DIR", requires = "baseline_config")]
+    pub(crate) identity: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) client: Client,
+
+    #[command(flatten)]
+    pub(crate) layout: Layout,
+
+    /// How the report is written
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// The experiment's knobs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Layout {
+    /// Requests per second, to one arm at a time
+    #[arg(long, value_name = "N", default_value = "200", value_parser = client::rate)]
+    pub(crate) rate: f64,
+
+    /// The quantile that decides
+    #[arg(long, value_name = "p50|p95|p99", default_value = "p95", value_parser = metric)]
+    pub(crate) primary: Metric,
+
+    /// A smaller change of the primary quantile does not matter [default: 3% at p50, 5% at p95 and p99]
+    #[arg(long, value_name = "PERCENT", value_parser = client::percent)]
+    pub(crate) margin: Option<f64>,
+
+    /// Length of one block [default: as short as the quantile allows, 50 requests beyond it, and at least 1 s]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) block: Option<Duration>,
+
+    /// The most pairs of blocks: 8, 16, 32 or 64
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) pairs_max: usize,
+
+    /// Pairs of baseline against itself; 0 leaves them out, and with them the noise floor
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) aa_pairs: usize,
+
+    /// Gives the schedules and the coins
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+fn metric(text: &str) -> Result<Metric, String> {
+    Metric::parse(text).ok_or_else(|| format!("`{text}` cannot decide: choose p50, p95 or p99"))
+}
+
+/// Below it the start of the connections is most of a block.
+const BLOCK_MIN: Duration = Duration::from_secs(1);
+
+impl Layout {
+    pub(crate) fn design(&self) -> anyhow::Result<Design> {
+        let shortest = Design::new(self.primary, self.rate, self.pairs_max, self.seed)?;
+        let design = Design {
+            block: self.block.unwrap_or_else(|| shortest.block.max(BLOCK_MIN)),
+            margin: self.margin.unwrap_or(shortest.margin),
+            aa_pairs: self.aa_pairs,
+            ..shortest
+        };
+        design.check()?;
+        Ok(design)
+    }
+}
+
+/// Wrong usage that only the values together show.
+const USAGE: u8 = 2;
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let design = match args.layout.design() {
+        Ok(design) => design,
+        Err(error) => {
+            term::error(&error);
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let control = Control::new();
+    let interrupt = interrupt::watch(&control)?;
+    let sides = sides(args)?;
+    let [baseline, candidate] = &sides;
+    let mut arms =
+        Targets { baseline: baseline.plan.clone(), candidate: candidate.plan.clone(), control: control.clone() };
+    let names = (baseline.name.as_str(), candidate.name.as_str());
+    let report = experiment::run(&design, names, &mut arms, &interrupt)?;
+    match args.format {
+        Format::Text => term::raw(&text::render(&report)),
+        Format::Json => term::line(serde_json::to_string_pretty(&report)?),
+    }
+    for sidecar in sides.into_iter().filter_map(|side| side.sidecar) {
+        sidecar.drain(DRAIN_MAX);
+    }
+    Ok(ExitCode::from(report.verdict.exit_code()))
+}
+
+/// Nobody else uses these sidecars, so there is nothing to wait for but their own ends.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+struct Side {
+    name: String,
+    plan: celerity_load::Plan,
+    sidecar: Option<Sidecar>,
+}
+
+fn sides(args: &Args) -> anyhow::Result<[Side; 2]> {
+    if let (Some(baseline), Some(candidate)) = (&args.baseline, &args.candidate) {
+        let side = |url: &String| {
+            Ok::<_, anyhow::Error>(Side { name: url.clone(), plan: args.client.plan(url)?, sidecar: None })
+        };
+        return Ok([side(baseline)?, side(candidate)?]);
+    }
+    let (Some(baseline), Some(candidate)) = (&args.baseline_config, &args.candidate_config) else {
+        anyhow::bail!("two URLs or two configurations are needed")
+    };
+    let target = args.target.as_deref().context("--target says what is requested through both configurations")?;
+    Ok([under(args, baseline, target)?, under(args, candidate, target)?])
+}
+
+/// The target through a sidecar with this configuration.
+fn under(args: &Args, folder: &Path, target: &str) -> anyhow::Result<Side> {
+    let mut plan = args.client.plan(target)?;
+    let mut paths = args.config.clone();
+    paths.push(folder.to_owned());
+    let config = Loader::new(paths).load()?;
+    let outbound = free_port()?;
+    let sidecar = Plan {
+        node: node::describe(&Given::default())?,
+        listen: Listen { outbound: Some(outbound), inbound: None, admin: None, prometheus: None, health: None },
+        identity: args.identity.clone(),
+        workers: None,
+        access_log: None,
+        ledger: true,
+    };
+    let name = folder.display().to_string();
+    let sidecar = Sidecar::start(&config, sidecar).with_context(|| format!("the sidecar with {name} cannot start"))?;
+    sidecar.settle();
+    for origin in &mut plan.origins {
+        // The sidecar ends the client's connection, so TLS begins behind it, as its configuration says.
+        anyhow::ensure!(!origin.tls, "{target}: a target under two configurations is an http URL");
+        origin.addresses = vec![outbound];
+    }
+    Ok(Side { name, plan, sidecar: Some(sidecar) })
+}
+
+/// A port of loopback that is free now. Somebody else could take it before the sidecar does, which then says so.
+fn free_port() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("loopback has no free port")?;
+    Ok(listener.local_addr()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_is_checked_as_a_whole() {
+        let layout = Layout {
+            rate: 200.0,
+            primary: Metric::P95,
+            margin: None,
+            block: None,
+            pairs_max: 64,
+            aa_pairs: 8,
+            seed: 1,
+        };
+        let design = layout.design().expect("a design");
+        assert_eq!((design.block, design.margin), (Duration::from_millis(5900), 0.05));
+        let short = Layout { block: Some(Duration::from_secs(1)), ..layout };
+        assert!(short.design().expect_err("too short").to_string().contains("make the block 5.9 s"));
+    }
+}
