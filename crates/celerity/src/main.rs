@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod ca;
 mod client;
 mod cmd;
+mod compare;
 mod config;
 mod duration;
 mod experiment;

@@ -143,7 +143,10 @@ struct Identities {
 impl Identities {
     fn issue(workloads: &[Workload]) -> anyhow::Result<Self> {
         let authority = Authority::create(TRUST_DOMAIN)?;
-        let identities = Self { folder: std::env::temp_dir().join(format!("celerity-up-{}", std::process::id())) };
+        // Two meshes of one process differ in their ports.
+        let port = workloads.first().map_or(0, |workload| workload.ports.admin());
+        let identities =
+            Self { folder: std::env::temp_dir().join(format!("celerity-up-{}-{port}", std::process::id())) };
         for workload in workloads {
             // The authority dies with the mesh and nobody renews, so the certificates last as long as they may.
             let identity = Identity {

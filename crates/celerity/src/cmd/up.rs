@@ -15,7 +15,7 @@ use crate::sample::threads::Samples;
 use crate::session::{self, StatusLine};
 use crate::timer::Timer;
 use crate::traffic::Plan;
-use crate::{duration, findings, report, term};
+use crate::{compare, duration, findings, report, term};
 
 /// Start a whole mesh on this machine: sample services, sidecars, mutual TLS, traffic, a live view
 ///
@@ -23,7 +23,7 @@ use crate::{duration, findings, report, term};
 /// latency and where the time goes. After --for, or on Ctrl-C, it drains and prints a report.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  celerity up\n  celerity up --for 30s --rate 100\n  celerity up --config my-rules/ --port-base 25000\n\nWhile it runs:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
+    after_help = "Examples:\n  celerity up\n  celerity up --for 30s --rate 100\n  celerity up --config my-rules/ --port-base 25000\n  celerity up --for 10s --ab\n\nWhile it runs:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
 )]
 pub(crate) struct Args {
     /// Folder with the Istio YAML to load instead of the tutorial's documents
@@ -41,6 +41,29 @@ pub(crate) struct Args {
     /// First port: admin is N, outbound N+1, inbound N+6, health N+21, metrics N+90
     #[arg(long, value_name = "N", default_value_t = 15000, value_parser = clap::value_parser!(u16).range(1024..=65000))]
     pub(crate) port_base: u16,
+
+    /// End with an A/B of a plain configuration against the loaded one, which takes up to 100 s; it is on with --for
+    /// of 60s or more, unless Ctrl-C ended the traffic
+    #[arg(long)]
+    pub(crate) ab: bool,
+
+    /// Do not end with the A/B
+    #[arg(long, conflicts_with = "ab")]
+    pub(crate) no_ab: bool,
+}
+
+/// Who watches for so long wants to know what the configuration is worth.
+const AB_FROM: Duration = Duration::from_secs(60);
+
+impl Args {
+    fn compares(&self, ran_for: Duration) -> bool {
+        let long = self.run_for.is_some_and(|run_for| run_for >= AB_FROM && ran_for >= run_for);
+        self.ab || (long && !self.no_ab)
+    }
+
+    fn loaded(&self) -> String {
+        self.config.as_ref().map_or("the tutorial's documents".to_owned(), |folder| folder.display().to_string())
+    }
 }
 
 /// The most that one gentle generator is asked to start in a second; a load test is another tool's work.
@@ -76,6 +99,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let ended = LocalSet::new()
         .block_on(&runtime, session::run(plan, timer, args.run_for, status))
         .context("the handler for Ctrl-C cannot be set")?;
+    if args.compares(ended.ran_for) {
+        term::line("\nA/B: the services under a plain configuration against the loaded one");
+        // The traffic's report is worth having also where this fails, such as for a port that is taken.
+        match compare::run(ports, entry.outbound(), &format!("optimised: {}", args.loaded())) {
+            Ok(found) => term::raw(&format!("{}\n", celerity_load::ab::text::render(&found))),
+            Err(error) => term::error(&error),
+        }
+    }
     term::line("\ndraining ...");
     let found = mesh.sources().map(|sources| findings::of(&sources)).unwrap_or_default();
     if !mesh.drain(DRAIN_MAX) {

@@ -51,12 +51,22 @@ const ORDER: &str = "order-service";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
     base: u16,
+    application: u16,
 }
 
+/// From one mesh's ports to those of one beside it: past the 90 that a mesh spans.
+const BESIDE: u16 = 200;
+
 impl Ports {
-    /// `base` is at most 65000, so that no port overflows.
+    /// `base` is at most 65000, so that no port overflows, and none of a mesh beside it.
     pub(crate) fn from_base(base: u16) -> Self {
-        Self { base }
+        // 8080 as in production; with another base, next to the sidecar's ports, since 8080 is the likeliest one taken.
+        Self { base, application: if base == PORT_BASE { APPLICATION_PORT } else { base + 80 } }
+    }
+
+    /// Of a second mesh before the same applications.
+    pub(crate) fn beside(self) -> Self {
+        Self { base: self.base + BESIDE, ..self }
     }
 
     pub(crate) fn admin(self) -> u16 {
@@ -79,9 +89,8 @@ impl Ports {
         self.base + 90
     }
 
-    /// 8080 as in production; with another base, next to the sidecar's ports, since 8080 is the likeliest one taken.
     pub(crate) fn application(self) -> u16 {
-        if self.base == PORT_BASE { APPLICATION_PORT } else { self.base + 80 }
+        self.application
     }
 
     /// The documents of the sample services, with this run's ports in them.
@@ -208,6 +217,8 @@ mod tests {
         let [Source { text: services, .. }, _] = ports.documents();
         assert!(!services.contains("http: 15006") && !services.contains("targetPort: 8080"));
         assert!(services.contains("http: 25006") && services.contains("targetPort: 25080"));
+        let [Source { text: beside, .. }, _] = ports.beside().documents();
+        assert!(beside.contains("http: 25206") && beside.contains("targetPort: 25080"));
     }
 
     #[tokio::test]
