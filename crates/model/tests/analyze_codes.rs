@@ -253,3 +253,20 @@ fn the_page_is_made_from_the_table() {
     }
     assert_eq!(common::text(&path), reference(), "run the test again with UPDATE_DOCS=1");
 }
+
+fn codes_of(text: &str) -> Vec<&'static str> {
+    findings(text).iter().map(|finding| finding.code).collect()
+}
+
+#[test]
+fn nothing_is_said_of_the_meshs_services_where_none_was_read() {
+    let outside = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [api.example.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}\n---\n";
+    let found =
+        codes_of(&format!("{outside}{}", routes("  - route: [{destination: {host: no-such}}]").replace(SERVICES, "")));
+    assert!(!found.contains(&"CEL0304"), "{found:?}");
+    let found = codes_of(&format!(
+        "{outside}{}",
+        routes("  - route: [{destination: {host: no.such.example.com}}]").replace(SERVICES, "")
+    ));
+    assert!(found.contains(&"CEL0304"), "{found:?}");
+}

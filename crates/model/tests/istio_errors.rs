@@ -157,3 +157,20 @@ fn a_config_map_is_read_to_its_inner_lines() {
     assert_eq!((error.line, error.field.as_str()), (8, "data.config.yaml.proxy.concurency"));
     assert!(error.reason.contains("did you mean concurrency?"));
 }
+
+#[test]
+fn an_external_name_is_a_dns_name_outside_of_the_mesh() {
+    for (spec, wanted) in [
+        ("{type: ExternalName, ports: [{port: 80}]}", "needs the name"),
+        ("{externalName: a.example.com, ports: [{port: 80}]}", "only type: ExternalName"),
+        (
+            "{type: ExternalName, externalName: b.default.svc.cluster.local, ports: [{port: 80}]}",
+            "write a VirtualService",
+        ),
+        ("{type: ExternalName, externalName: 'a b', ports: [{port: 80}]}", "no DNS name"),
+    ] {
+        let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {spec}\n");
+        let errors = common::read(&text).expect_err(spec);
+        assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{spec}: {errors:?}");
+    }
+}

@@ -407,3 +407,16 @@ fn outside_services_by_name() {
     let resolvers = &cluster["typed_dns_resolver_config"]["typed_config"]["resolvers"];
     assert_eq!(resolvers[0]["socket_address"]["address"], "8.8.8.8");
 }
+
+#[test]
+fn an_external_name_is_asked_of_dns_and_gets_no_mesh_mtls() {
+    let alias = "apiVersion: v1\nkind: Service\nmetadata: {name: pay}\nspec: {type: ExternalName, externalName: api.example.com, ports: [{name: http, port: 80, targetPort: 8080}]}\n";
+    let all = resources(alias, &Node { certificates: Some(certificates()), ..node() });
+    let cluster = &all["clusters"]["outbound|80||pay.default.svc.cluster.local"];
+    assert_eq!(cluster["type"], "STRICT_DNS");
+    assert_eq!(cluster["transport_socket"], Value::Null);
+    let address = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
+    assert_eq!((&address["address"], &address["port_value"]), (&json!("api.example.com"), &json!(8080)));
+    let domains = all["routes"]["pay.default.svc.cluster.local:80"]["domains"].as_array().expect("domains").clone();
+    assert!(domains.contains(&json!("pay")));
+}

@@ -119,7 +119,7 @@ impl Route<'_> {
 
     fn destination(&self, destination: &Destination, field: &str, world: &World<'_>, findings: &mut Findings) {
         let host = full_name(&destination.host, &self.document.meta.namespace);
-        if world.knows_hosts() {
+        if world.knows_hosts_like(&host) {
             if !world.is_known(&host) {
                 let reason = format!(
                     "no Service and no ServiceEntry has the host {host}: every request of this route fails with 503"

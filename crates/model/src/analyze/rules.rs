@@ -15,7 +15,7 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
     let routed = routed_subsets(config);
     for document in &config.destination_rules {
         let host = full_name(&document.spec.host, &document.meta.namespace);
-        if world.knows_hosts() && !world.is_known(&host) {
+        if world.knows_hosts_like(&host) && !world.is_known(&host) {
             findings.add(
                 &codes::UNKNOWN_RULE_HOST,
                 KIND,
@@ -125,6 +125,12 @@ fn subsets(
     let unused: Vec<&str> =
         subsets.iter().map(|s| s.name.as_str()).filter(|name| !routed.contains(&(host.to_owned(), *name))).collect();
     if unused.is_empty() {
+        return;
+    }
+    if routed.iter().any(|(to, _)| to == host) {
+        let mend = "Route to them, or remove them.".to_owned();
+        let reason = format!("routes lead to other subsets of {host}; {} get no request", unused.join(", "));
+        findings.add(&codes::SUBSETS_WITHOUT_WEIGHTS, KIND, document, "spec.subsets", reason, mend);
         return;
     }
     let share = 100 / subsets.len().max(1);

@@ -30,6 +30,9 @@ pub(super) struct Endpoint {
     pub(super) locality: Locality,
 }
 
+/// The end of the names of the cluster's own services.
+const IN_CLUSTER: &str = ".svc.cluster.local";
+
 /// The full name of a host that a document of `namespace` writes.
 pub(super) fn full_name(host: &str, namespace: &str) -> String {
     if host.contains(['.', '*', ':']) {
@@ -87,7 +90,8 @@ impl<'a> World<'a> {
             let host = full_name(&document.meta.name, &document.meta.namespace);
             let ports = document.spec.ports.iter().map(|p| p.port).collect();
             let namespace = document.meta.namespace.clone();
-            self.hosts.entry(host).or_insert(Host { namespace, ports, ..Host::default() });
+            let open = document.spec.external_name.is_some();
+            self.hosts.entry(host).or_insert(Host { namespace, ports, open, ..Host::default() });
         }
         for slice in &config.endpoint_slices {
             let Some(service) = slice.service_name() else { continue };
@@ -134,9 +138,16 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Nothing was read that could have a host, so nothing can be said about unknown ones.
+    /// Whether anything was read that has a host.
     pub(super) fn knows_hosts(&self) -> bool {
         !self.hosts.is_empty() || !self.wildcards.is_empty()
+    }
+
+    /// Whether one can say of `host` that it is unknown: services of its sort were read at all. A folder of rules alone, or of
+    /// rules with a few outside hosts, leaves the mesh's own services to others.
+    pub(super) fn knows_hosts_like(&self, host: &str) -> bool {
+        let is_inside = |host: &str| host.ends_with(IN_CLUSTER);
+        self.hosts.keys().chain(&self.wildcards).any(|known| is_inside(known) || !is_inside(host))
     }
 
     pub(super) fn is_known(&self, host: &str) -> bool {

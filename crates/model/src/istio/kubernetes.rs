@@ -20,7 +20,7 @@ choice! {
         ClusterIp = "ClusterIP",
         NodePort = "NodePort",
         LoadBalancer = "LoadBalancer",
-        ExternalName = "ExternalName" later "a Service that is an alias of an outside name (write a ServiceEntry with resolution: DNS)",
+        ExternalName = "ExternalName",
     }
 }
 
@@ -40,10 +40,9 @@ record! {
         /// An address, `None` for a headless service, or nothing.
         cluster_ip: Option<String> = "clusterIP" [cluster_ip];
         cluster_ips: Vec<String> = "clusterIPs" [cluster_ips];
+        /// The DNS name that a Service of type ExternalName stands for.
+        external_name: Option<String> = "externalName" [not_empty];
         ports: Vec<ServicePort> = "ports";
-    }
-    refused {
-        "externalName": "a Service that is an alias of an outside name (write a ServiceEntry with resolution: DNS)",
     }
     ignored {
         "selector", "sessionAffinity", "sessionAffinityConfig", "externalIPs", "externalTrafficPolicy", "internalTrafficPolicy",

@@ -319,6 +319,9 @@ impl<'a> Index<'a> {
                 .flatten()
                 .flat_map(|slice| from_slice(slice));
             let spec = &document.spec;
+            // As Istio: the name is asked of DNS, and mesh mTLS is not spoken with what is outside.
+            let alias = spec.external_name.as_deref().map(|name| Workload::by_name(name, &meta.namespace));
+            let external = alias.is_some();
             let service = Service {
                 host: format!("{}.{}.svc.{}", meta.name, meta.namespace, self.node.mesh.cluster_domain),
                 name: meta.name.clone(),
@@ -352,9 +355,9 @@ impl<'a> Index<'a> {
                         }
                     })
                     .collect(),
-                resolution: Resolution::Static,
-                external: false,
-                endpoints: endpoints.collect(),
+                resolution: if external { Resolution::Dns } else { Resolution::Static },
+                external,
+                endpoints: alias.into_iter().chain(endpoints.take_while(|_| !external)).collect(),
                 subject_alt_names: &[],
                 kind: "Service",
                 meta,

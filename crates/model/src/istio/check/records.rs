@@ -3,7 +3,7 @@
 use super::super::config_map::ThreadPool;
 use super::super::destination_rule::DestinationRule;
 use super::super::envoy_filter::{ApplyTo, ConfigPatch, PatchMatch, PatchOperation};
-use super::super::kubernetes::{AddressType, Endpoint, EndpointSlice, Service};
+use super::super::kubernetes::{AddressType, Endpoint, EndpointSlice, Service, ServiceType};
 use super::super::peer_authentication::PeerAuthentication;
 use super::super::policy::{
     ClientTls, ConsistentHash, LoadBalancer, LocalityLbSetting, OutlierDetection, TlsMode, TrafficPolicy,
@@ -11,7 +11,7 @@ use super::super::policy::{
 use super::super::prometheus_rule::{PrometheusRule, Rule};
 use super::super::reader::{Cx, ErrorKind};
 use super::super::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
-use super::values::{not_empty, port};
+use super::values::{is_dns_label, not_empty, port};
 
 const PORT_POLICIES_MAX: usize = 4_096;
 
@@ -250,6 +250,24 @@ pub(crate) fn check_rule_body(rule: &Rule, cx: &mut Cx) {
 }
 
 pub(crate) fn check_service(service: &Service, cx: &mut Cx) {
+    match (service.type_ == Some(ServiceType::ExternalName), &service.external_name) {
+        (true, None) => cx.missing("externalName", "a Service of type ExternalName needs the name that it stands for"),
+        (false, Some(_)) => {
+            cx.error_at("externalName", ErrorKind::Conflict, "only type: ExternalName has an externalName; remove one");
+        }
+        (true, Some(name)) if name.ends_with(".svc") || name.contains(".svc.") => {
+            let reason = "not supported yet: an alias of a service of the mesh; write a VirtualService for the host that routes to it";
+            cx.error_at("externalName", ErrorKind::NotSupported, reason);
+        }
+        (true, Some(name)) if !name.trim_end_matches('.').split('.').all(is_dns_label) => {
+            cx.error_at(
+                "externalName",
+                ErrorKind::BadValue,
+                format!("{name:?} is no DNS name; write one such as api.example.com"),
+            );
+        }
+        _ => {}
+    }
     for (index, one) in service.ports.iter().enumerate() {
         let earlier = || service.ports.iter().take(index);
         if service.ports.len() > 1 && one.name.is_none() {
