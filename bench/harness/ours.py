@@ -1,6 +1,8 @@
 """Celerity: its configuration is Istio YAML, with all on that a mesh does."""
+import json
 import os
 import subprocess
+import urllib.request
 
 from .machine import PROXY_CORE, Missing, Running, free_ports, version
 from .peers import ROOT, _ready, _write
@@ -39,6 +41,7 @@ class Celerity:
         else:
             argv += ["--inbound", "off"]
         running = Running(argv, PROXY_CORE, os.path.join(plan.folder, "celerity.log"))
+        running.figures = lambda: unattributed(admin)
         return running, outbound, _ready(running, plan, outbound)
 
     def _identity(self, plan):
@@ -48,6 +51,21 @@ class Celerity:
         subprocess.run([self.binary, "ca", "issue", "--dir", folder, "--out", out, "--service-account", IDENTITY],
                        check=True, capture_output=True)
         return out
+
+
+class WithoutLedger(Celerity):
+    """The same binary with its account of each request's time switched off: the difference is what the ledger costs."""
+    name = "Celerity, ledger off"
+    extra = ("--ledger", "off")
+
+
+def unattributed(admin):
+    """The share of all requests' time that the ledger has no name for, of the worse side."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin}/ledger?format=json", timeout=10) as answer:
+        reports = [r for r in json.load(answer) if r["requests"]]
+    if not reports:
+        return {}
+    return {"unattributed": max(r["unattributed_share"] for r in reports)}
 
 
 def documents(plan, inbound):

@@ -1,6 +1,8 @@
 """Tables and JSON from the rounds."""
 import statistics
 
+from .scenarios import SERVICES_MANY
+
 FIGURES = [
     ("cpu_us", "CPU µs per request", "{:.1f}"),
     ("requests_per_s", "requests/s", "{:,.0f}"),
@@ -11,6 +13,17 @@ FIGURES = [
     ("ready_ms", "start ms", "{:,.0f}"),
 ]
 OURS = "Celerity"
+LEDGER_OFF = "Celerity, ledger off"
+
+# What is to be reached: (scenario, figure, peer, the highest ratio of ours to theirs).
+TARGETS = [
+    ("a", "cpu_us", "HAProxy", 1.0), ("a", "cpu_us", "Envoy", 0.35), ("b", "cpu_us", "HAProxy", 1.2), ("b", "cpu_us", "Envoy", 0.35),
+    *((key, "p99_us", "HAProxy", 1.0) for key in "abcde"),
+    ("a", "rss_mb", "Envoy", 1 / 3), ("e", "rss_mb", "Envoy", 1 / 3), ("a", "cpu_us", LEDGER_OFF, 1.03),
+]
+READY_MS_MAX = 100
+SERVICE_KB_MAX = 10
+UNATTRIBUTED_MAX = 0.02
 
 
 def summary(rounds):
@@ -57,3 +70,46 @@ def table(scenario, results, absent):
                 stats = ratios(results[OURS], rounds)
                 lines.append(f"| {name} | " + " | ".join(_cell(stats.get(k), "{:.2f}") for k, _, _ in FIGURES) + " |")
     return "\n".join(lines) + "\n"
+
+
+def verdicts(everything):
+    """Each target beside what was measured, met or missed; those that nothing was measured for are left out."""
+    titles = {key: title for key, title, _ in FIGURES}
+    lines = ["### Targets", "", "| | measured (min..max) | at most | |", "|---|---|---|---|"]
+
+    def line(what, stat, most, shape="{:.2f}"):
+        verdict = "met" if stat["median"] <= most else "**missed**"
+        lines.append(f"| {what} | {_cell(stat, shape)} | {shape.format(most)} | {verdict} |")
+
+    for key, figure, peer, most in TARGETS:
+        results = everything.get(key, {})
+        if OURS in results and peer in results:
+            stat = ratios(results[OURS], results[peer]).get(figure)
+            if stat:
+                line(f"({key}) {titles[figure]}, ours / {peer}", stat, most)
+    for key, results in everything.items():
+        shares = [r["unattributed"] for r in results.get(OURS, []) if "unattributed" in r]
+        if shares:
+            stat = {"median": statistics.median(shares), "min": min(shares), "max": max(shares)}
+            line(f"({key}) share of time unattributed", stat, UNATTRIBUTED_MAX, "{:.4f}")
+    many, one = everything.get("e", {}).get(OURS), everything.get("a", {}).get(OURS)
+    if many:
+        line("(e) start ms", summary(many)["ready_ms"], READY_MS_MAX, "{:.0f}")
+    if many and one:
+        each = [(m["rss_mb"] - o["rss_mb"]) * 1024 / SERVICES_MANY for m, o in zip(many, one)]
+        stat = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+        line("memory of a service in KB: (e) less (a), by the services", stat, SERVICE_KB_MAX, "{:.1f}")
+    return "\n".join(lines) + "\n" if len(lines) > 4 else ""
+
+
+def into_readme(path, table):
+    """Replaces what stands between the marks."""
+    begin, end = "<!-- bench:begin -->", "<!-- bench:end -->"
+    with open(path) as f:
+        text = f.read()
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise RuntimeError(f"{path} has no place for the table: {begin} and {end}")
+    with open(path, "w") as f:
+        f.write(f"{before}{begin}\n{table}\n{end}{after}")

@@ -4,7 +4,7 @@
 //! configuration sets a limit that holds for the whole proxy.
 
 use crate::apply::Running;
-use crate::downstream::accept;
+use crate::downstream::{Runners, accept};
 use crate::exchange::Exchange;
 use crate::filters::cache::{Cache, CacheLimits};
 use crate::http::ResponseHead;
@@ -227,6 +227,8 @@ pub struct Worker {
     shard: Shard,
     ledgers: RefCell<LedgerShard>,
     log: Option<RefCell<AccessLog>>,
+    /// The tasks of HTTP/2 requests.
+    pub runners: Rc<Runners>,
     /// Response heads with the memory of earlier ones: an exchange borrows one instead of growing its own.
     spare_heads: RefCell<Vec<ResponseHead>>,
     date: RefCell<(u64, [u8; 29])>,
@@ -259,6 +261,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
             shard: start.shard,
             ledgers: RefCell::new(ledgers),
             log: start.log.map(RefCell::new),
+            runners: Rc::default(),
             spare_heads: RefCell::default(),
             date: RefCell::new((0, [0; 29])),
             counters: RefCell::default(),

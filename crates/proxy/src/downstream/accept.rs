@@ -54,7 +54,7 @@ pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener)
     }
 }
 
-async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) {
+pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let Ok(local) = stream.local_addr() else { return };
     let running = worker.running();

@@ -1,8 +1,8 @@
 //! A client's HTTP/2 connection: each request is a task of its own.
 
 use super::conn::Conn;
-use super::stream::DownstreamStream;
-use crate::exchange::{self, Begun};
+use super::runners::Job;
+use crate::exchange::Begun;
 use crate::h1::BodyLength;
 use crate::h2;
 use crate::http::{HeaderId, RequestHead};
@@ -48,7 +48,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
             control.shutdown();
             shutting_down = true;
         }
-        let (mut head, mut stream, end) = match next {
+        let (head, stream, end) = match next {
             None => continue,
             Some(None) => break,
             Some(Some(request)) => request,
@@ -63,13 +63,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
         }
         let body = if end { BodyLength::Empty } else { body_length(&head) };
         let begun = Begun { ledger, started, began, body, http_10: false, last, websocket: false };
-        let conn = conn.clone();
-        let control = control.clone();
-        tokio::task::spawn_local(async move {
-            exchange::serve(&conn, &mut DownstreamStream::http2(&mut stream), &mut head, begun).await;
-            drop(stream);
-            control.recycle(head);
-        });
+        worker.runners.run(Job { conn: conn.clone(), control: control.clone(), head, stream, begun });
     }
     // Ends when the last stream has: responses are still being written.
     let _ = (&mut running).await;

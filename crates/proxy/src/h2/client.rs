@@ -122,6 +122,14 @@ impl ClientStream {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
+    /// As [`Self::poll_head`], into a head whose memory then serves the connection's next response.
+    pub fn poll_head_into(&self, cx: &mut Context<'_>, head: &mut ResponseHead) -> Poll<Result<(), Error>> {
+        let mut core = self.handle.core.borrow_mut();
+        let received = std::task::ready!(core.poll_head(self.handle.slot, self.handle.id, cx))?;
+        core.spare_responses.recycle(std::mem::replace(head, received));
+        Poll::Ready(Ok(()))
+    }
+
     /// See [`Self::head`].
     pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Error>> {
         self.handle.core.borrow_mut().poll_head(self.handle.slot, self.handle.id, cx)

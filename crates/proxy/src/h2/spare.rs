@@ -3,8 +3,7 @@
 /// Pieces that a connection keeps of each kind.
 const KEPT: usize = 128;
 
-/// Message heads. They are large (their header lists are inline), so within the connection they move as pointers; a
-/// head that goes to the caller leaves its box behind.
+/// Message heads. Within the connection they move as pointers; a head that goes to the caller leaves its box behind.
 #[derive(Debug)]
 pub(crate) struct Heads<T> {
     ready: Vec<Box<T>>,

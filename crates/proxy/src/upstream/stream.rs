@@ -196,7 +196,7 @@ impl UpstreamStream {
                 }
             },
             Kind::H2 { stream: Some(stream), to_head, .. } => {
-                *head = ready!(stream.poll_head(cx))?;
+                ready!(stream.poll_head_into(cx, head))?;
                 let bodyless = *to_head || matches!(head.status, 204 | 304) || head.status < 200;
                 let length = if bodyless || stream.is_body_done() {
                     BodyLength::Empty

@@ -25,11 +25,23 @@ impl Entry {
 /// Evicted entries kept for their memory. A table of 4,096 octets turns over a handful in a block.
 const SPARE_ENTRIES: usize = 16;
 
+/// A type of its own so that it can be borrowed beside the name that stands in the table.
+#[derive(Debug, Default)]
+struct Spare(Vec<Vec<u8>>);
+
+impl Spare {
+    fn take_text(&mut self) -> Vec<u8> {
+        let mut text = self.0.pop().unwrap_or_default();
+        text.clear();
+        text
+    }
+}
+
 #[derive(Debug)]
 pub struct Decoder {
     /// Newest first.
     entries: VecDeque<Entry>,
-    spare: Vec<Entry>,
+    spare: Spare,
     size: usize,
     max_size: usize,
     /// What the peer may raise `max_size` to: our SETTINGS_HEADER_TABLE_SIZE.
@@ -48,7 +60,7 @@ impl Decoder {
     pub fn new(limit: usize) -> Self {
         Self {
             entries: VecDeque::new(),
-            spare: Vec::new(),
+            spare: Spare::default(),
             size: 0,
             max_size: crate::settings::DEFAULT_TABLE_SIZE as usize,
             limit,
@@ -72,7 +84,7 @@ impl Decoder {
         while let Some(&first) = rest.first() {
             if first & 0x80 != 0 {
                 let index = integer(&mut rest, 7)?;
-                let (name, value) = self.lookup(index)?;
+                let (name, value) = lookup(&self.entries, index)?;
                 field(name, value);
             } else if first & 0x40 != 0 {
                 let index = integer(&mut rest, 6)?;
@@ -97,17 +109,6 @@ impl Decoder {
         Ok(())
     }
 
-    fn lookup(&self, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
-        if let Some(&(name, value)) = index.checked_sub(1).and_then(|at| STATIC.get(at)) {
-            return Ok((name, value));
-        }
-        index
-            .checked_sub(STATIC_LEN + 1)
-            .and_then(|at| self.entries.get(at))
-            .map(Entry::parts)
-            .ok_or(DecodeError("an index that is in no table"))
-    }
-
     fn literal(
         &mut self,
         index: usize,
@@ -117,14 +118,13 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let mut name_scratch = std::mem::take(&mut self.name);
         let mut value_scratch = std::mem::take(&mut self.value);
-        let mut entry = if keep { self.spare.pop().unwrap_or_default() } else { Entry::default() };
         let result = (|| {
             let name_text = if index == 0 { Some(string(rest, &mut name_scratch)?) } else { None };
             let value_text = string(rest, &mut value_scratch)?;
             let name = match name_text {
                 Some(Text::Input(text)) => text,
                 Some(Text::Scratch) => &name_scratch,
-                None => self.lookup(index)?.0,
+                None => lookup(&self.entries, index)?.0,
             };
             let value = match value_text {
                 Text::Input(text) => text,
@@ -132,11 +132,15 @@ impl Decoder {
             };
             field(name, value);
             if keep {
-                entry.text.clear();
-                entry.text.extend_from_slice(name);
-                entry.name_len = name.len();
-                entry.text.extend_from_slice(value);
-                self.insert(entry);
+                let size = name.len() + value.len() + ENTRY_OVERHEAD;
+                // A peer that sets the size to nothing and asks to keep each field all the same (nginx does) costs no copy.
+                let entry = (size <= self.max_size).then(|| {
+                    let mut text = self.spare.take_text();
+                    text.extend_from_slice(name);
+                    text.extend_from_slice(value);
+                    Entry { text, name_len: name.len() }
+                });
+                self.insert(size, entry);
             }
             Ok(())
         })();
@@ -145,10 +149,10 @@ impl Decoder {
         result
     }
 
-    fn insert(&mut self, entry: Entry) {
-        let size = entry.size();
+    /// An entry larger than the table empties it (RFC 7541, section 4.4): that is `None`.
+    fn insert(&mut self, size: usize, entry: Option<Entry>) {
         self.evict(size);
-        if size <= self.max_size {
+        if let Some(entry) = entry {
             self.size += size;
             self.entries.push_front(entry);
         }
@@ -158,8 +162,8 @@ impl Decoder {
         while self.size + room > self.max_size {
             let Some(entry) = self.entries.pop_back() else { break };
             self.size -= entry.size();
-            if self.spare.len() < SPARE_ENTRIES {
-                self.spare.push(entry);
+            if self.spare.0.len() < SPARE_ENTRIES {
+                self.spare.0.push(entry.text);
             }
         }
     }
@@ -168,6 +172,17 @@ impl Decoder {
     pub fn table_size(&self) -> usize {
         self.size
     }
+}
+
+fn lookup(entries: &VecDeque<Entry>, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
+    if let Some(&(name, value)) = index.checked_sub(1).and_then(|at| STATIC.get(at)) {
+        return Ok((name, value));
+    }
+    index
+        .checked_sub(STATIC_LEN + 1)
+        .and_then(|at| entries.get(at))
+        .map(Entry::parts)
+        .ok_or(DecodeError("an index that is in no table"))
 }
 
 /// The most octets of an integer: five carry 35 bits, more than any length or index here can use.

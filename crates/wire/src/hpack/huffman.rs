@@ -83,10 +83,49 @@ pub struct Malformed;
 /// # Errors
 /// [`Malformed`]; `out` then holds the part before the error.
 pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    out.reserve(input.len() * 8 / 5 + 1);
+    let start = out.len();
+    out.resize(start + input.len() * 8 / 5 + 1, 0);
+    let mut at = start;
+    let result = decode_into(input, out, &mut at);
+    out.truncate(at);
+    result
+}
+
+/// As `decode`, into the room from `at` on, which suffices for any input.
+fn decode_into(input: &[u8], out: &mut [u8], at: &mut usize) -> Result<(), Malformed> {
     let mut input = input;
     let mut bits: u64 = 0;
     let mut held: u32 = 0;
+    // Most of a long string: five symbols for a refill, without asking at each whether its bits are there. The end, with
+    // its padding, stays for the careful loop: a refill takes seven octets at most of the eight that it looks at.
+    while let Some(word) = input.first_chunk::<8>() {
+        // What a refill brings beyond the octets that it takes, the next one brings again at the same place.
+        bits |= u64::from_be_bytes(*word) >> held;
+        let taken = (63 - held) / 8;
+        input = input.get(taken as usize..).unwrap_or_default();
+        held += taken * 8;
+        for _ in 0..5 {
+            let entry = TABLES.fast[(bits >> (64 - FAST_BITS)) as usize];
+            let mut len = u32::from(entry & 0xff);
+            let mut symbol = (entry >> 8) as u8;
+            if len == 0 {
+                if held < LONGEST as u32 {
+                    break;
+                }
+                (symbol, len) = long_code(bits, held).ok_or(Malformed)?;
+            }
+            *out.get_mut(*at).ok_or(Malformed)? = symbol;
+            *at += 1;
+            bits <<= len;
+            held -= len;
+            if held < FAST_BITS {
+                break;
+            }
+        }
+    }
+    if held < 64 {
+        bits &= !(u64::MAX >> held);
+    }
     loop {
         // Refill to at least 32 bits: enough for the longest code.
         if held < 32 {
@@ -108,7 +147,8 @@ pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         let entry = TABLES.fast[(bits >> (64 - FAST_BITS)) as usize];
         let len = u32::from(entry & 0xff);
         if len != 0 && len <= held {
-            out.push((entry >> 8) as u8);
+            *out.get_mut(*at).ok_or(Malformed)? = (entry >> 8) as u8;
+            *at += 1;
             bits <<= len;
             held -= len;
             continue;
@@ -117,7 +157,8 @@ pub fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
             return Ok(());
         }
         let (symbol, len) = long_code(bits, held).ok_or(Malformed)?;
-        out.push(symbol);
+        *out.get_mut(*at).ok_or(Malformed)? = symbol;
+        *at += 1;
         bits <<= len;
         held -= len;
     }
