@@ -20,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("load_targets", load_targets),
     ("load_message", load_message),
     ("load_results", load_results),
+    ("load_reflection", load_reflection),
 ];
 
 /// Requests of one connection, one after the other. However the bytes are cut, the framing must come out the same: if it
@@ -91,6 +92,11 @@ pub fn load_message(data: &[u8]) {
 /// Streams of results.
 pub fn load_results(data: &[u8]) {
     celerity_load::habits::vegeta_report::fuzz(data);
+}
+
+/// Answers of a server's reflection.
+pub fn load_reflection(data: &[u8]) {
+    celerity_load::grpc::fuzz(data);
 }
 
 /// Where messages end and how they frame their bodies: (offset of the end, body length) of each whole one, and how the

@@ -10,6 +10,7 @@ pub mod dispatch;
 pub mod engine;
 mod error;
 pub mod explain;
+pub mod grpc;
 pub mod habits;
 pub mod histogram;
 pub mod measure;

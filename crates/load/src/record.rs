@@ -7,6 +7,7 @@ use celerity_telemetry::Rng;
 use celerity_telemetry::ledger::CATEGORIES;
 
 use crate::control::Cell;
+use crate::habits::rows::{Batch, Row, Rows};
 use crate::summary::{ErrorKind, LEDGER_SAMPLES_MAX, LedgerSample, LedgerTotals, Summary, TALLY_MAX};
 
 /// One answered request. Times are nanoseconds since the run's start.
@@ -40,6 +41,9 @@ pub struct Recorder {
     warm_up_ns: u64,
     rng: Rng,
     live: Arc<Cell>,
+    /// Which request is told next, for the rows.
+    pub(crate) request: u32,
+    rows: Option<Batch>,
 }
 
 impl Recorder {
@@ -53,7 +57,15 @@ impl Recorder {
             warm_up_ns,
             rng: Rng::seeded(seed),
             live,
+            request: 0,
+            rows: None,
         }
+    }
+
+    /// Tells each request there too.
+    pub(crate) fn with_rows(mut self, rows: Option<&Rows>) -> Self {
+        self.rows = rows.cloned().map(Batch::new);
+        self
     }
 
     /// A request's time has come.
@@ -93,6 +105,17 @@ impl Recorder {
         Cell::add(&self.live.bytes_received, answer.bytes);
         if answer.intended_ns < self.warm_up_ns {
             return;
+        }
+        if let Some(rows) = &mut self.rows {
+            rows.push(Row {
+                request: self.request,
+                intended_ns: answer.intended_ns - self.warm_up_ns,
+                ended_ns: answer.ended_ns.saturating_sub(self.warm_up_ns),
+                status: answer.status,
+                body_bytes: answer.body_bytes,
+                success: answer.success,
+                error: None,
+            });
         }
         let summary = &mut self.summary;
         summary.response.record(response_ns);
@@ -141,6 +164,7 @@ impl Recorder {
         if intended_ns < self.warm_up_ns {
             return;
         }
+        self.row_failed(intended_ns, now_ns, kind);
         self.errors[kind as usize] += 1;
         if sent {
             self.summary.unanswered.record(now_ns.saturating_sub(intended_ns));
@@ -160,9 +184,26 @@ impl Recorder {
         self.failed(at_ns, at_ns, ErrorKind::Script, false, Some(text));
     }
 
+    fn row_failed(&mut self, intended_ns: u64, now_ns: u64, kind: ErrorKind) {
+        if let Some(rows) = &mut self.rows {
+            rows.push(Row {
+                request: self.request,
+                intended_ns: intended_ns.saturating_sub(self.warm_up_ns),
+                ended_ns: now_ns.saturating_sub(self.warm_up_ns),
+                status: 0,
+                body_bytes: 0,
+                success: false,
+                error: Some(kind),
+            });
+        }
+    }
+
     /// Many at once, such as the rest of a schedule that could not be sent.
     pub fn failed_many(&mut self, now_ns: u64, kind: ErrorKind, requests: u64) {
         Cell::add(&self.live.failed, requests);
+        for _ in 0..if self.rows.is_some() { requests } else { 0 } {
+            self.row_failed(now_ns, now_ns, kind);
+        }
         self.errors[kind as usize] += requests;
         self.summary.timeline.at(now_ns.saturating_sub(self.warm_up_ns)).failed += requests;
     }
@@ -192,7 +233,10 @@ impl Recorder {
         &mut self.summary.audit
     }
 
-    pub(crate) fn publish(&self, elapsed_ns: u64, in_flight: u32, open: u32) {
+    pub(crate) fn publish(&mut self, elapsed_ns: u64, in_flight: u32, open: u32) {
+        if let Some(rows) = &mut self.rows {
+            rows.flush();
+        }
         self.live.elapsed_ns.store(elapsed_ns, Relaxed);
         self.live.in_flight.store(in_flight, Relaxed);
         self.live.open_connections.store(open, Relaxed);

@@ -71,6 +71,14 @@ pub trait Sink {
         false
     }
 
+    /// Whether [`Self::body`] wants to be called.
+    fn wants_body(&self) -> bool {
+        false
+    }
+
+    /// A piece of a response's body.
+    fn body(&mut self, _token: u32, _data: &[u8]) {}
+
     /// A field of a final response's head or of its trailers; the name in lower case.
     fn field(&mut self, _token: u32, _name: &[u8], _value: &[u8]) {}
 
@@ -223,6 +231,19 @@ impl Connection {
         }
     }
 
+    /// Takes what waits to be written and leaves `empty`, which is, in its place: two buffers go to and fro, and nothing is
+    /// copied. For an owner that has written all it took before.
+    pub fn swap_output(&mut self, empty: &mut Vec<u8>) {
+        empty.clear();
+        if self.out_written == 0 {
+            std::mem::swap(&mut self.out, empty);
+        } else {
+            empty.extend_from_slice(self.output());
+            self.out.clear();
+            self.out_written = 0;
+        }
+    }
+
     /// Starts a request. `index` is its place in the list that it is from, under which its octets are kept. Returns the
     /// octets that it will take on the wire, or `None` where [`Self::capacity`] is 0.
     pub fn start(&mut self, request: &Prepared, index: usize, token: u32) -> Option<u64> {
@@ -297,6 +318,11 @@ impl Connection {
         loop {
             if self.data_left > 0 {
                 let taken = rest.len().min(self.data_left as usize);
+                if sink.wants_body()
+                    && let Some(stream) = self.data_place.and_then(|place| self.streams.get(place))
+                {
+                    sink.body(stream.token, rest.get(..taken).unwrap_or_default());
+                }
                 *rest = rest.get(taken..).unwrap_or_default();
                 self.data_left -= taken as u32;
                 if self.data_left > 0 {
@@ -348,6 +374,11 @@ impl Connection {
         match frame {
             Frame::Data { stream, end_stream, data, flow_len } => {
                 self.data_begins(stream, data.len() as u32, flow_len, end_stream, sink)?;
+                if sink.wants_body()
+                    && let Some(stream) = self.data_place.and_then(|place| self.streams.get(place))
+                {
+                    sink.body(stream.token, data);
+                }
                 self.data_left = 0;
                 self.data_done(sink);
             }

@@ -10,6 +10,11 @@ fn prepared(request: &Request) -> Prepared {
     Prepared::new(request, &origin).expect("a request")
 }
 
+/// Requests: the stream, and all fields as text.
+type Heads = Vec<(u32, String)>;
+/// DATA frames: stream, octets, whether it ends the stream.
+type Data = Vec<(u32, usize, bool)>;
+
 /// The server's side of a connection, written by hand.
 struct Server {
     encoder: Encoder,
@@ -45,7 +50,7 @@ impl Server {
     }
 
     /// What the client wrote: ids of requests with their fields, and the octets of body of each stream.
-    fn read(&mut self, client: &mut Connection) -> (Vec<(u32, String)>, Vec<(u32, usize, bool)>) {
+    fn read(&mut self, client: &mut Connection) -> (Heads, Data) {
         let bytes = client.output().to_vec();
         client.written(bytes.len());
         let mut rest = bytes.strip_prefix(frame::PREFACE).unwrap_or(&bytes);

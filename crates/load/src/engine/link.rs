@@ -1,16 +1,18 @@
 //! One connection: socket, proxy tunnel, TLS, and the protocol object that reads it.
 //!
 //! ```text
-//! Closed -> Connecting -> [Tunnel] -> [Handshake] -> Open -> Closed
+//! Closed -> Connecting -> [Tunnel] -> [Handshake] -> [Settling] -> Open -> Closed
 //! ```
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustls::ClientConnection;
 
 use super::h1::H1;
+use super::h2_link::H2Wire;
 use super::prepare::Route;
 use crate::summary::ErrorKind;
 
@@ -21,6 +23,8 @@ pub(super) enum Phase {
     /// CONNECT was sent to the proxy.
     Tunnel,
     Handshake,
+    /// HTTP/2: until the server's SETTINGS have come.
+    Settling,
     Open,
 }
 
@@ -28,6 +32,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) enum Wire {
     H1(H1),
+    H2(Box<H2Wire>),
 }
 
 /// Why something failed, in the summary's terms and in the system's words.
@@ -72,6 +77,10 @@ pub(super) struct Link {
     /// When the connect began, and when TCP was there.
     pub(super) since_ns: u64,
     pub(super) tcp_ns: u64,
+    /// How long the TLS handshake took, until it is recorded.
+    pub(super) tls_ns: Option<u64>,
+    /// Its HTTP/2 has something to say.
+    pub(super) dirty: bool,
     /// What the proxy has said so far.
     pub(super) tunnel_head: Vec<u8>,
     socket: Option<TcpStream>,
@@ -89,6 +98,8 @@ impl Link {
             wire,
             since_ns: 0,
             tcp_ns: 0,
+            tls_ns: None,
+            dirty: false,
             tunnel_head: Vec::new(),
             socket: None,
             tls: None,
@@ -100,14 +111,14 @@ impl Link {
     /// Begins to connect.
     pub(super) fn open(
         &mut self,
-        route: &Route,
+        address: SocketAddr,
         number: u16,
         registry: &Registry,
         token: Token,
         now_ns: u64,
     ) -> Result<(), Failure> {
         self.close();
-        let mut socket = TcpStream::connect(route.address).map_err(|e| Failure::of(&e))?;
+        let mut socket = TcpStream::connect(address).map_err(|e| Failure::of(&e))?;
         // A request goes out in one write; waiting for more to send would only be latency of our own making.
         let _ = socket.set_nodelay(true);
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE).map_err(|e| Failure::of(&e))?;
@@ -117,6 +128,7 @@ impl Link {
         self.since_ns = now_ns;
         match &mut self.wire {
             Wire::H1(h1) => h1.reset(),
+            Wire::H2(h2) => h2.reset(),
         }
         Ok(())
     }
@@ -200,6 +212,22 @@ impl Link {
         self.out.clear();
         self.out_at = 0;
         Ok(())
+    }
+
+    /// Sends what HTTP/2 has to say. While the socket takes nothing it stays where its bound is kept.
+    pub(super) fn flush_h2(&mut self) -> Result<(), Failure> {
+        let clogged = !self.out.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write());
+        let Wire::H2(h2) = &mut self.wire else { return Ok(()) };
+        if clogged || h2.connection.output().is_empty() {
+            return Ok(());
+        }
+        let mut bytes = std::mem::take(&mut h2.spare);
+        h2.connection.swap_output(&mut bytes);
+        let result = self.write(&bytes);
+        if let Wire::H2(h2) = &mut self.wire {
+            h2.spare = bytes;
+        }
+        result
     }
 
     /// Reads what is there, through TLS where there is TLS.

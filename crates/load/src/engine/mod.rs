@@ -1,7 +1,9 @@
 //! The run on real sockets: one thread for each share of the plan, each with its own loop, connections and recorder.
 
+pub mod ask;
 mod h1;
 pub mod h2;
+mod h2_link;
 pub mod h2_request;
 mod ledger;
 mod link;
@@ -31,9 +33,6 @@ const DESCRIPTORS_PER_THREAD: u64 = 4;
 /// Carries the plan out and returns when it is through. Blocks; `control` tells how it goes and can end it.
 pub fn run(plan: &Plan, control: &Control) -> Result<Summary, Error> {
     plan.check()?;
-    if plan.protocol == Protocol::Http2 {
-        return Err(Error::Plan("HTTP/2 is not supported yet".into()));
-    }
     make_room(plan)?;
     let prep = prepare::prepare(plan)?;
     control.clear();

@@ -31,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) route: u16,
     /// As HTTP/1.1 has it on the wire, head and body.
     pub(super) wire: Vec<u8>,
+    /// As HTTP/2 has it.
+    pub(super) h2: Option<super::h2_request::Prepared>,
     pub(super) to_head: bool,
     pub(super) success: Success,
 }
@@ -76,11 +78,30 @@ pub(super) fn prepare(plan: &Plan) -> Result<Prep, Error> {
         routes.push(Route { address, tunnel, tls });
         route_of.push(place);
     }
+    if plan.protocol == Protocol::Http2 {
+        check_http2(plan, routes.len())?;
+    }
     let requests = match &plan.source {
         Source::Script(_) => Vec::new(),
         Source::Static(requests) => requests.iter().map(|r| prepared(plan, r, &route_of)).collect::<Result<_, _>>()?,
     };
     Ok(Prep { routes, requests })
+}
+
+/// What HTTP/2 cannot be asked for here.
+fn check_http2(plan: &Plan, servers: usize) -> Result<(), Error> {
+    let refuse = |why: &str| Err(Error::Plan(why.to_owned()));
+    if matches!(plan.source, Source::Script(_)) {
+        return refuse("a script writes HTTP/1.1, which cannot be sent over HTTP/2");
+    }
+    if servers > 1 {
+        // The streams of a connection would have to wait for each other at every change of server.
+        return refuse("the targets of a run over HTTP/2 must be on one server: run them one after the other");
+    }
+    if plan.proxy.is_some() && plan.origins.iter().any(|origin| !origin.tls) {
+        return refuse("a forward proxy takes http targets over HTTP/1.1 only: use https, or no proxy");
+    }
+    Ok(())
 }
 
 fn prepared(plan: &Plan, request: &Request, route_of: &[u16]) -> Result<Prepared, Error> {
@@ -91,7 +112,11 @@ fn prepared(plan: &Plan, request: &Request, route_of: &[u16]) -> Result<Prepared
     let absolute = plan.proxy.is_some() && !origin.tls;
     let wire =
         if plan.protocol == Protocol::Http1 { wire(request, origin, absolute, plan.keep_alive) } else { Vec::new() };
-    Ok(Prepared { route, wire, to_head: request.method == "HEAD", success: request.success })
+    let h2 = match plan.protocol {
+        Protocol::Http1 => None,
+        Protocol::Http2 => Some(super::h2_request::Prepared::new(request, origin).map_err(Error::Plan)?),
+    };
+    Ok(Prepared { route, wire, h2, to_head: request.method == "HEAD", success: request.success })
 }
 
 /// The request's bytes. With `absolute` in the form that a forward proxy takes (RFC 9112 section 3.2.2).

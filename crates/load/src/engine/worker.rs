@@ -4,18 +4,21 @@
 //! loop: what is due -> start it -> sleep until something is readable or due -> read, record, start what that freed
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use celerity_telemetry::ledger::CATEGORIES;
 use mio::{Events, Poll, Token};
 
 use super::h1::{Done, H1, Want};
+use super::h2_link::{Ended, H2Wire};
 use super::link::{Failure, Got, Link, Phase, Wire};
 use super::machine::ThreadFacts;
 use super::prepare::{Prep, Prepared, is_head_request};
 use super::timer::{Clock, Timer};
 use crate::control::{Cell, Control, Stop};
 use crate::dispatch::{Dispatch, Step};
-use crate::plan::{Load, Plan};
+use crate::plan::{Load, Plan, Protocol};
 use crate::record::{Answer, Recorder};
 use crate::source::{Flow, Script, Source, Success};
 use crate::summary::{ErrorKind, Summary};
@@ -49,13 +52,13 @@ pub(super) struct Job<'a> {
     pub(super) live: Arc<Cell>,
 }
 
-enum Feed<'a> {
+pub(super) enum Feed<'a> {
     Static { requests: &'a [Prepared], next: usize },
     Script { script: Box<dyn Script>, delays: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Idle,
     /// For its connection.
     Waiting,
@@ -64,42 +67,50 @@ enum State {
 
 /// What is under way on one slot.
 #[derive(Debug)]
-struct Call {
-    state: State,
-    intended_ns: u64,
-    sent_ns: u64,
+pub(super) struct Call {
+    pub(super) state: State,
+    pub(super) intended_ns: u64,
+    pub(super) sent_ns: u64,
     /// Its place in the prepared requests.
-    request: usize,
+    pub(super) request: usize,
     /// Answers that are still to come.
-    responses: u16,
-    to_head: bool,
+    pub(super) responses: u16,
+    pub(super) to_head: bool,
     /// What a script wrote.
-    wire: Vec<u8>,
+    pub(super) wire: Vec<u8>,
+    /// What was read of an HTTP/2 answer.
+    pub(super) ledger_us: Option<[u32; CATEGORIES]>,
+    pub(super) tally: String,
 }
 
 pub(super) struct Worker<'a> {
-    plan: &'a Plan,
-    prep: &'a Prep,
-    control: &'a Control,
-    clock: Clock,
-    now_ns: u64,
-    poll: Poll,
-    timer: Timer,
-    links: Vec<Link>,
-    calls: Vec<Call>,
-    lanes: u32,
-    dispatch: Dispatch,
-    record: Recorder,
-    feed: Feed<'a>,
-    want_all: bool,
-    buffer: Vec<u8>,
-    in_flight: u32,
-    open_links: u32,
-    open_loop: bool,
+    pub(super) plan: &'a Plan,
+    pub(super) prep: &'a Prep,
+    pub(super) control: &'a Control,
+    pub(super) clock: Clock,
+    pub(super) now_ns: u64,
+    pub(super) poll: Poll,
+    pub(super) timer: Timer,
+    pub(super) links: Vec<Link>,
+    pub(super) calls: Vec<Call>,
+    pub(super) lanes: u32,
+    pub(super) dispatch: Dispatch,
+    pub(super) record: Recorder,
+    pub(super) feed: Feed<'a>,
+    pub(super) want_all: bool,
+    pub(super) buffer: Vec<u8>,
+    /// HTTP/2: what was heard in one read, and the connections that have something to say.
+    pub(super) ended: Vec<Ended>,
+    pub(super) dirty: Vec<usize>,
+    /// Where a script wants this thread to connect to.
+    address: Option<SocketAddr>,
+    pub(super) in_flight: u32,
+    pub(super) open_links: u32,
+    pub(super) open_loop: bool,
     /// When nothing more is started, and why the run may end before what is under way has.
-    ended_ns: Option<u64>,
-    stop_at_ns: u64,
-    interrupted: bool,
+    pub(super) ended_ns: Option<u64>,
+    pub(super) stop_at_ns: u64,
+    pub(super) interrupted: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -126,6 +137,15 @@ impl<'a> Worker<'a> {
                 Feed::Script { script, delays }
             }
         };
+        let wire = || match plan.protocol {
+            Protocol::Http1 => Wire::H1(H1::new()),
+            Protocol::Http2 => Wire::H2(Box::new(H2Wire::new(lanes))),
+        };
+        // Behind a proxy the address is the proxy's.
+        let address = match &plan.source {
+            Source::Script(factory) if plan.proxy.is_none() => factory.address(index),
+            _ => None,
+        };
         let call = || Call {
             state: State::Idle,
             intended_ns: 0,
@@ -134,6 +154,8 @@ impl<'a> Worker<'a> {
             responses: 0,
             to_head: false,
             wire: Vec::new(),
+            ledger_us: None,
+            tally: String::new(),
         };
         let warm_up_ns = u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX);
         Ok(Self {
@@ -144,14 +166,18 @@ impl<'a> Worker<'a> {
             now_ns: 0,
             poll,
             timer,
-            links: (0..links).map(|_| Link::new(Wire::H1(H1::new()))).collect(),
+            links: (0..links).map(|_| Link::new(wire())).collect(),
             calls: (0..slots).map(|_| call()).collect(),
             lanes,
             dispatch: Dispatch::new(&plan.load, index, plan.threads, plan.seed, slots, routes),
-            record: Recorder::new(warm_up_ns, plan.capture.ledger, plan.seed ^ u64::from(index), live),
+            record: Recorder::new(warm_up_ns, plan.capture.ledger, plan.seed ^ u64::from(index), live)
+                .with_rows(plan.capture.rows.as_ref()),
             feed,
             want_all,
             buffer: vec![0; READ_BYTES],
+            ended: Vec::new(),
+            dirty: Vec::new(),
+            address,
             in_flight: 0,
             open_links: 0,
             open_loop: matches!(plan.load, Load::Open(_)),
@@ -179,6 +205,7 @@ impl<'a> Worker<'a> {
             if self.over() {
                 break;
             }
+            self.flush_dirty();
             let wake_ns = due_ns.min(sweep_ns);
             self.timer.arm(self.clock, wake_ns).map_err(|source| Error::System { what: "a timer", source })?;
             if let Err(source) = self.poll.poll(&mut events, None)
@@ -192,6 +219,7 @@ impl<'a> Worker<'a> {
                 if event.token() != TIMER {
                     self.ready(event.token().0, event.is_writable(), event.is_readable(), event.is_read_closed());
                     self.pump();
+                    self.flush_dirty();
                 }
             }
         }
@@ -225,8 +253,8 @@ impl<'a> Worker<'a> {
                 }
                 Step::Drop { intended_ns } => {
                     self.record.intended(intended_ns, 1);
+                    self.record.request = self.next_static() as u32;
                     self.record.failed(intended_ns, self.now_ns, ErrorKind::Dropped, false, None);
-                    self.next_static();
                 }
                 Step::Wait(until_ns) => return until_ns,
                 Step::Done => self.end(),
@@ -303,25 +331,32 @@ impl<'a> Worker<'a> {
         if link.phase == Phase::Open && link.route == route {
             return self.send(slot, at);
         }
+        if self.lanes > 1 && link.phase != Phase::Closed {
+            // Another stream's request is having the connection made.
+            return;
+        }
         if link.phase != Phase::Closed {
             self.close(at);
         }
         self.connect(at, route);
     }
 
-    fn connect(&mut self, at: usize, number: u16) {
+    pub(super) fn connect(&mut self, at: usize, number: u16) {
         let (Some(link), Some(route)) = (self.links.get_mut(at), self.prep.routes.get(usize::from(number))) else {
             return;
         };
         self.record.audit().connections_opened += 1;
-        match link.open(route, number, self.poll.registry(), Token(at), self.now_ns) {
+        match link.open(self.address.unwrap_or(route.address), number, self.poll.registry(), Token(at), self.now_ns) {
             Ok(()) => self.open_links += 1,
             Err(failure) => self.broken(at, &failure),
         }
     }
 
-    fn send(&mut self, slot: u32, at: usize) {
+    pub(super) fn send(&mut self, slot: u32, at: usize) {
         let (Some(link), Some(call)) = (self.links.get_mut(at), self.calls.get_mut(slot as usize)) else { return };
+        if matches!(link.wire, Wire::H2(_)) {
+            return self.h2_send(slot, at);
+        }
         let bytes: &[u8] = match &self.feed {
             Feed::Static { requests, .. } => requests.get(call.request).map_or(&[], |r| &r.wire),
             Feed::Script { .. } => &call.wire,
@@ -329,11 +364,16 @@ impl<'a> Worker<'a> {
         call.state = State::Sent;
         call.sent_ns = self.now_ns;
         self.record.sent(call.intended_ns, self.now_ns, bytes.len() as u64, u64::from(call.responses));
+        let written = link.write(bytes);
+        self.note_late_send();
+        if let Err(failure) = written {
+            self.broken(at, &failure);
+        }
+    }
+
+    pub(super) fn note_late_send(&mut self) {
         if self.open_loop && self.dispatch.end_ns().is_some_and(|end| self.now_ns > end + LATE_SEND_NS) {
             self.record.audit().sent_after_end += 1;
-        }
-        if let Err(failure) = link.write(bytes) {
-            self.broken(at, &failure);
         }
     }
 
@@ -349,7 +389,7 @@ impl<'a> Worker<'a> {
                 Ok(false) => return,
                 Err(failure) => return self.broken(at, &failure),
             }
-        } else if writable && let Err(failure) = link.flush() {
+        } else if writable && let Err(failure) = link.flush().and_then(|()| link.flush_h2()) {
             return self.broken(at, &failure);
         }
         if readable || read_closed {
@@ -383,8 +423,13 @@ impl<'a> Worker<'a> {
     }
 
     /// The connection can carry requests.
-    fn opened(&mut self, at: usize, tls_ns: Option<u64>) {
+    pub(super) fn opened(&mut self, at: usize, tls_ns: Option<u64>) {
         let Some(link) = self.links.get_mut(at) else { return };
+        if matches!(link.wire, Wire::H2(_)) && link.phase != Phase::Settling {
+            link.phase = Phase::Settling;
+            link.tls_ns = tls_ns;
+            return self.touch(at);
+        }
         link.phase = Phase::Open;
         self.record.connected(link.tcp_ns.saturating_sub(link.since_ns), tls_ns);
         let first = at as u32 * self.lanes;
@@ -431,10 +476,15 @@ impl<'a> Worker<'a> {
     fn shaken(&mut self, at: usize) {
         let Some(link) = self.links.get_mut(at) else { return };
         self.now_ns = self.clock.now_ns();
-        if let Some(chosen) = link.alpn()
-            && chosen != b"http/1.1"
-        {
-            let text = format!("the server chose `{}`", String::from_utf8_lossy(chosen));
+        let wanted: &[u8] = match self.plan.protocol {
+            Protocol::Http1 => b"http/1.1",
+            Protocol::Http2 => b"h2",
+        };
+        // A server that says nothing speaks HTTP/1.1.
+        let chosen = link.alpn().unwrap_or(b"http/1.1");
+        if chosen != wanted {
+            let (chosen, wanted) = (String::from_utf8_lossy(chosen), String::from_utf8_lossy(wanted));
+            let text = format!("the server chose `{chosen}`, and `{wanted}` was asked for");
             return self.broken(at, &Failure::new(ErrorKind::Tls, text));
         }
         let tls_ns = self.now_ns.saturating_sub(link.tcp_ns);
@@ -449,6 +499,8 @@ impl<'a> Worker<'a> {
                     link.tunnel_head.extend_from_slice(data);
                     return self.tunnel(at);
                 }
+                Phase::Settling => return self.h2_received(at, data),
+                Phase::Open if matches!(link.wire, Wire::H2(_)) => return self.h2_received(at, data),
                 Phase::Open => {}
                 Phase::Closed | Phase::Connecting | Phase::Handshake => return,
             }
@@ -463,7 +515,7 @@ impl<'a> Worker<'a> {
                 tally: self.plan.capture.tally_header.as_deref(),
                 all: self.want_all,
             };
-            let Wire::H1(h1) = &mut link.wire;
+            let Wire::H1(h1) = &mut link.wire else { return };
             match h1.feed(&mut data, call.to_head, want) {
                 Ok(None) => return,
                 Ok(Some(done)) => self.answered(slot, at, &done),
@@ -501,6 +553,7 @@ impl<'a> Worker<'a> {
             // Trailers of HTTP/1.1 are not read: gRPC needs HTTP/2.
             Success::Grpc => false,
         };
+        self.record.request = call.request as u32;
         self.record.answered(&Answer {
             intended_ns: call.intended_ns,
             sent_ns: call.sent_ns,
@@ -512,7 +565,7 @@ impl<'a> Worker<'a> {
             body_bytes: done.body_bytes,
             ledger_us: done.ledger_us,
         });
-        let Wire::H1(h1) = &mut link.wire;
+        let Wire::H1(h1) = &mut link.wire else { return };
         if self.plan.capture.tally_header.is_some() && !h1.kept.tally.is_empty() {
             self.record.tally(call.intended_ns, &h1.kept.tally);
         }
@@ -571,12 +624,15 @@ impl<'a> Worker<'a> {
         if matches!(link.phase, Phase::Tunnel) {
             return self.broken(at, &Failure::new(ErrorKind::Proxy, "the proxy closed the connection"));
         }
+        if matches!(link.wire, Wire::H2(_)) {
+            return self.h2_closed(at);
+        }
         let under_way = self.calls.get(slot as usize).is_some_and(|c| c.state != State::Idle);
         if !under_way {
             self.close(at);
             return self.dispatch.disconnected(slot, route);
         }
-        let Wire::H1(h1) = &mut link.wire;
+        let Wire::H1(h1) = &mut link.wire else { return };
         if let Some(done) = h1.closed() {
             return self.answered(slot, at, &done);
         }
@@ -585,7 +641,7 @@ impl<'a> Worker<'a> {
     }
 
     /// The connection failed, and with it what was under way on it.
-    fn broken(&mut self, at: usize, failure: &Failure) {
+    pub(super) fn broken(&mut self, at: usize, failure: &Failure) {
         self.close(at);
         let first = at as u32 * self.lanes;
         for slot in first..first + self.lanes {
@@ -595,9 +651,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn fail(&mut self, slot: u32, failure: &Failure) {
+    pub(super) fn fail(&mut self, slot: u32, failure: &Failure) {
         let Some(call) = self.calls.get_mut(slot as usize) else { return };
         let sent = call.state == State::Sent;
+        self.record.request = call.request as u32;
         for _ in 0..call.responses {
             self.record.failed(call.intended_ns, self.now_ns, failure.kind, sent, Some(&failure.text));
         }
@@ -610,7 +667,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn close(&mut self, at: usize) {
+    pub(super) fn close(&mut self, at: usize) {
         if let Some(link) = self.links.get_mut(at)
             && link.phase != Phase::Closed
         {
@@ -626,16 +683,18 @@ impl<'a> Worker<'a> {
         for at in 0..self.links.len() {
             let Some(link) = self.links.get(at) else { break };
             match link.phase {
-                Phase::Connecting | Phase::Tunnel | Phase::Handshake => {
+                Phase::Connecting | Phase::Tunnel | Phase::Handshake | Phase::Settling => {
                     if self.now_ns.saturating_sub(link.since_ns) >= connect_ns {
                         let text = match link.phase {
                             Phase::Connecting => "TCP did not connect",
                             Phase::Tunnel => "the proxy did not answer CONNECT",
+                            Phase::Settling => "the server's HTTP/2 SETTINGS did not come",
                             _ => "the TLS handshake did not end",
                         };
                         self.broken(at, &Failure::new(ErrorKind::ConnectTimeout, text));
                     }
                 }
+                Phase::Open if matches!(link.wire, Wire::H2(_)) => self.h2_late(at, timeout_ns),
                 Phase::Open => {
                     let slots = at * self.lanes as usize..(at + 1) * self.lanes as usize;
                     let late = self.calls.get(slots).is_some_and(|calls| {
