@@ -63,7 +63,7 @@ impl Kept {
             State::Changed { depth, .. } if *depth >= CHANGES_MAX => Box::new(state.resources()),
             State::Packed(_) | State::Changed { .. } => return,
         };
-        *state = State::Packed(Packed::of(whole));
+        *state = State::Packed(Packed::of(*whole));
     }
 
     /// What runs, as a bootstrap that an Envoy would run too, and what became of each EnvoyFilter's patches.
@@ -128,8 +128,8 @@ struct Packed {
 
 impl Packed {
     /// Takes the resources apart while it packs them, so that both together never need more than one of them.
-    fn of(resources: Box<Resources>) -> Self {
-        let Resources { listeners, routes, clusters, endpoints, patches, notes: _, contended_domains: _ } = *resources;
+    fn of(resources: Resources) -> Self {
+        let Resources { listeners, routes, clusters, endpoints, patches, notes: _, contended_domains: _ } = resources;
         let mut packer = Packer { out: DeflateEncoder::new(Vec::new(), Compression::fast()), scratch: Vec::new() };
         packer.list(listeners);
         packer.list(routes);

@@ -131,7 +131,7 @@ impl Cx {
     pub(crate) fn within<T>(&mut self, key: &str, at: (u32, u32), read: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
         self.push(key);
-        self.from_here(length, at, read)
+        self.standing_at(length, at, read)
     }
 
     /// As [`Cx::within`] for an item of a list.
@@ -140,10 +140,10 @@ impl Cx {
         self.path.push('[');
         self.path.push_str(itoa::Buffer::new().format(index));
         self.path.push(']');
-        self.from_here(length, at, read)
+        self.standing_at(length, at, read)
     }
 
-    fn from_here<T>(&mut self, length: usize, at: (u32, u32), read: impl FnOnce(&mut Self) -> T) -> T {
+    fn standing_at<T>(&mut self, length: usize, at: (u32, u32), read: impl FnOnce(&mut Self) -> T) -> T {
         let (line, column) = (self.line, self.column);
         (self.line, self.column) = at;
         let result = read(self);
