@@ -1,283 +1,298 @@
-//! The closing report in a terminal.
-
-use std::fmt::Write;
+//! The closing report of a run, for people.
 
 use celerity_telemetry::Category;
 
+use super::{QUANTILES, Style, bytes, grouped, millis, percent};
 use crate::audit::Verdict;
-use crate::histogram::Histogram;
 use crate::slo::Outcome;
-use crate::summary::{LedgerTotals, Summary};
+use crate::summary::LedgerMeans;
+use crate::{Histogram, Summary};
 
-/// Messages of errors are cut here: one line each.
-const EXAMPLE_CHARS_MAX: usize = 100;
+/// The requests in the middle, and those around the 99th percentile.
+pub(crate) const MEDIAN_COHORT: (f64, f64) = (0.45, 0.55);
+pub(crate) const TAIL_COHORT: (f64, f64) = (0.985, 0.995);
 
-/// The whole report, ending in a line break. Pure.
-pub fn text(summary: &Summary, objectives: &[Outcome]) -> String {
+const BOLD: &str = "\x1b[1m";
+const GREEN: &str = "\x1b[32m";
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+
+fn paint(style: Style, code: &str, text: &str) -> String {
+    if style.colour { format!("{code}{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// The whole report; lines end with a newline. `outcomes`: the objectives, if there were any.
+pub fn render(summary: &Summary, outcomes: &[Outcome], style: Style) -> String {
+    let mut lines = head(summary, style);
+    lines.push(String::new());
+    lines.extend(counts(summary, style));
+    lines.push(String::new());
+    lines.extend(latencies(summary, style));
+    lines.extend(answers(summary, style));
+    if let Some(ledger) = summary.ledger.as_ref().filter(|ledger| ledger.responses > 0) {
+        let (median, tail) = (MEDIAN_COHORT, TAIL_COHORT);
+        lines.push(String::new());
+        lines.extend(cohorts(&ledger.cohort(median.0, median.1), &ledger.cohort(tail.0, tail.1), style));
+    }
+    lines.push(String::new());
+    lines.extend(trust(summary, style));
+    if !outcomes.is_empty() {
+        lines.push(String::new());
+        lines.push(paint(style, BOLD, "objectives"));
+        for outcome in outcomes {
+            let (word, code) = if outcome.passed { ("kept", GREEN) } else { ("MISSED", RED) };
+            lines.push(format!(
+                "  {:<24} {}, measured {}",
+                outcome.objective,
+                paint(style, code, word),
+                outcome.measured
+            ));
+        }
+    }
     let mut out = String::new();
-    // Writing to a string cannot fail.
-    let _ = write(&mut out, summary, objectives);
+    for line in lines {
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
     out
 }
 
-fn write(out: &mut String, s: &Summary, objectives: &[Outcome]) -> std::fmt::Result {
-    let about = &s.about;
-    writeln!(out, "{}", about.target)?;
-    let more = if about.targets > 1 { format!(" and {} more requests", about.targets - 1) } else { String::new() };
-    if !more.is_empty() {
-        writeln!(out, "{}", more.trim_start())?;
-    }
-    writeln!(
-        out,
-        "{}; {}, {} {}, {} {}, seed {}",
-        about.load,
-        about.protocol,
-        about.connections,
-        plural(u64::from(about.connections), "connection", "connections"),
-        about.threads,
-        plural(u64::from(about.threads), "thread", "threads"),
-        about.seed
-    )?;
-    if about.interrupted {
-        writeln!(out, "stopped before its end: what follows is the part that was run")?;
-    }
-    writeln!(out)?;
-    writeln!(out, "Total requests:       {}", thousands(s.total()))?;
-    writeln!(out, "Successful requests:  {}", thousands(s.succeeded))?;
-    writeln!(out, "Failed requests:      {}", thousands(s.failed()))?;
-    writeln!(out, "Success rate:         {}", percent(s.success_share(), s.failed() == 0))?;
-    let offered = about.offered_per_second.map_or(String::new(), |rate| {
-        format!(
-            "  (offered {}/s, sent in time {})",
-            thousands(rate.round() as u64),
-            percent(s.achieved_share(), s.achieved_share() >= 1.0)
-        )
-    });
-    writeln!(
-        out,
-        "Rate:                 {:.1} answers/s over {:.1} s{offered}",
-        s.answered_per_second(),
-        s.duration_ns as f64 / 1e9
-    )?;
-    writeln!(
-        out,
-        "Bytes:                received {} ({}/s), sent {}",
-        bytes(s.bytes_received),
-        bytes((s.bytes_received as f64 * 1e9 / s.duration_ns.max(1) as f64) as u64),
-        bytes(s.bytes_sent)
-    )?;
-    latencies(out, s)?;
-    kinds(out, s)?;
-    if let Some(ledger) = s.ledger.as_ref().filter(|l| l.responses > 0) {
-        ledger_rows(out, ledger)?;
-    }
-    if !s.tally.is_empty() {
-        let rows: Vec<String> = s.tally.iter().map(|(name, &count)| format!("{name} {}", thousands(count))).collect();
-        writeln!(out, "Answered by:          {}", rows.join(", "))?;
-    }
-    for outcome in objectives {
-        let word = if outcome.passed { "holds" } else { "FAILED" };
-        writeln!(out, "Objective:            {} {word}: {}", outcome.objective, outcome.measured)?;
-    }
-    trust(out, s)
-}
-
-fn latencies(out: &mut String, s: &Summary) -> std::fmt::Result {
-    let rows: [(&str, &Histogram); 6] = [
-        ("response", &s.response),
-        ("service", &s.service),
-        ("unanswered", &s.unanswered),
-        ("sender lag", &s.lag),
-        ("TCP connect", &s.connect),
-        ("TLS handshake", &s.tls),
-    ];
-    writeln!(out)?;
-    writeln!(
-        out,
-        "{:<14}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}{:>11}",
-        "Latency, ms", "Average", "Median", "P90", "P95", "P99", "P99.9", "Max"
-    )?;
-    for (name, histogram) in rows {
-        if histogram.is_empty() {
-            continue;
-        }
-        write!(out, "{name:<14}{:>11}", ms(histogram.mean_ns()))?;
-        for q in [0.5, 0.9, 0.95, 0.99, 0.999] {
-            write!(out, "{:>11}", ms(histogram.quantile_ns(q) as f64))?;
-        }
-        writeln!(out, "{:>11}", ms(histogram.max_ns() as f64))?;
-    }
-    if s.about.open_loop {
-        writeln!(out, "response counts from the intended send time, service from the real one")?;
-    } else {
-        writeln!(
-            out,
-            "closed loop: a stall holds back the requests that would have seen it; use --rate for what users would see"
-        )?;
-    }
-    writeln!(out)
-}
-
-fn kinds(out: &mut String, s: &Summary) -> std::fmt::Result {
-    if !s.statuses.is_empty() {
-        let rows: Vec<String> =
-            s.statuses.iter().map(|(status, &count)| format!("{status}: {}", thousands(count))).collect();
-        writeln!(out, "Status:               {}", rows.join(", "))?;
-    }
-    if !s.grpc_statuses.is_empty() {
-        let rows: Vec<String> =
-            s.grpc_statuses.iter().map(|(status, &count)| format!("{status}: {}", thousands(count))).collect();
-        writeln!(out, "gRPC status:          {}", rows.join(", "))?;
-    }
-    for (kind, &count) in &s.errors {
-        let example = s.error_examples.get(kind).map_or(String::new(), |text| {
-            let cut: String = text.chars().filter(|c| !c.is_control()).take(EXAMPLE_CHARS_MAX).collect();
-            format!(" ({cut})")
-        });
-        writeln!(out, "Error:                {}: {}{example}", kind.as_str(), thousands(count))?;
-    }
-    Ok(())
-}
-
-/// The mesh's own account: means of all, of the middle and of the tail, in milliseconds.
-fn ledger_rows(out: &mut String, ledger: &LedgerTotals) -> std::fmt::Result {
-    let (all, middle, tail) = (ledger.means(), ledger.cohort(0.45, 0.55), ledger.cohort(0.985, 0.995));
-    writeln!(out)?;
-    writeln!(out, "{:<14}{:>11}{:>11}{:>11}", "Ledger, ms", "Average", "Middle", "Tail")?;
-    for (place, category) in Category::ALL.iter().enumerate() {
-        let value = |m: &[f64]| m.get(place).map_or(String::new(), |us| ms(us * 1e3));
-        writeln!(
-            out,
-            "{:<14}{:>11}{:>11}{:>11}",
-            category.as_str(),
-            value(&all.categories_us),
-            value(&middle.categories_us),
-            value(&tail.categories_us)
-        )?;
-    }
-    let outside = [all, middle, tail].map(|m| ms(m.outside_us() * 1e3));
-    writeln!(out, "{:<14}{:>11}{:>11}{:>11}", "client", outside[0], outside[1], outside[2])?;
-    writeln!(
-        out,
-        "middle: requests from p45 to p55; tail: from p98.5 to p99.5; {} answers carried a ledger",
-        thousands(ledger.responses)
-    )?;
-    writeln!(out)
-}
-
-fn trust(out: &mut String, s: &Summary) -> std::fmt::Result {
-    let audit = &s.audit;
-    let lag = if s.lag.is_empty() {
-        String::new()
-    } else {
-        format!("sender lag p99 {} ms, ", ms(s.lag.quantile_ns(0.99) as f64))
+fn head(summary: &Summary, style: Style) -> Vec<String> {
+    let about = &summary.about;
+    let others = if about.targets > 1 { format!(" and {} more", about.targets - 1) } else { String::new() };
+    let streams = match about.streams_per_connection {
+        0 | 1 => String::new(),
+        streams => format!(" of {streams} streams"),
     };
-    let facts = format!(
-        "{lag}busiest sender thread {:.0} % of a CPU, {} connections opened",
-        audit.cpu_share_max * 100.0,
-        thousands(audit.connections_opened)
-    );
-    match s.verdict() {
-        Verdict::Trusted => writeln!(out, "Trust:                the run can be trusted ({facts})")?,
-        Verdict::Void(reasons) => {
-            writeln!(out, "Trust:                VOID ({facts})")?;
-            for reason in reasons {
-                writeln!(out, "                      {reason}")?;
+    let warm_up = match about.warm_up_ns {
+        0 => String::new(),
+        ns => format!(", after {:.1} s to warm up", ns as f64 / 1e9),
+    };
+    let cut = if about.interrupted { "; ended early" } else { "" };
+    vec![
+        paint(style, BOLD, &format!("{}{others}", about.target)),
+        format!("{}, {}{cut}", about.load, about.protocol),
+        format!(
+            "{} connections{streams}, {} threads, seed {}; {:.1} s measured{warm_up}",
+            about.connections,
+            about.threads,
+            about.seed,
+            summary.duration_ns as f64 / 1e9
+        ),
+    ]
+}
+
+fn counts(summary: &Summary, style: Style) -> Vec<String> {
+    let (total, failed) = (summary.total(), summary.failed());
+    let rate = summary.answered_per_second();
+    let rate = match summary.about.offered_per_second {
+        Some(offered) => {
+            let late = summary.achieved_share();
+            let text = format!("{rate:.1} answered/s of {offered:.1}/s offered");
+            if late < 0.999 { format!("{text}; {} could be sent in time", percent(late, 1.0)) } else { text }
+        }
+        None => format!("{rate:.1} answered/s"),
+    };
+    let seconds = (summary.duration_ns as f64 / 1e9).max(1e-9);
+    let success = percent(summary.succeeded as f64, total as f64);
+    vec![
+        format!("  {:<22}{:>14}", "Total requests:", grouped(total)),
+        format!("  {:<22}{:>14}", "Successful requests:", grouped(summary.succeeded)),
+        format!("  {:<22}{:>14}", "Failed requests:", grouped(failed)),
+        format!(
+            "  {:<22}{}",
+            "Success rate:",
+            paint(style, if failed == 0 { GREEN } else { YELLOW }, &format!("{success:>14}"))
+        ),
+        format!("  {:<22}{:>14}", "Rate:", rate),
+        format!(
+            "  {:<22}{:>14}   {}/s",
+            "Received:",
+            bytes(summary.bytes_received as f64),
+            bytes(summary.bytes_received as f64 / seconds)
+        ),
+    ]
+}
+
+fn latencies(summary: &Summary, style: Style) -> Vec<String> {
+    let open = summary.about.open_loop;
+    let mut lines = vec![paint(style, BOLD, &format!("  {:<22}{:>14}{:>14}", "latency", "response", "service"))];
+    let (response, service) = (&summary.response, &summary.service);
+    let row = |name: &str, a: f64, b: f64| format!("  {name:<22}{:>14}{:>14}", millis(a), millis(b));
+    if response.is_empty() {
+        lines.push("  nothing was answered".to_owned());
+        return lines;
+    }
+    lines.push(row("Average", response.mean_ns(), service.mean_ns()));
+    lines.push(row("Min", response.min_ns() as f64, service.min_ns() as f64));
+    for (name, q) in QUANTILES {
+        // A quantile that no request lies above would only repeat the longest one.
+        if (1.0 - q) * response.count() as f64 >= 1.0 || q <= 0.99 {
+            lines.push(row(name, response.quantile_ns(q) as f64, service.quantile_ns(q) as f64));
+        }
+    }
+    lines.push(row("Max", response.max_ns() as f64, service.max_ns() as f64));
+    lines.push(if open {
+        "  response: from the intended send time to the last byte; service: from the real write".to_owned()
+    } else {
+        "  a closed loop waits for each answer before it asks again: a stall is seen once, not by those who would have come"
+            .to_owned()
+    });
+    for (name, histogram) in [("connects", &summary.connect), ("TLS handshakes", &summary.tls)] {
+        if !histogram.is_empty() {
+            lines.push(format!("  {name:<22}{:>14}   {}", grouped(histogram.count()), spread(histogram)));
+        }
+    }
+    if !summary.unanswered.is_empty() {
+        let name = "given up after";
+        lines.push(format!(
+            "  {name:<22}{:>14}   {}",
+            grouped(summary.unanswered.count()),
+            spread(&summary.unanswered)
+        ));
+    }
+    lines
+}
+
+fn spread(histogram: &Histogram) -> String {
+    let [p50, p99] = [0.5, 0.99].map(|q| millis(histogram.quantile_ns(q) as f64));
+    format!("p50 {p50}, p99 {p99}, max {}", millis(histogram.max_ns() as f64))
+}
+
+/// Statuses, errors, and who answered.
+fn answers(summary: &Summary, style: Style) -> Vec<String> {
+    let mut lines = Vec::new();
+    let total = summary.total() as f64;
+    let row =
+        |name: &str, count: u64| format!("  {name:<36}{:>14}{:>10}", grouped(count), percent(count as f64, total));
+    if !summary.statuses.is_empty() {
+        lines.push(String::new());
+        lines.push(paint(style, BOLD, "answers by status"));
+        lines.extend(summary.statuses.iter().map(|(status, count)| row(&status.to_string(), *count)));
+        let grpc = summary.grpc_statuses.iter();
+        lines.extend(grpc.map(|(status, count)| row(&format!("gRPC status {status}"), *count)));
+    }
+    if !summary.errors.is_empty() {
+        lines.push(String::new());
+        lines.push(paint(style, BOLD, "requests without an answer"));
+        for (kind, count) in &summary.errors {
+            lines.push(row(kind.as_str(), *count));
+            if let Some(example) = summary.error_examples.get(kind) {
+                lines.push(format!("    such as: {example}"));
             }
         }
     }
-    for caution in s.cautions() {
-        writeln!(out, "Caution:              {caution}")?;
+    if !summary.tally.is_empty() {
+        lines.push(String::new());
+        lines.push(paint(style, BOLD, "answered by"));
+        lines.extend(summary.tally.iter().map(|(name, count)| row(name, *count)));
     }
-    Ok(())
+    lines
 }
 
-fn ms(ns: f64) -> String {
-    let ms = ns / 1e6;
-    if ms >= 100.0 { format!("{ms:.1}") } else { format!("{ms:.3}") }
-}
-
-/// Never rounds a failure away.
-fn percent(share: f64, whole: bool) -> String {
-    let shown = share * 100.0;
-    if whole {
-        "100.00%".to_owned()
-    } else if shown > 99.99 {
-        "99.99%".to_owned()
-    } else {
-        format!("{shown:.2}%")
+/// Where the time goes in the median and in the tail, side by side, and the difference.
+fn cohorts(median: &LedgerMeans, tail: &LedgerMeans, style: Style) -> Vec<String> {
+    let title = "where the time goes, mean of each cohort (median: p45 to p55; tail: p98.5 to p99.5)";
+    let mut lines = vec![paint(style, BOLD, title)];
+    let heading = ["median", "", "tail", "", "tail - median"];
+    let [a, b, c, d, e] = heading;
+    lines.push(format!("  {:<14}{a:>12}{b:>10}{c:>12}{d:>10}{e:>16}", ""));
+    for (name, a, b) in ledger_rows(median, tail) {
+        let whole = (median.response_us, tail.response_us);
+        let sign = if b >= a { "+" } else { "" };
+        lines.push(format!(
+            "  {name:<14}{:>12}{:>10}{:>12}{:>10}{:>16}",
+            millis(a * 1e3),
+            percent(a, whole.0),
+            millis(b * 1e3),
+            percent(b, whole.1),
+            format!("{sign}{}", millis((b - a) * 1e3))
+        ));
     }
+    lines
 }
 
-fn plural<'a>(count: u64, one: &'a str, many: &'a str) -> &'a str {
-    if count == 1 { one } else { many }
+/// Name, median and tail in microseconds: the categories, what the client waited beyond them, and the total.
+pub(crate) fn ledger_rows(median: &LedgerMeans, tail: &LedgerMeans) -> Vec<(&'static str, f64, f64)> {
+    let parts = median.categories_us.iter().zip(tail.categories_us);
+    let mut rows: Vec<_> = Category::ALL.iter().zip(parts).map(|(name, (a, b))| (name.as_str(), *a, b)).collect();
+    rows.push(("client", median.outside_us(), tail.outside_us()));
+    rows.push(("total", median.response_us, tail.response_us));
+    rows
 }
 
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
+/// How late the sender was, what it cost, and whether the rules let the run count.
+fn trust(summary: &Summary, style: Style) -> Vec<String> {
+    let audit = &summary.audit;
+    let mut lines = vec![paint(style, BOLD, "can it be trusted")];
+    if summary.about.open_loop && !summary.lag.is_empty() {
+        lines.push(format!("  {:<22}{}", "sender lag", spread(&summary.lag)));
+    }
+    let mut sender = format!("busiest thread {:.0} % of a CPU", audit.cpu_share_max * 100.0);
+    if audit.pause_ns_max > 0 {
+        sender.push_str(&format!(", longest pause {}", millis(audit.pause_ns_max as f64)));
+    }
+    lines.push(format!("  {:<22}{sender}", "sender"));
+    let mut machine = Vec::new();
+    if let Some(share) = audit.steal_share {
+        machine.push(format!("{:.1} % of CPU time stolen", share * 100.0));
+    }
+    if let Some(share) = audit.pressure_share {
+        machine.push(format!("{:.1} % of the time some task waited for a CPU", share * 100.0));
+    }
+    if let Some(switches) = audit.involuntary_switches {
+        machine.push(format!("{} involuntary switches", grouped(switches)));
+    }
+    if !machine.is_empty() {
+        lines.push(format!("  {:<22}{}", "machine", machine.join(", ")));
+    }
+    for caution in summary.cautions() {
+        lines.push(format!("  {:<22}{}", "caution", paint(style, YELLOW, &caution)));
+    }
+    match summary.verdict() {
+        Verdict::Trusted => {
+            lines.push(format!("  {:<22}{}", "verdict", paint(style, GREEN, "yes, no rule was broken")))
         }
-        out.push(digit);
+        Verdict::Void(reasons) => {
+            lines.push(format!("  {:<22}{}", "verdict", paint(style, RED, "NO, the run is void")));
+            lines.extend(reasons.into_iter().map(|reason| format!("    {reason}")));
+        }
     }
-    out
-}
-
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::ErrorKind;
 
     #[test]
-    fn the_report_says_what_the_tutorials_tester_says_and_more() {
-        let mut s = Summary { duration_ns: 10_000_000_000, intended: 10_001, succeeded: 10_000, ..Summary::default() };
-        s.about.target = "http://127.0.0.1:1/".into();
-        s.about.open_loop = true;
-        s.response.record_n(2_000_000, 10_000);
-        s.service.record_n(1_500_000, 10_000);
-        s.lag.record_n(10_000, 10_000);
-        s.statuses.insert(200, 10_000);
-        s.errors.insert(ErrorKind::Timeout, 1);
-        s.error_examples.insert(ErrorKind::Timeout, "no whole answer in 30 s".into());
-        let text = text(&s, &[Outcome { objective: "p99<50ms".into(), passed: true, measured: "2ms".into() }]);
-        for part in [
-            "Total requests:       10,001",
-            "Successful requests:  10,000",
-            "Failed requests:      1",
-            "Success rate:         99.99%",
+    fn the_report_says_everything_that_people_look_for() {
+        let outcomes = [Outcome { objective: "p99<1ms".into(), passed: false, measured: "11.000ms".into() }];
+        let text = render(&crate::report::sample(), &outcomes, Style { columns: 100, colour: false });
+        for expected in [
+            "Total requests:                2,010",
+            "Success rate:                99.00 %",
+            "of 200.0/s offered",
             "Average",
             "Median",
-            "P95",
-            "P99",
-            "Max",
-            "response            2.0",
-            "service             1.5",
-            "200: 10,000",
-            "no answer in time: 1 (no whole answer in 30 s)",
-            "p99<50ms holds",
-            "can be trusted",
+            "P99.9",
+            "503",
+            "no answer in time",
+            "such as: no answer within 30 s",
+            "tail - median",
+            "sender lag",
+            "yes, no rule was broken",
+            "MISSED, measured 11.000ms",
         ] {
-            assert!(text.contains(part), "`{part}` is not in\n{text}");
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
+        assert!(!text.contains('\x1b'));
     }
 
     #[test]
-    fn numbers_are_readable_and_do_not_round_failures_away() {
-        assert_eq!((thousands(1_234_567).as_str(), thousands(12).as_str()), ("1,234,567", "12"));
-        assert_eq!((bytes(999).as_str(), bytes(1_500_000).as_str()), ("999 B", "1.5 MB"));
-        assert_eq!(percent(0.999_999, false), "99.99%");
+    fn nothing_answered_is_said_and_no_number_is_made_up() {
+        let text = render(&Summary::default(), &[], Style { columns: 100, colour: false });
+        assert!(text.contains("nothing was answered") && !text.contains("P99"), "{text}");
+        assert!(render(&Summary::default(), &[], Style { columns: 100, colour: true }).contains('\x1b'));
     }
 }

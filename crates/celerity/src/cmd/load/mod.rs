@@ -2,6 +2,7 @@
 
 mod stages;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use celerity_load::control::{Control, Stop};
 use celerity_load::plan::{
     Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Proxy, Segment, Tls, WhenFull,
 };
+use celerity_load::report::{self, Outputs, Style};
 use celerity_load::slo::{Outcome, Slo};
 use celerity_load::source::{Request, Source, Success};
 use celerity_load::summary::ErrorKind;
-use celerity_load::{Error, Summary, report, target};
+use celerity_load::{Error, Summary, target};
 use celerity_telemetry::LEDGER_REQUEST_HEADER;
 use clap::ValueEnum;
 
@@ -143,9 +145,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OBJECTIVES")]
     slo: Option<Slo>,
 
-    /// text for people, json for programs
+    /// text for people, json for programs (docs/load.schema.json)
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
+
+    /// Write the run over time as CSV, a line for each bin of time
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Write the response times as HdrHistogram's percentile text
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
+
+    /// Write a page with charts: latency over time, percentile spectrum, rate
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -201,7 +215,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let control = Control::new();
     let watched = watch_interrupts(control.clone())?;
-    let done = celerity_load::run(&plan, &control);
+    let done = show_while(&plan, &control, || celerity_load::run(&plan, &control));
     drop(watched);
     let summary = match done {
         Ok(summary) => summary,
@@ -213,19 +227,45 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let outcomes = args.slo.as_ref().map(|slo| slo.evaluate(&summary)).unwrap_or_default();
     match args.format {
-        Format::Text => term::raw(&report::text::text(&summary, &outcomes)),
-        Format::Json => term::line(json(&summary, &outcomes)?),
+        Format::Text => {
+            let style = Style { columns: term::columns(), colour: term::colour(std::io::stdout().is_terminal()) };
+            term::raw(&report::text::render(&summary, &outcomes, style));
+        }
+        Format::Json => term::line(serde_json::to_string_pretty(&report::json::render(&summary, &outcomes))?),
     }
-    Ok(ExitCode::from(exit_code(&summary, &outcomes)))
+    let outputs = Outputs { csv: args.csv.clone(), hdr: args.hdr.clone(), html: args.html.clone() };
+    let unwritten = outputs.write(&summary, &outcomes);
+    for reason in &unwritten {
+        term::error(&anyhow::anyhow!("{reason}"));
+    }
+    let code = exit_code(&summary, &outcomes);
+    // Whoever asked for a file and does not get it must hear so; a run that failed by itself says that instead.
+    Ok(ExitCode::from(if code == 0 && !unwritten.is_empty() { EXIT_USAGE } else { code }))
 }
 
-fn json(summary: &Summary, outcomes: &[Outcome]) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(&serde_json::json!({
-        "summary": summary,
-        "objectives": outcomes,
-        "verdict": summary.verdict(),
-        "cautions": summary.cautions(),
-    }))?)
+/// Shows on standard error how the run goes: one line that is rewritten on a terminal, a line now and then elsewhere.
+fn show_while<T>(plan: &Plan, control: &Control, run: impl FnOnce() -> T) -> T {
+    let offered = match &plan.load {
+        // What a ramp offers now would need its own reading; a constant rate is what one compares with.
+        Load::Open(open) => match open.segments.as_slice() {
+            [only] if only.from_per_second == only.to_per_second => Some(only.from_per_second),
+            _ => None,
+        },
+        Load::Closed(_) => None,
+    };
+    let whole = plan.duration().filter(|whole| *whole < UNTIL_COUNT);
+    let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+    let columns = terminal.then(term::columns);
+    let (end, ended) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let shown = control.clone();
+        scope.spawn(move || {
+            report::progress::watch(&shown, offered, whole, columns, &ended, &mut std::io::stderr());
+        });
+        let done = run();
+        drop(end);
+        done
+    })
 }
 
 /// What could not begin: a slip in the arguments, or a server that is not there.
