@@ -152,7 +152,7 @@ pub enum BaselineError {
         "`{0}` cannot be a baseline's name: 1 to {NAME_BYTES_MAX} letters, digits, dots, dashes and underscores, and no dot first"
     )]
     Name(String),
-    #[error("the baseline {path} cannot be {what}: {source}")]
+    #[error("the baseline {path} cannot be {what}")]
     File { path: PathBuf, what: &'static str, source: std::io::Error },
     #[error("the baseline {path} is not one: {reason}")]
     Content { path: PathBuf, reason: String },

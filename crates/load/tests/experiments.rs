@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use celerity_load::ab::{self, Arm, Arms, Block, BlockSpec, Design, Event, Flow, Metric, Report, Verdict};
+use celerity_load::simulate::tutorial::AbTester;
 use celerity_load::simulate::world::Weather;
 use celerity_load::simulate::{Server, SimulatedArms, World};
 
@@ -163,4 +164,59 @@ impl Arms for Broken {
 fn an_arm_that_cannot_be_measured_is_named() {
     let error = ab::run(&design(8), ("a", "b"), &mut Broken, |_| Flow::Continue).expect_err("an error");
     assert_eq!(error.to_string(), "the baseline cannot be measured: the name does not resolve");
+}
+
+/// What the tutorial's ABTester and this design say of equal arms, and of arms that differ, on the same weather.
+/// `cargo test -p celerity-load --test experiments tutorial -- --nocapture` prints the table of docs/experiments.md.
+#[test]
+fn the_tutorials_way_misleads_where_this_one_does_not() {
+    let experiments: u64 = 100;
+    let tester = AbTester { duration_s: 30.0, ..AbTester::default() };
+    let trend = Weather { slower_per_minute: 0.05, ..Weather::SHARED };
+    println!("\n{:<60} {:>9} {:>9} {:>9} {:>10}", "change said, of 100 experiments", "p5", "median", "p95", "alarms");
+    let mut alarms_of_equal_arms = Vec::new();
+    for (name, weather, change) in [
+        ("equal arms, calm", Weather::CALM, 0.0),
+        ("equal arms, shared machine", Weather::SHARED, 0.0),
+        ("equal arms, machine slows by 5 % a minute", trend, 0.0),
+        ("candidate 20 % slower, shared machine", Weather::SHARED, 0.20),
+    ] {
+        let server = Server { places: 8, ..Server::SAMPLE };
+        let candidate = server.slower_by(change);
+        let mut claims = Vec::new();
+        let mut sure = 0;
+        for seed in 0..experiments {
+            let result = tester.compare(&mut World::new(weather, seed), &server, &candidate, seed);
+            claims.push(-result.avg_improvement_percent());
+            sure += u64::from(result.t_test_p < 0.05);
+        }
+        print(&format!("{name}: ABTester, average"), &mut claims, sure, experiments);
+        let mut effects = Vec::new();
+        let mut different = 0;
+        for seed in 0..experiments {
+            let design = Design { block: Duration::from_secs(1), ..design(seed) };
+            let world = World::new(weather, seed);
+            let report = run(&design, &mut SimulatedArms::new(world, server, candidate, seed));
+            effects.extend(report.metrics.first().map(|metric| metric.change.value * 100.0));
+            different += u64::from(matches!(report.verdict, Verdict::Better | Verdict::Worse));
+        }
+        print(&format!("{name}: pairs, p50"), &mut effects, different, experiments);
+        if change == 0.0 {
+            alarms_of_equal_arms.push((sure, different));
+        }
+    }
+    for (_, pairs) in &alarms_of_equal_arms {
+        assert!(*pairs <= at_most(experiments, 0.05), "{alarms_of_equal_arms:?}");
+    }
+    // On anything but a calm machine, a t-test on its requests calls most equal arms different.
+    assert!(
+        alarms_of_equal_arms.iter().skip(1).all(|(tester, _)| *tester > experiments / 2),
+        "{alarms_of_equal_arms:?}"
+    );
+}
+
+fn print(name: &str, percents: &mut [f64], alarms: u64, of: u64) {
+    percents.sort_by(f64::total_cmp);
+    let at = |q: f64| celerity_load::stats::quantile_sorted(percents, q).unwrap_or_default();
+    println!("{name:<60} {:>+7.1} % {:>+7.1} % {:>+7.1} % {alarms:>4} of {of}", at(0.05), at(0.5), at(0.95));
 }

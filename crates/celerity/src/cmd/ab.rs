@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use celerity_load::Control;
-use celerity_load::ab::{Design, Metric, text};
+use celerity_load::ab::{Design, Metric, Verdict, text};
 use celerity_load::measure::Targets;
 
 use crate::client::{self, Client};
@@ -125,6 +125,14 @@ impl Layout {
 const USAGE: u8 = 2;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // 1 says that something was measured and is worse; what could not be measured must not look like it.
+    Ok(measure(args).unwrap_or_else(|error| {
+        term::error(&error);
+        ExitCode::from(Verdict::Void.exit_code())
+    }))
+}
+
+fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let design = match args.layout.design() {
         Ok(design) => design,
         Err(error) => {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use celerity_load::ab::{BlockSpec, text};
+use celerity_load::ab::{BlockSpec, Verdict, text};
 use celerity_load::baseline::{self, Baseline, BlockRecord, Check, Machine};
 use celerity_load::stats::Rng;
-use celerity_load::{Control, Plan, measure};
+use celerity_load::{Control, Plan, measure as measuring};
 
 use crate::client::{self, Client};
 use crate::cmd::analyze::Format;
@@ -97,6 +97,14 @@ const DISCARD_SHARE: f64 = 0.15;
 const SEED: u64 = 0xba5e;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // 1 says that something was measured and is worse; what could not be measured must not look like it.
+    Ok(measure(args).unwrap_or_else(|error| {
+        term::error(&error);
+        ExitCode::from(Verdict::Void.exit_code())
+    }))
+}
+
+fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::Save(args) => save(args),
         What::Check(args) => check(args),
@@ -182,7 +190,7 @@ fn blocks(plan: &Plan, per_second: f64, duration: Duration) -> anyhow::Result<(V
     for number in 0..=baseline::BLOCKS {
         let seed = Rng::stream(SEED, number as u64).next_u64();
         let spec = BlockSpec { seed, per_second, duration, discard: duration.mul_f64(DISCARD_SHARE) };
-        let block = measure::block(plan, &spec, &control).map_err(anyhow::Error::msg)?;
+        let block = measuring::block(plan, &spec, &control).map_err(anyhow::Error::msg)?;
         if interrupt.asked() || block.interrupted {
             return Ok((blocks, false));
         }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use celerity_load::Control;
+use celerity_load::ab::Verdict;
 use celerity_load::capacity::{Report, Search, SearchEvent, Sweep, report, search, text};
 use celerity_load::measure::CapacityTarget;
 use celerity_load::slo::Slo;
@@ -69,6 +70,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // 1 says that something was measured and is worse; what could not be measured must not look like it.
+    Ok(measure(args).unwrap_or_else(|error| {
+        term::error(&error);
+        ExitCode::from(Verdict::Void.exit_code())
+    }))
+}
+
+fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
     let mut target = CapacityTarget {

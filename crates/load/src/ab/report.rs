@@ -171,7 +171,8 @@ pub(crate) fn primary(design: &Design, pairs: &[Pair]) -> Option<Judged> {
 }
 
 pub(crate) fn as_share(log: Estimate) -> Estimate {
-    log.map(f64::exp_m1)
+    // An end that is open stays open: -100 % would look like a finding.
+    log.map(|value| if value.is_finite() { value.exp_m1() } else { value })
 }
 
 pub(crate) fn metrics(design: &Design, pairs: &[Pair]) -> Vec<MetricReport> {

@@ -197,6 +197,9 @@ pub fn percent(share: f64) -> String {
 }
 
 pub fn interval(change: Estimate) -> String {
+    if !(change.low.is_finite() || change.high.is_finite()) {
+        return "too few pairs to bound it".to_owned();
+    }
     format!("{} to {}", percent(change.low), percent(change.high))
 }
 
