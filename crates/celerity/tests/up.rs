@@ -47,6 +47,19 @@ fn the_mesh_comes_up_carries_traffic_and_reports() {
     // What curl does with http_proxy set: the whole URL in the request line.
     let absolute = get(entry, "user-service", "http://user-service/api/users/5");
     assert_eq!(absolute.status, 200, "{}", absolute.text());
+    if let Some(hey) = celerity_testkit::peer("hey") {
+        let url = format!("http://{entry}/api/users");
+        let said = celerity_testkit::process::run(Command::new(hey).args([
+            "-z",
+            "2s",
+            "-c",
+            "50",
+            "-host",
+            "user-service",
+            &url,
+        ]));
+        assert!(said.contains("[200]") && !said.contains("Error distribution"), "{said}");
+    }
     std::thread::sleep(Duration::from_secs(3));
     mesh.signal("INT");
     let status = mesh.wait(END_LIMIT);

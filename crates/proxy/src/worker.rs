@@ -4,6 +4,7 @@
 //! configuration sets a limit that holds for the whole proxy.
 
 use crate::apply::Running;
+use crate::downstream::activity::Activity;
 use crate::downstream::{Runners, accept};
 use crate::exchange::Exchange;
 use crate::filters::cache::{Cache, CacheLimits};
@@ -233,6 +234,8 @@ pub struct Worker {
     spare_heads: RefCell<Vec<ResponseHead>>,
     date: RefCell<(u64, [u8; 29])>,
     counters: RefCell<HashMap<&'static str, Counter>>,
+    /// By the listener's name.
+    activities: RefCell<HashMap<Box<str>, Rc<Activity>>>,
     /// Series of requests that never had an endpoint, and of inbound ones, by who talks to whom.
     series: RefCell<HashMap<(u64, u64), Rc<RequestSeries>>>,
 }
@@ -265,6 +268,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
             spare_heads: RefCell::default(),
             date: RefCell::new((0, [0; 29])),
             counters: RefCell::default(),
+            activities: RefCell::default(),
             series: RefCell::default(),
         });
         for (name, socket) in start.sockets {
@@ -365,6 +369,16 @@ impl Worker {
     /// The writing end of this worker's metrics.
     pub fn shard(&self) -> &Shard {
         &self.shard
+    }
+
+    /// What is open on a listener.
+    pub fn activity(&self, listener: &str) -> Rc<Activity> {
+        if let Some(known) = self.activities.borrow().get(listener) {
+            return known.clone();
+        }
+        let made = Rc::new(Activity::new(self, listener));
+        self.activities.borrow_mut().insert(listener.into(), made.clone());
+        made
     }
 
     /// Adds one to a counter of this worker. For events of connections, not of requests.

@@ -37,6 +37,8 @@ fn series_and_pages_tell_what_the_clusters_do() {
     assert_eq!(of("envoy_cluster_outlier_detection_ejections_active"), Some(1.0));
     assert_eq!(of("envoy_cluster_outlier_detection_ejections_enforced_total"), Some(1.0));
     assert!(metrics.contains("response_code_class=\"5xx\"} 2"), "{metrics}");
+    assert!(of("envoy_cluster_upstream_cx_tx_bytes_total").is_some_and(|bytes| bytes > 4.0 * 100.0), "{metrics}");
+    assert!(of("envoy_cluster_upstream_cx_rx_bytes_total").is_some_and(|bytes| bytes > 4.0 * 40.0), "{metrics}");
     assert_eq!(value(&metrics, "celerity_proxy_workers"), Some(2.0));
     assert_eq!(value(&metrics, "celerity_config_version"), Some(1.0));
     assert_eq!(value(&metrics, "celerity_config_last_reload_success"), Some(1.0));
@@ -62,6 +64,25 @@ fn series_and_pages_tell_what_the_clusters_do() {
         value(&sidecar.admin("/stats/prometheus"), "celerity_blocking_pool_completed_total")
             .is_some_and(|jobs| jobs > 0.0)
     });
+}
+
+#[test]
+fn what_is_open_is_counted_for_each_listener() {
+    let upstream = Upstream::start("one");
+    let sidecar = Sidecar::start(&service("user-service", &[(&upstream, "version: v1")]));
+    let open = || {
+        let metrics = sidecar.admin("/stats/prometheus");
+        ["envoy_listener_downstream_cx_active", "envoy_http_downstream_rq_active"]
+            .map(|name| value(&metrics, &format!("{name}{{listener=\"outbound\"}}")).unwrap_or(-1.0))
+    };
+    assert_eq!(open(), [0.0, 0.0]);
+    let mut client = sidecar.client();
+    assert_eq!(client.get("user-service", "/").expect("an answer").status, 200);
+    eventually("a connection that is idle", || open() == [1.0, 0.0]);
+    client.send(b"GET /delay/60000 HTTP/1.1\r\nHost: user-service\r\n\r\n").expect("sent");
+    eventually("a request under way", || open() == [1.0, 1.0]);
+    drop(client);
+    eventually("nothing", || open() == [0.0, 0.0]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod framing;
 mod grpc;
 mod mtls;
 mod passthrough;
+mod resilience;
 mod support;
 mod traffic;
 mod tutorial;

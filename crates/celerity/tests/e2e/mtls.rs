@@ -144,6 +144,35 @@ fn permissive_takes_both() {
 }
 
 #[test]
+fn sessions_are_resumed_and_identities_checked_all_the_same() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let once = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: once, namespace: default}\nspec:\n  \
+                host: user-service\n  trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1, h2UpgradePolicy: \
+                DO_NOT_UPGRADE}}}\n";
+    let yaml = documents(&[&mesh(inbound, &application, "STRICT"), once]);
+    let first = server(&yaml, inbound, &authority.issue("user-service"));
+    let caller = caller(&yaml, &authority.issue("order-service"));
+    for _ in 0..10 {
+        assert_eq!(caller.get("user-service", "/echo").status, 200);
+    }
+    let metrics = first.admin("/stats/prometheus");
+    let counted = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+    };
+    assert!(counted("envoy_listener_ssl_handshake ") >= 10, "a connection for each request: {metrics}");
+    assert!(counted("envoy_listener_ssl_session_reused ") >= 8, "all but the first are resumed: {metrics}");
+    // Somebody else at the same address: what is remembered of the first must not let it in.
+    drop(first);
+    let _stranger = server(&yaml, inbound, &authority.issue("somebody-else"));
+    let before = application.requests();
+    assert_eq!(caller.get("user-service", "/echo").status, 503);
+    assert_eq!(application.requests(), before);
+}
+
+#[test]
 fn certificates_are_renewed_without_a_restart() {
     let application = Upstream::start("one");
     let authority = Authority::new();

@@ -105,7 +105,6 @@ fn proxy(control: &Control, text: &mut Exposition<'_>) {
     one(text, &names::CONFIG_VERSION, state.accepted_count + 1);
     one(text, &names::PROXY_WORKERS, control.live_workers());
     one(text, &names::PROXY_DRAINING, u8::from(control.is_draining()));
-    one(text, &names::LISTENER_DOWNSTREAM_CX_ACTIVE, control.shared.connections.load(Ordering::Relaxed));
     if let Some(limit) = control.memory_limit_bytes() {
         one(text, &names::MEMORY_LIMIT, limit);
     }

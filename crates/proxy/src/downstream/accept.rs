@@ -1,5 +1,6 @@
 //! From an accepted socket to the protocol that it speaks.
 
+use super::activity::OpenConnection;
 use super::conn::{Accepted, Conn};
 use super::{h1, h2, opaque};
 use crate::h1::Wire;
@@ -32,6 +33,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Accepts connections of one listener until the worker drains.
 pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+    // There from the start, so that a listener without connections says 0.
+    worker.activity(&name);
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -42,7 +45,7 @@ pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener)
                 let (worker, name) = (worker.clone(), name.clone());
                 tokio::task::spawn_local(async move {
                     // Counted before its handshake: a drain must not cut off what is about to ask.
-                    let _open = OpenConnection::new(&worker);
+                    let _open = OpenConnection::new(&worker, &name);
                     admit(worker, name, stream, client).await;
                 });
             }
@@ -199,22 +202,6 @@ async fn until_preface(worker: &Worker, stream: &TcpStream, wait: Duration) -> O
 
 /// For the first bytes of a connection that was accepted just before a drain.
 const DRAIN_GRACE: Duration = Duration::from_millis(100);
-
-/// One open connection in the worker's count.
-struct OpenConnection(Rc<Worker>);
-
-impl OpenConnection {
-    fn new(worker: &Rc<Worker>) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
-        Self(worker.clone())
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get().saturating_sub(1));
-    }
-}
 
 /// Looks at the first bytes without taking them. `None`: the client closed, or sent nothing in time.
 async fn starts_with_preface(stream: &TcpStream, wait: Duration) -> Option<bool> {

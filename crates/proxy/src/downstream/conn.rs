@@ -1,5 +1,6 @@
 //! What is known of a client's connection, for all its requests.
 
+use super::activity::Activity;
 use crate::apply::Running;
 use crate::http::RequestHead;
 use crate::tls::Peer;
@@ -35,6 +36,7 @@ pub struct Conn {
     /// The series of the last request, which the next one most likely belongs to as well.
     pub series: RefCell<Option<(u64, Rc<RequestSeries>)>>,
     pub requests: Cell<u64>,
+    pub activity: Rc<Activity>,
 }
 
 /// A connection as it was accepted.
@@ -56,6 +58,7 @@ pub struct Accepted {
 impl Conn {
     pub fn new(worker: &Rc<Worker>, accepted: Accepted) -> Self {
         Self {
+            activity: worker.activity(&accepted.listener),
             worker: worker.clone(),
             listener: accepted.listener,
             chain: accepted.chain,

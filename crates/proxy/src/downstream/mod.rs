@@ -1,6 +1,7 @@
 //! Towards the clients: accepting, TLS, and the two protocols.
 
 pub mod accept;
+pub mod activity;
 pub mod conn;
 mod h1;
 mod h2;

@@ -4,6 +4,7 @@ use super::fields::{self, Client, FormatContext, View};
 use super::patience::{Expired, Patience};
 use super::upload::Upload;
 use crate::downstream::Conn;
+use crate::downstream::activity::ActiveRequest;
 use crate::downstream::stream::ClientError;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};
@@ -130,6 +131,7 @@ pub struct Exchange<'a> {
     pub grpc_status: Option<u32>,
     /// The client asks to go on in WebSocket.
     pub websocket: bool,
+    _active: ActiveRequest<'a>,
 }
 
 impl<'a> Exchange<'a> {
@@ -188,6 +190,7 @@ impl<'a> Exchange<'a> {
             is_grpc,
             grpc_status: None,
             websocket: begun.websocket,
+            _active: conn.activity.request(),
         }
     }
 

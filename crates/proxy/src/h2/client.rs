@@ -63,6 +63,12 @@ impl Client {
         self.core.borrow().is_open()
     }
 
+    /// Bytes received and sent since the start.
+    pub fn carried_bytes(&self) -> (u64, u64) {
+        let core = self.core.borrow();
+        (core.received, core.written)
+    }
+
     /// True once the server's settings have come: before, the number of streams it allows is assumed to be 100.
     pub fn is_confirmed(&self) -> bool {
         self.core.borrow().peer.known

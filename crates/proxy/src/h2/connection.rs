@@ -218,7 +218,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
                 self.peer_closed = true;
                 return Poll::Ready(Err(Error::new(Kind::Closed)));
             }
-            Ok(()) => self.filled += space.filled().len(),
+            Ok(()) => {
+                core.received += space.filled().len() as u64;
+                self.filled += space.filled().len();
+            }
         }
         self.last_read = Instant::now();
         let now_ms = self.last_read.duration_since(self.started).as_millis() as u64;

@@ -88,6 +88,8 @@ pub(crate) struct Core {
     pub(crate) out: Vec<u8>,
     pub(crate) sent: usize,
     pub(crate) written: u64,
+    /// Octets read, of the whole connection.
+    pub(crate) received: u64,
     pub(crate) answers_queued: usize,
     pub(crate) send_window: SendWindow,
     pub(crate) recv_window: RecvWindow,
@@ -148,6 +150,7 @@ impl Core {
             out: Vec::new(),
             sent: 0,
             written: 0,
+            received: 0,
             answers_queued: 0,
             send_window: SendWindow::new(DEFAULT_WINDOW),
             recv_window: RecvWindow::new(settings.connection_window),

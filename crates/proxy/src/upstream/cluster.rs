@@ -66,6 +66,37 @@ pub struct ClusterSeries {
     active: ShardGauge,
 }
 
+/// Bytes on the connections of a worker to a cluster, TLS taken off.
+#[derive(Debug)]
+pub struct ByteSeries {
+    received: Counter,
+    sent: Counter,
+}
+
+impl ByteSeries {
+    fn new(worker: &Worker, cluster: &str) -> Self {
+        let name = ("cluster_name", cluster);
+        Self {
+            received: worker.shard().counter(&names::CLUSTER_UPSTREAM_CX_RX_BYTES, &[name]),
+            sent: worker.shard().counter(&names::CLUSTER_UPSTREAM_CX_TX_BYTES, &[name]),
+        }
+    }
+
+    /// Adds what a connection has carried beyond `told`, and remembers it there.
+    pub fn tell(&self, told: &mut Bytes, now: Bytes) {
+        self.received.add(now.received.saturating_sub(told.received));
+        self.sent.add(now.sent.saturating_sub(told.sent));
+        *told = now;
+    }
+}
+
+/// What a connection has carried since it was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bytes {
+    pub received: u64,
+    pub sent: u64,
+}
+
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl ClusterSeries {
@@ -438,6 +469,7 @@ fn plan(worker: &Worker, cluster: &Cluster, endpoint: &Endpoint, http2: bool, st
         },
         authority: cluster.service.host.clone(),
         protocol,
+        bytes: ByteSeries::new(worker, &cluster.name),
         http2: settings,
         http2_streams_max: policy.http2.max_concurrent_streams,
         starvation,

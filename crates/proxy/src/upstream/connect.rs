@@ -1,5 +1,6 @@
 //! Opening connections: TCP, TLS, protocol; and what a worker does when the connection limit is reached.
 
+use super::cluster::ByteSeries;
 use super::endpoint::{AcquireError, EndpointPool};
 use super::shared::ClusterShared;
 use crate::h1::{ClientConn, Wire};
@@ -50,6 +51,7 @@ pub struct Plan {
     /// is the service's and not a request's.
     pub authority: Box<str>,
     pub protocol: Protocol,
+    pub bytes: ByteSeries,
     pub http2: h2::ClientSettings,
     pub http2_streams_max: u32,
     pub starvation: Rc<Starvation>,

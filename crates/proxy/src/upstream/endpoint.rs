@@ -11,6 +11,7 @@
 //!              +----- none: starve until a connection is freed, given or closed --- hand --+
 //! ```
 
+use super::cluster::Bytes;
 use super::connect::{self, Setup};
 use super::shared::{ClusterShared, ConnectionPermit, RareEvents};
 use crate::h1::ClientConn;
@@ -61,6 +62,8 @@ pub struct H1Lease {
     pub peer: Option<Rc<Peer>>,
     /// What opening the connection took; given to the first request only.
     pub setup: Option<Setup>,
+    /// What the cluster's series know of already.
+    pub told: Bytes,
 }
 
 pub struct H2Lease {
@@ -118,6 +121,8 @@ struct H2Conn {
     opened: Instant,
     idle_since: Cell<Option<Instant>>,
     requests: Cell<u64>,
+    plan: Rc<connect::Plan>,
+    told: Cell<Bytes>,
     _permit: ConnectionPermit,
 }
 
@@ -259,7 +264,7 @@ impl EndpointPool {
         RareEvents::add(&self.shared.events.connections);
         match connect::open(&self.plan, self.address, true).await {
             Ok(connect::Connected::H1 { conn, peer, setup, opened }) => {
-                Ok(Lease::H1(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup })))
+                Ok(Lease::H1(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default() })))
             }
             Ok(connect::Connected::H2 { client, .. }) => {
                 client.shutdown();
@@ -342,7 +347,7 @@ impl EndpointPool {
         match connected {
             connect::Connected::H1 { conn, peer, setup, opened } => {
                 self.speaks.set(Speaks::Http1);
-                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup }));
+                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default() }));
             }
             connect::Connected::H2 { client, peer, mut setup, opened } => {
                 self.speaks.set(Speaks::Http2);
@@ -357,6 +362,8 @@ impl EndpointPool {
                     opened,
                     idle_since: Cell::new(Some(Instant::now())),
                     requests: Cell::new(0),
+                    plan: self.plan.clone(),
+                    told: Cell::default(),
                     _permit: permit,
                 }));
                 while let Some(waiter) = self.next_waiter() {
@@ -377,6 +384,9 @@ impl EndpointPool {
 
     /// A request is done with an HTTP/1.1 connection: to the next that waits, to another worker that starves, or idle.
     pub fn release(self: &Rc<Self>, mut lease: Box<H1Lease>) {
+        let wire = &lease.conn.wire;
+        let carried = Bytes { received: wire.read_bytes, sent: wire.written_bytes };
+        self.plan.bytes.tell(&mut lease.told, carried);
         let spent = self.plan.max_requests.is_some_and(|most| lease.conn.requests >= u64::from(most))
             || self.plan.max_duration.is_some_and(|most| lease.opened.elapsed() >= most);
         if self.gone.get() || spent || !lease.conn.is_reusable() {
@@ -483,6 +493,7 @@ impl EndpointPool {
             plan.idle_timeout.is_none_or(|most| waited < most) && self.is_usable(idle)
         });
         self.h2.borrow_mut().retain(|conn| {
+            conn.tell_bytes();
             if !conn.client.is_open() {
                 return false;
             }
@@ -517,7 +528,22 @@ impl EndpointPool {
     }
 }
 
+impl Drop for H2Conn {
+    fn drop(&mut self) {
+        self.tell_bytes();
+    }
+}
+
 impl H2Conn {
+    /// Once in a while: the connection's own task counts, not its streams. What the last streams carry after the connection
+    /// has left the pool is not told.
+    fn tell_bytes(&self) {
+        let (received, sent) = self.client.carried_bytes();
+        let mut told = self.told.get();
+        self.plan.bytes.tell(&mut told, Bytes { received, sent });
+        self.told.set(told);
+    }
+
     fn has_room(&self, plan: &connect::Plan) -> bool {
         let spent = plan.max_requests.is_some_and(|most| self.requests.get() >= u64::from(most))
             || plan.max_duration.is_some_and(|most| self.opened.elapsed() >= most);
