@@ -37,6 +37,13 @@ pub(crate) fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// The exit code of a verb that was to write a page, too. A page that is missing is said, and is an error (2) where all else
+/// went well: the result itself stands.
+pub(crate) fn with_page(page: Result<(), String>, code: u8) -> std::process::ExitCode {
+    let missing = page.map_err(|reason| error(&anyhow::anyhow!("{reason}"))).is_err();
+    std::process::ExitCode::from(if missing && code == 0 { 2 } else { code })
+}
+
 /// The width of a table on standard output where there is no terminal: what a page takes without wrapping.
 const COLUMNS: usize = 100;
 

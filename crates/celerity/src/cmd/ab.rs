@@ -9,6 +9,7 @@ use anyhow::Context;
 use celerity_load::Control;
 use celerity_load::ab::{Design, Metric, Verdict, text};
 use celerity_load::measure::Targets;
+use celerity_load::report::{ab_page, files};
 
 use crate::client::{self, Client};
 use crate::cmd::analyze::Format;
@@ -66,6 +67,10 @@ pub(crate) struct Args {
     /// How the report is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+
+    /// Write a page with charts, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// The experiment's knobs.
@@ -155,7 +160,9 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     for sidecar in sides.into_iter().filter_map(|side| side.sidecar) {
         sidecar.drain(DRAIN_MAX);
     }
-    Ok(ExitCode::from(report.verdict.exit_code()))
+    let code = report.verdict.exit_code();
+    let page = files::write_page(args.html.as_deref(), || ab_page::render(&report));
+    Ok(term::with_page(page, code))
 }
 
 /// Nobody else uses these sidecars, so there is nothing to wait for but their own ends.

@@ -1,5 +1,6 @@
 //! `celerity capacity`: how much a service carries within its objective, and what gives way first.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use celerity_load::Control;
 use celerity_load::ab::Verdict;
 use celerity_load::capacity::{Report, Search, SearchEvent, Sweep, report, search, text};
 use celerity_load::measure::CapacityTarget;
+use celerity_load::report::{capacity_page, files};
 use celerity_load::slo::Slo;
 
 use crate::client::{self, Client};
@@ -67,6 +69,10 @@ pub(crate) struct Args {
     /// How the report is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+
+    /// Write a page with charts, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -108,5 +114,6 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
         Format::Text => term::raw(&text::render(&report)),
         Format::Json => term::line(serde_json::to_string_pretty(&report)?),
     }
-    Ok(ExitCode::from(report.exit_code()))
+    let page = files::write_page(args.html.as_deref(), || capacity_page::render(&report));
+    Ok(term::with_page(page, report.exit_code()))
 }

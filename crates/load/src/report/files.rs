@@ -39,6 +39,14 @@ pub fn write(path: &Path, text: &str) -> Result<(), String> {
     file.write_all(text.as_bytes()).and_then(|()| file.flush()).map_err(|error| error.to_string())
 }
 
+/// Writes a page where one was asked for; says why it could not be drawn or written.
+pub fn write_page(path: Option<&Path>, page: impl FnOnce() -> Result<String, String>) -> Result<(), String> {
+    let Some(path) = path else { return Ok(()) };
+    page()
+        .and_then(|text| write(path, &text))
+        .map_err(|reason| format!("the page cannot be written to {}: {reason}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
