@@ -74,7 +74,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().verb {
+    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let done = cmd::habits::taken(&args).unwrap_or_else(|| match Cli::parse().verb {
         Verb::Up(args) => cmd::up::run(&args),
         Verb::Load(args) => cmd::load::run(&args),
         Verb::Proxy(args) => cmd::proxy::run(&args),
@@ -85,7 +86,7 @@ fn main() -> ExitCode {
         Verb::Ab(args) => cmd::ab::run(&args),
         Verb::Capacity(args) => cmd::capacity::run(&args),
         Verb::Baseline(args) => cmd::baseline::run(&args),
-    };
+    });
     match done {
         Ok(code) => code,
         Err(error) => {

@@ -9,6 +9,7 @@ pub(crate) mod baseline;
 pub(crate) mod ca;
 pub(crate) mod capacity;
 pub(crate) mod explain;
+pub(crate) mod habits;
 pub(crate) mod load;
 pub(crate) mod proxy;
 pub(crate) mod translate;

@@ -115,7 +115,12 @@ impl Wrk {
                 let args = std::iter::once(self.url.clone()).chain(self.extra.iter().cloned()).collect();
                 let text = Text::read(Path::new(script), args).map_err(Error::Script)?;
                 let program = Arc::new(
-                    Program::load(text, &self.script_target(&origin, path)?, self.threads).map_err(Error::Script)?,
+                    Program::load(
+                        text,
+                        &Target::resolve(&self.url, &origin, path, self.headers.clone())?,
+                        self.threads,
+                    )
+                    .map_err(Error::Script)?,
                 );
                 (Source::Script(program.clone()), Some(program))
             }
@@ -131,27 +136,6 @@ impl Wrk {
             ..Plan::new(origin, source, load)
         };
         Ok((plan, program))
-    }
-
-    fn script_target(&self, origin: &target::Origin, path: String) -> Result<Target, Error> {
-        let after_scheme = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
-        let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
-        let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
-        let addresses = if origin.addresses.is_empty() {
-            use std::net::ToSocketAddrs;
-            let found = (origin.host.as_str(), origin.port).to_socket_addrs();
-            found.map_err(|e| Error::Resolve { host: origin.host.clone(), reason: e.to_string() })?.collect()
-        } else {
-            origin.addresses.clone()
-        };
-        Ok(Target {
-            tls: origin.tls,
-            host: origin.host.clone(),
-            port: has_port.then_some(origin.port),
-            path,
-            headers: self.headers.clone(),
-            addresses,
-        })
     }
 
     /// What wrk prints before a run.

@@ -13,7 +13,7 @@ pub(crate) mod stats;
 mod tests;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use mlua::{Function, Lua, Table, Value};
 
-use crate::Summary;
 use crate::source::{Flow, Script, ScriptFactory};
+use crate::target::Origin;
+use crate::{Error, Summary};
 use limits::{Limits, explain, new_lua};
 
 /// A script above this is not one.
@@ -45,6 +46,32 @@ pub struct Target {
     pub headers: Vec<(String, String)>,
     /// The addresses that the host has, the first of which every thread uses unless `setup` says otherwise.
     pub addresses: Vec<SocketAddr>,
+}
+
+impl Target {
+    /// What a script is told of a URL, with the addresses that its host has.
+    ///
+    /// # Errors
+    /// The host has no address.
+    pub fn resolve(url: &str, origin: &Origin, path: String, headers: Vec<(String, String)>) -> Result<Self, Error> {
+        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
+        let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
+        let addresses = if origin.addresses.is_empty() {
+            let found = (origin.host.as_str(), origin.port).to_socket_addrs();
+            found.map_err(|e| Error::Resolve { host: origin.host.clone(), reason: e.to_string() })?.collect()
+        } else {
+            origin.addresses.clone()
+        };
+        Ok(Self {
+            tls: origin.tls,
+            host: origin.host.clone(),
+            port: has_port.then_some(origin.port),
+            path,
+            headers,
+            addresses,
+        })
+    }
 }
 
 /// What `-s` names: the script, its name for messages, and `init`'s arguments: the URL, then what follows `--`.

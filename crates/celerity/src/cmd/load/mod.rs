@@ -1,6 +1,7 @@
 //! `celerity load`: sends requests as a plan says, and reports what came of it.
 
 mod stages;
+mod what;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -15,11 +16,10 @@ use celerity_load::plan::{
     Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Proxy, Segment, Tls, WhenFull,
 };
 use celerity_load::report::{self, Outputs, Style};
+use celerity_load::script::Program;
 use celerity_load::slo::{Outcome, Slo};
-use celerity_load::source::{Request, Source, Success};
 use celerity_load::summary::ErrorKind;
 use celerity_load::{Error, Summary, target};
-use celerity_telemetry::LEDGER_REQUEST_HEADER;
 use clap::ValueEnum;
 
 use crate::{duration, term};
@@ -30,12 +30,40 @@ use crate::{duration, term};
 /// loop (-c) starts the next request of a connection when its last one has ended, as wrk and hey do.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  celerity load http://127.0.0.1:8080/api/users --rate 2000 --for 30s\n  celerity load http://user-service/api/users -c 64 --for 10s --proxy http://127.0.0.1:15001\n  celerity load https://host/ --stages ramp:0..5000/60s,spike:1000..8000/60s --slo 'p99<50ms,success>99.9%'\n\nExit codes: 0 all well, 1 an objective failed, 2 usage, 3 the offered rate was not achieved or nothing was answered,\n4 the run is void: the sender was late or too busy"
+    after_help = "Examples:\n  celerity load http://127.0.0.1:8080/api/users --rate 2000 --for 30s\n  celerity load http://user-service/api/users -c 64 --for 10s --proxy http://127.0.0.1:15001\n  celerity load https://host/ --stages ramp:0..5000/60s,spike:1000..8000/60s --slo 'p99<50ms,success>99.9%'\n  celerity load --targets targets.txt --rate 500 --for 30s\n  celerity load http://127.0.0.1:50051 --grpc shop.v1.Orders/Total --proto orders.proto -d '{}'\n  celerity load --as wrk -t12 -c400 -d30s --latency http://127.0.0.1:8080/\n  celerity load --as hey -z 30s -c 50 http://127.0.0.1:8080/\n  echo 'GET http://127.0.0.1:8080/' | celerity load --as vegeta attack -duration=30s -rate=100 | celerity load --as vegeta report\n\nAfter `--as wrk`, `--as hey` or `--as vegeta` the rest of the line is that tool's own.\n\nExit codes: 0 all well, 1 an objective failed, 2 usage, 3 the offered rate was not achieved or nothing was answered,\n4 the run is void: the sender was late or too busy"
 )]
 pub(crate) struct Args {
     /// http:// or https:// URL
-    #[arg(value_name = "URL")]
-    url: String,
+    #[arg(value_name = "URL", required_unless_present = "targets", conflicts_with = "targets")]
+    url: Option<String>,
+
+    /// Instead of one URL: vegeta's targets, one after the other, from a file or - for standard input
+    #[arg(long, value_name = "FILE|-")]
+    targets: Option<String>,
+
+    /// How the targets are written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = TargetsFormat::Http, requires = "targets")]
+    targets_format: TargetsFormat,
+
+    /// wrk's Lua script, whose request() makes the requests
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "http2", "grpc", "method", "data"])]
+    script: Option<PathBuf>,
+
+    /// Call this unary gRPC method with --data as its message in JSON; takes HTTP/2
+    #[arg(long, value_name = "PACKAGE.SERVICE/METHOD", conflicts_with_all = ["targets", "method", "http2"])]
+    grpc: Option<String>,
+
+    /// What the messages of --grpc look like, may be repeated
+    #[arg(long, value_name = "FILE", requires = "grpc")]
+    proto: Vec<PathBuf>,
+
+    /// Where the imports of --proto are looked up [the file's own folder]
+    #[arg(long, value_name = "FOLDER", requires = "proto")]
+    import_path: Vec<PathBuf>,
+
+    /// Ask the server what the messages of --grpc look like
+    #[arg(long, requires = "grpc", conflicts_with = "proto")]
+    reflection: bool,
 
     /// Open loop: requests started in a second [100, where there is no -c and no --stages]
     #[arg(short = 'r', long, value_name = "N", value_parser = stages::rate, conflicts_with_all = ["concurrency", "stages"])]
@@ -70,7 +98,7 @@ pub(crate) struct Args {
     connections: Option<u32>,
 
     /// Requests under way on one connection: HTTP/2 only
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "http2", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     streams: u32,
 
     /// HTTP/2: by ALPN over TLS, by prior knowledge over plain TCP
@@ -163,6 +191,21 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TargetsFormat {
+    Http,
+    Json,
+}
+
+impl From<TargetsFormat> for target::list::Format {
+    fn from(format: TargetsFormat) -> Self {
+        match format {
+            TargetsFormat::Http => Self::Http,
+            TargetsFormat::Json => Self::Json,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Full {
     Queue,
     Drop,
@@ -206,8 +249,8 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let plan = match plan(args) {
-        Ok(plan) => plan,
+    let (plan, program) = match planned(args) {
+        Ok(planned) => planned,
         Err(error) => {
             term::error(&error);
             return Ok(ExitCode::from(EXIT_USAGE));
@@ -232,6 +275,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             term::raw(&report::text::render(&summary, &outcomes, style));
         }
         Format::Json => term::line(serde_json::to_string_pretty(&report::json::render(&summary, &outcomes))?),
+    }
+    if let Some(program) = program
+        && let Err(text) = program.done(&summary)
+    {
+        term::error(&anyhow::Error::msg(text));
+        return Ok(ExitCode::from(EXIT_USAGE));
     }
     let outputs = Outputs { csv: args.csv.clone(), hdr: args.hdr.clone(), html: args.html.clone() };
     let unwritten = outputs.write(&summary, &outcomes);
@@ -300,7 +349,7 @@ fn unconnected_share(summary: &Summary) -> f64 {
 
 /// The first Ctrl-C (or SIGTERM) ends the run and leaves its report, the second ends it at once, the third ends the
 /// process. Watched until the runtime is dropped.
-fn watch_interrupts(control: Control) -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn watch_interrupts(control: Control) -> anyhow::Result<tokio::runtime::Runtime> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -330,51 +379,35 @@ fn watch_interrupts(control: Control) -> anyhow::Result<tokio::runtime::Runtime>
     Ok(runtime)
 }
 
-fn plan(args: &Args) -> anyhow::Result<Plan> {
-    let (origin, path) = target::parse(&args.url).map_err(anyhow::Error::msg)?;
-    let body: Arc<[u8]> = match args.data.as_deref().map(|data| (data, data.strip_prefix('@'))) {
-        None => Arc::from([]),
-        Some((_, Some(file))) => {
-            std::fs::read(file).with_context(|| format!("the body's file {file} cannot be read"))?.into()
-        }
-        Some((text, None)) => text.as_bytes().into(),
-    };
-    let default_method = if args.data.is_some() { "POST" } else { "GET" };
-    let mut headers = args.headers.clone();
-    if args.ledger {
-        headers.push((LEDGER_REQUEST_HEADER.to_owned(), "1".to_owned()));
+/// The plan, and the script whose `done` is to be called after it.
+fn planned(args: &Args) -> anyhow::Result<(Plan, Option<Arc<Program>>)> {
+    let connections = args.concurrency.or(args.connections).unwrap_or(OPEN_CONNECTIONS);
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let threads = args.threads.unwrap_or((cpus / 2).clamp(1, connections));
+    let tls = tls(args)?;
+    let what = what::what(args, threads, &tls)?;
+    let mut origins = what.origins.into_iter();
+    let first = origins.next().context("there is no target")?;
+    let mut plan = Plan::new(first, what.source, load(args)?);
+    plan.origins.extend(origins);
+    if plan.origins.iter().any(|origin| origin.tls) {
+        plan.tls = Some(tls);
+    } else if args.cacert.is_some() || args.cert.is_some() || args.insecure || args.server_name.is_some() {
+        anyhow::bail!("--cacert, --cert, -k and --server-name are for https targets, and there is none");
     }
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
-        headers.push(("user-agent".to_owned(), concat!("celerity/", env!("CARGO_PKG_VERSION")).to_owned()));
-    }
-    let request = Request {
-        origin: 0,
-        method: args.method.clone().unwrap_or_else(|| default_method.to_owned()),
-        path,
-        headers,
-        body,
-        success: Success::Status,
-    };
-    let tls = origin.tls.then(|| tls(args)).transpose()?;
-    if tls.is_none() && (args.cacert.is_some() || args.cert.is_some() || args.insecure || args.server_name.is_some()) {
-        anyhow::bail!("--cacert, --cert, -k and --server-name are for https targets, and {} is not one", args.url);
-    }
-    let mut plan = Plan::new(origin, Source::single(request), load(args)?);
-    plan.protocol = if args.http2 { Protocol::Http2 } else { Protocol::Http1 };
-    plan.connections = args.concurrency.or(args.connections).unwrap_or(OPEN_CONNECTIONS);
+    plan.protocol = if args.http2 || args.grpc.is_some() { Protocol::Http2 } else { Protocol::Http1 };
+    plan.connections = connections;
     plan.streams_per_connection = args.streams;
     plan.keep_alive = !args.no_keepalive;
     plan.timeout = args.timeout;
     plan.connect_timeout = args.connect_timeout;
-    plan.tls = tls;
     plan.proxy = args.proxy.as_deref().map(proxy).transpose()?;
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    plan.threads = args.threads.unwrap_or((cpus / 2).clamp(1, plan.connections));
+    plan.threads = threads;
     plan.seed = args.seed;
     plan.warm_up = args.warm_up;
     plan.capture.ledger = args.ledger;
     plan.check()?;
-    Ok(plan)
+    Ok((plan, what.program))
 }
 
 fn load(args: &Args) -> anyhow::Result<Load> {
@@ -426,6 +459,8 @@ fn proxy(url: &str) -> anyhow::Result<Proxy> {
 
 #[cfg(test)]
 mod tests {
+    use celerity_load::source::Source;
+
     use super::*;
 
     #[derive(Debug, clap::Parser)]
@@ -436,7 +471,7 @@ mod tests {
 
     fn parsed(line: &str) -> anyhow::Result<Plan> {
         let line = <Line as clap::Parser>::try_parse_from(std::iter::once("load").chain(line.split_whitespace()))?;
-        plan(&line.args)
+        planned(&line.args).map(|(plan, _)| plan)
     }
 
     #[test]

@@ -1,0 +1,241 @@
+//! `celerity load --as wrk|hey|vegeta`: another tool's command line, read as that tool reads it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use celerity_load::control::{Control, Stop};
+use celerity_load::habits::hey::{CSV_HEAD, Hey, csv_line};
+use celerity_load::habits::rows::{Row, Rows};
+use celerity_load::habits::vegeta::{Attack, Stream};
+use celerity_load::habits::vegeta_report::Report;
+use celerity_load::habits::wrk::Wrk;
+use celerity_load::summary::ErrorKind;
+use celerity_load::{Error, Plan, Summary};
+
+use crate::term;
+
+const EXIT_USAGE: u8 = 2;
+const EXIT_NOT_ACHIEVED: u8 = 3;
+
+/// Takes the command line where it says `load --as TOOL`. What follows the tool's name is the tool's; clap, which has
+/// its own idea of `-t12` and `-duration=30s`, does not see it.
+pub(crate) fn taken(args: &[String]) -> Option<anyhow::Result<ExitCode>> {
+    let [_, verb, rest @ ..] = args else { return None };
+    if verb != "load" {
+        return None;
+    }
+    let (tool, rest) = match rest {
+        [flag, tool, rest @ ..] if flag == "--as" => (tool.as_str(), rest),
+        [flag, rest @ ..] => (flag.strip_prefix("--as=")?, rest),
+        [] => return None,
+    };
+    Some(match tool {
+        "wrk" => wrk(rest),
+        "hey" => hey(rest),
+        "vegeta" => vegeta(rest),
+        other => Ok(usage(&format!("--as {}: there are wrk, hey and vegeta", other.escape_debug()))),
+    })
+}
+
+fn usage(text: &str) -> ExitCode {
+    term::error(&anyhow::Error::msg(text.to_owned()));
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn could_not_begin(error: &Error) -> ExitCode {
+    term::error(&anyhow::Error::msg(error.to_string()));
+    ExitCode::from(match error {
+        Error::Unreachable { .. } | Error::System { .. } | Error::Thread => EXIT_NOT_ACHIEVED,
+        _ => EXIT_USAGE,
+    })
+}
+
+/// 0 where anything was answered, as those tools have it; a script that failed is told.
+fn ended(summary: &Summary) -> ExitCode {
+    if let Some(text) = summary.error_examples.get(&ErrorKind::Script) {
+        return usage(text);
+    }
+    if summary.succeeded + summary.failed_answers == 0 {
+        if let Some((kind, text)) = summary.error_examples.iter().next() {
+            term::error(&anyhow::Error::msg(format!("nothing was answered: {}: {text}", kind.as_str())));
+        }
+        return ExitCode::from(EXIT_NOT_ACHIEVED);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs until the plan is through or Ctrl-C; rows go to `write` meanwhile, on a thread of their own. Takes the plan, for
+/// it holds an end of the rows.
+fn run(
+    plan: Plan,
+    rows: Option<(std::sync::mpsc::Receiver<Vec<Row>>, Box<dyn FnMut(&[Row]) -> std::io::Result<()> + Send>)>,
+) -> anyhow::Result<Result<Summary, Error>> {
+    let control = Control::new();
+    let watched = super::load::watch_interrupts(control.clone())?;
+    let writer = match rows {
+        None => None,
+        Some((receive, mut write)) => {
+            let control = control.clone();
+            let thread = std::thread::Builder::new().name("rows".into()).spawn(move || {
+                let mut broken = false;
+                // Read to the end even when nobody listens any more: the senders must not be held up.
+                for batch in receive {
+                    if !broken && write(&batch).is_err() {
+                        broken = true;
+                        control.stop(Stop::Gently);
+                    }
+                }
+            });
+            Some(thread.context("a thread for the results cannot be started")?)
+        }
+    };
+    let done = celerity_load::run(&plan, &control);
+    drop(plan);
+    if let Some(writer) = writer {
+        let _ = writer.join();
+    }
+    drop(watched);
+    Ok(done)
+}
+
+fn wrk(args: &[String]) -> anyhow::Result<ExitCode> {
+    let wrk = match Wrk::parse(args) {
+        Ok(wrk) => wrk,
+        Err(error) => return Ok(usage(&error.to_string())),
+    };
+    let (plan, program) = match wrk.plan() {
+        Ok(planned) => planned,
+        Err(error) => return Ok(could_not_begin(&error)),
+    };
+    term::raw(&wrk.banner());
+    let summary = match run(plan, None)? {
+        Ok(summary) => summary,
+        Err(error) => return Ok(could_not_begin(&error)),
+    };
+    term::raw(&wrk.report(&summary));
+    if let Some(program) = program
+        && let Err(text) = program.done(&summary)
+    {
+        return Ok(usage(&text));
+    }
+    Ok(ended(&summary))
+}
+
+fn hey(args: &[String]) -> anyhow::Result<ExitCode> {
+    let hey = match Hey::parse(args) {
+        Ok(hey) => hey,
+        Err(error) => return Ok(usage(&error.to_string())),
+    };
+    let (send, receive) = Rows::new();
+    let plan = match hey.plan(hey.csv.then_some(send)) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(could_not_begin(&error)),
+    };
+    let summary = if hey.csv {
+        term::raw(CSV_HEAD);
+        let write = |rows: &[Row]| {
+            let text: String = rows.iter().filter_map(csv_line).collect();
+            let mut out = std::io::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        };
+        run(plan, Some((receive, Box::new(write))))?
+    } else {
+        run(plan, None)?
+    };
+    let summary = match summary {
+        Ok(summary) => summary,
+        Err(error) => return Ok(could_not_begin(&error)),
+    };
+    if !hey.csv {
+        term::raw(&hey.report(&summary));
+    }
+    Ok(ended(&summary))
+}
+
+fn vegeta(args: &[String]) -> anyhow::Result<ExitCode> {
+    match args {
+        [verb, rest @ ..] if verb == "attack" => attack(rest),
+        [verb, rest @ ..] if verb == "report" => report(rest),
+        [verb, ..] => Ok(usage(&format!(
+            "vegeta: the command `{}` is not supported: there are attack and report",
+            verb.escape_debug()
+        ))),
+        [] => Ok(usage("vegeta: a command is needed: attack or report")),
+    }
+}
+
+fn attack(args: &[String]) -> anyhow::Result<ExitCode> {
+    let attack = match Attack::parse(args) {
+        Ok(attack) => attack,
+        Err(error) => return Ok(usage(&error.to_string())),
+    };
+    let (send, receive) = Rows::new();
+    let (plan, requests) = match attack.plan(&mut std::io::stdin().lock(), send) {
+        Ok(planned) => planned,
+        Err(error) => return Ok(usage(&error.to_string())),
+    };
+    let out: Box<dyn Write + Send> = match &attack.output {
+        None => Box::new(std::io::stdout()),
+        Some(path) => Box::new(File::create(path).with_context(|| format!("{path} cannot be written"))?),
+    };
+    let started = time::OffsetDateTime::now_utc();
+    let mut stream = Stream::new(BufWriter::new(out), &attack.name, started, &requests, &plan.origins);
+    let done = run(plan, Some((receive, Box::new(move |rows: &[Row]| stream.write(rows)))))?;
+    Ok(match done {
+        Ok(summary) => ended(&summary),
+        Err(error) => could_not_begin(&error),
+    })
+}
+
+fn report(args: &[String]) -> anyhow::Result<ExitCode> {
+    let report = match Report::parse(args) {
+        Ok(report) => report,
+        Err(error) => return Ok(usage(&error.to_string())),
+    };
+    let mut files = Vec::new();
+    for path in &report.inputs {
+        match File::open(path) {
+            Ok(file) => files.push((path.clone(), BufReader::new(file))),
+            Err(error) => return Ok(usage(&format!("vegeta report: {path} cannot be read: {error}"))),
+        }
+    }
+    let mut stdin = std::io::stdin().lock();
+    let mut inputs: Vec<(String, &mut dyn BufRead)> = Vec::new();
+    if files.is_empty() {
+        inputs.push(("standard input".into(), &mut stdin));
+    }
+    inputs.extend(files.iter_mut().map(|(name, file)| (name.clone(), file as &mut dyn BufRead)));
+    match report.run(&mut inputs) {
+        Ok(text) => {
+            match &report.output {
+                None => term::raw(&text),
+                Some(path) => std::fs::write(path, text).with_context(|| format!("{path} cannot be written"))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Ok(usage(&error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn only_another_tools_line_is_taken() {
+        assert!(taken(&line("celerity load http://a --rate 3")).is_none());
+        assert!(taken(&line("celerity up --as wrk")).is_none());
+        assert!(taken(&line("celerity load")).is_none());
+        for text in
+            ["celerity load --as ab http://a", "celerity load --as=wrk -x http://a", "celerity load --as vegeta plot"]
+        {
+            assert!(matches!(taken(&line(text)), Some(Ok(code)) if code == ExitCode::from(EXIT_USAGE)), "{text}");
+        }
+    }
+}
