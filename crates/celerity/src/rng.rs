@@ -30,11 +30,6 @@ impl Rng {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// The time to the next arrival of a Poisson process with that many arrivals a second.
-    pub(crate) fn arrival_gap(&mut self, per_second: f64) -> Duration {
-        Duration::from_secs_f64((-self.unit().ln() / per_second).min(3600.0))
-    }
-
     /// A number of the standard normal distribution (Box and Muller).
     fn normal(&mut self) -> f64 {
         (-2.0 * self.unit().ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
@@ -84,12 +79,5 @@ mod tests {
         let (median, p99) = (draws[50_000].as_secs_f64() * 1e3, draws[99_000].as_secs_f64() * 1e3);
         assert!((median - 2.0).abs() < 0.05, "{median}");
         assert!((p99 - 10.0).abs() < 0.5, "{p99}");
-    }
-
-    #[test]
-    fn arrivals_come_at_the_rate_asked_for() {
-        let mut rng = Rng::new(3);
-        let total: Duration = (0..50_000).map(|_| rng.arrival_gap(50.0)).sum();
-        assert!((total.as_secs_f64() - 1000.0).abs() < 20.0, "{total:?}");
     }
 }

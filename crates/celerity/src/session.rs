@@ -1,25 +1,20 @@
 //! The time between "the mesh is up" and its drain: traffic flows, the view is drawn, and somebody may say stop.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use celerity_load::Control;
+use celerity_load::control::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::stats::Stats;
 use crate::term;
-use crate::timer::Timer;
-use crate::traffic::{self, Plan};
+use crate::traffic::{self, Plan, Shared};
 use crate::view::{self, Frame, Screen};
 
 /// How often the view is drawn on a terminal, and how often a line is written elsewhere.
 const REDRAW: Duration = Duration::from_millis(500);
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// After the traffic stops, requests in flight get this long to end.
-const SETTLE_MAX: Duration = Duration::from_secs(5);
-const SETTLE_LOOK: Duration = Duration::from_millis(20);
-
 /// One line about the configuration that another thread may change.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StatusLine(Arc<Mutex<String>>);
@@ -41,18 +36,14 @@ pub(crate) struct Ended {
 }
 
 /// Drives the traffic and draws the view until `run_for` is over or the process is told to end (SIGINT, SIGTERM).
-/// Runs on a `LocalSet`.
-pub(crate) async fn run(
-    plan: Plan,
-    timer: Timer,
-    run_for: Option<Duration>,
-    config: StatusLine,
-) -> std::io::Result<Ended> {
+pub(crate) async fn run(plan: Plan, run_for: Option<Duration>, config: StatusLine) -> anyhow::Result<Ended> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let started = Instant::now();
-    let stats = Rc::new(RefCell::new(Stats::default()));
+    let stats = Shared::default();
     let offered_per_second = plan.per_second;
+    let control = Control::new();
+    let mut engine = start(&plan, &stats, &control);
     let over = async {
         match run_for {
             Some(run_for) => tokio::time::sleep(run_for).await,
@@ -60,22 +51,38 @@ pub(crate) async fn run(
         }
     };
     tokio::select! {
-        () = traffic::drive(plan, timer, Rc::clone(&stats)) => {}
+        // The engine ends by itself only when it could not begin.
+        done = &mut engine => { done??; }
         () = draw(started, offered_per_second, &stats, &config) => {}
         () = over => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     let ran_for = started.elapsed();
-    let settle_until = Instant::now() + SETTLE_MAX;
-    while stats.borrow().in_flight() > 0 && Instant::now() < settle_until {
-        tokio::time::sleep(SETTLE_LOOK).await;
+    control.stop(Stop::Gently);
+    if !engine.is_finished() {
+        engine.await??;
     }
-    let stats = stats.take();
+    let stats = std::mem::take(&mut *stats.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Ended { stats, ran_for })
 }
 
-async fn draw(started: Instant, offered_per_second: f64, stats: &RefCell<Stats>, config: &StatusLine) {
+/// The engine on a thread of its own, for it blocks. A rate of 0 sends nothing and waits for the stop.
+fn start(plan: &Plan, stats: &Shared, control: &Control) -> tokio::task::JoinHandle<Result<(), celerity_load::Error>> {
+    if plan.per_second <= 0.0 {
+        let control = control.clone();
+        return tokio::spawn(async move {
+            while control.stopping() == Stop::No {
+                tokio::time::sleep(REDRAW).await;
+            }
+            Ok(())
+        });
+    }
+    let (plan, control) = (traffic::engine_plan(plan, stats), control.clone());
+    tokio::task::spawn_blocking(move || celerity_load::run(&plan, &control).map(drop))
+}
+
+async fn draw(started: Instant, offered_per_second: f64, stats: &Shared, config: &StatusLine) {
     let live = term::live();
     let colour = term::colour(live);
     let mut screen = Screen::default();
@@ -83,8 +90,8 @@ async fn draw(started: Instant, offered_per_second: f64, stats: &RefCell<Stats>,
     every.tick().await;
     loop {
         every.tick().await;
-        let stats = stats.borrow();
         let config = config.text();
+        let stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
         let window = stats.window(Instant::now());
         let frame =
             Frame { elapsed: started.elapsed(), offered_per_second, stats: &stats, window: &window, config: &config };
@@ -101,6 +108,7 @@ mod tests {
     use super::*;
     use crate::sample::lab::{self, Ports};
     use crate::sample::threads::Samples;
+    use crate::timer::Timer;
 
     /// The services and the traffic without any sidecar between: what is left when the mesh is taken away.
     #[test]
@@ -109,10 +117,10 @@ mod tests {
         let mut workloads = lab::workloads(Ports::from_base(free.min(60_000)));
         workloads.truncate(1);
         let timer = Timer::start().expect("a timer");
-        let _samples = Samples::start(workloads.clone(), timer.clone()).expect("the samples listen");
+        let _samples = Samples::start(workloads.clone(), timer).expect("the samples listen");
         let plan = Plan { entry: workloads[0].instance.address, per_second: 200.0, seed: 1 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let session = run(plan, timer, Some(Duration::from_millis(800)), StatusLine::default());
+        let session = run(plan, Some(Duration::from_millis(800)), StatusLine::default());
         let ended = tokio::task::LocalSet::new().block_on(&runtime, session).expect("a session");
         assert!(ended.stats.answered > 50 && ended.stats.failed == 0, "{:?}", ended.stats.failures);
         assert_eq!(ended.stats.in_flight(), 0);

@@ -141,24 +141,6 @@ impl Summary {
     }
 }
 
-/// Reads the categories out of a `Server-Timing` field (W3C Server Timing): `network;dur=0.412, ...`, milliseconds.
-/// `None` where none of them is there.
-pub(crate) fn parse_server_timing(value: &str) -> Option<[u32; CATEGORIES]> {
-    let mut parts = [0; CATEGORIES];
-    let mut found = false;
-    for metric in value.split(',') {
-        let mut fields = metric.split(';').map(str::trim);
-        let name = fields.next().unwrap_or_default();
-        let dur_ms = fields.find_map(|field| field.strip_prefix("dur=")?.parse::<f64>().ok());
-        let at = Category::ALL.iter().position(|category| category.as_str() == name);
-        if let (Some(at), Some(dur_ms)) = (at, dur_ms) {
-            parts[at] = (dur_ms * 1000.0) as u32;
-            found = true;
-        }
-    }
-    found.then_some(parts)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,14 +165,6 @@ mod tests {
         assert_eq!(tail.requests, 10);
         assert!((tail.parts_us.iter().sum::<f64>() + tail.outside_us() - tail.latency_us).abs() < 1e-6);
         assert_eq!(Summary::of(Vec::new()).cohort(0.0, 1.0), Means::default());
-    }
-
-    #[test]
-    fn server_timing_is_read_by_category() {
-        let parts = parse_server_timing("network;dur=0.412, cache;desc=\"hit, or not\", service;dur=2.5, total;dur=3");
-        let parts = parts.expect("a ledger");
-        assert_eq!((parts[Category::Network as usize], parts[Category::Service as usize]), (412, 2500));
-        assert_eq!(parse_server_timing("db;dur=5"), None);
     }
 
     #[test]

@@ -1,20 +1,20 @@
-//! The gentle traffic of `celerity up`: open loop, Poisson arrivals, seeded.
+//! The gentle traffic of `celerity up`, driven by the measuring engine: open loop, Poisson arrivals, seeded.
 //!
-//! Open loop means that a request is started when its time has come, whether or not earlier ones have been answered,
-//! and that its latency counts from that intended time. A closed loop would wait for a stalled mesh and then report
-//! that nothing was slow.
+//! Each request is shown to the live view as it ends, with the ledger that the mesh reported for it.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use celerity_load::plan::{self, Arrivals, Load, Observer, Open, Segment, WhenFull};
+use celerity_load::record::Answer;
+use celerity_load::source::{Request, Source};
+use celerity_load::summary::ErrorKind;
+use celerity_load::target::Origin;
 use celerity_telemetry::LEDGER_REQUEST_HEADER;
 
 use crate::rng::Rng;
-use crate::sample::http::{Client, Request, Response};
-use crate::stats::{Sample, Stats, parse_server_timing};
-use crate::timer::Timer;
+use crate::stats::{Sample, Stats};
 
 /// What to send, where to and how often.
 #[derive(Clone, Debug)]
@@ -28,90 +28,101 @@ pub(crate) struct Plan {
 
 /// More requests than this at a time are not started but counted as failed: a mesh that answers nothing must not
 /// fill the memory.
-const IN_FLIGHT_MAX: u64 = 1024;
+const IN_FLIGHT_MAX: u32 = 1024;
 /// A request that takes longer has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Different users, so that a hash on `x-user-id` has something to spread.
 const CALLERS: u64 = 1000;
+/// The traffic is a list of so many requests that is gone through again and again: some 500 KB, and longer than any
+/// cache is warm.
+const REQUESTS: usize = 4000;
+/// The session says when it ends; a year is never reached.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const HOSTS: [&str; 2] = ["user-service", "order-service"];
 
-/// Starts requests until the future is dropped; those in flight go on on the current `LocalSet`.
-pub(crate) async fn drive(plan: Plan, timer: Timer, stats: Rc<RefCell<Stats>>) {
-    if plan.per_second <= 0.0 {
-        return std::future::pending().await;
-    }
-    let client = Rc::new(Client::new(plan.entry));
+/// The statistics that the view draws, filled by the engine's thread.
+pub(crate) type Shared = Arc<Mutex<Stats>>;
+
+/// The engine's plan for it. The services' names are asked of the sidecar, not of a resolver.
+pub(crate) fn engine_plan(plan: &Plan, stats: &Shared) -> plan::Plan {
     let mut rng = Rng::new(plan.seed);
-    let mut intended = Instant::now();
-    loop {
-        intended += rng.arrival_gap(plan.per_second);
-        timer.sleep_until(intended).await;
-        let (host, request) = next_request(&mut rng);
-        let full = {
-            let mut stats = stats.borrow_mut();
-            stats.started += 1;
-            stats.in_flight() > IN_FLIGHT_MAX
-        };
-        if full {
-            finish(&stats, intended, Err("too many in flight".into()));
-            continue;
-        }
-        let (client, stats) = (Rc::clone(&client), Rc::clone(&stats));
-        tokio::task::spawn_local(async move {
-            let sent = tokio::time::timeout(REQUEST_TIMEOUT, client.send(host, &request)).await;
-            let outcome = match sent {
-                Ok(Ok(response)) => Ok(response),
-                Ok(Err(error)) => Err(error.kind().to_string()),
-                Err(_) => Err(format!("no answer in {} s", REQUEST_TIMEOUT.as_secs())),
-            };
-            finish(&stats, intended, outcome);
-        });
-    }
+    let requests: Vec<Request> = (0..REQUESTS).map(|_| next_request(&mut rng)).collect();
+    let segments = vec![Segment::hold(plan.per_second, FOR_EVER)];
+    let open = Open { segments, arrivals: Arrivals::Poisson, when_full: WhenFull::Drop, count: None };
+    let origin = |host: &str| Origin { tls: false, host: host.to_owned(), port: 80, addresses: vec![plan.entry] };
+    let mut engine = plan::Plan::new(origin(HOSTS[0]), Source::Static(requests.into()), Load::Open(open));
+    engine.origins = HOSTS.map(origin).to_vec();
+    engine.connections = IN_FLIGHT_MAX;
+    engine.timeout = REQUEST_TIMEOUT;
+    engine.seed = plan.seed;
+    engine.capture.ledger = true;
+    engine.capture.tally_header = Some("x-served-by".to_owned());
+    engine.capture.observer = Some(Arc::new(Watch(Arc::clone(stats))));
+    engine
 }
 
 /// Mostly single users, some pages of them, some orders: an order is two requests through the mesh.
-fn next_request(rng: &mut Rng) -> (&'static str, Request) {
+fn next_request(rng: &mut Rng) -> Request {
     let id = rng.below(CALLERS) + 1;
-    let (host, target) = match rng.below(20) {
-        0..12 => ("user-service", format!("/api/users/{id}")),
-        12..15 => ("user-service", "/api/users".to_owned()),
-        _ => ("order-service", format!("/api/orders/{id}")),
+    let (origin, path) = match rng.below(20) {
+        0..12 => (0, format!("/api/users/{id}")),
+        12..15 => (0, "/api/users".to_owned()),
+        _ => (1, format!("/api/orders/{id}")),
     };
     let headers = vec![
         ("x-user-id".to_owned(), id.to_string()),
         (LEDGER_REQUEST_HEADER.to_owned(), "1".to_owned()),
         ("user-agent".to_owned(), "celerity-up".to_owned()),
     ];
-    (host, Request { method: "GET".into(), target, headers, body: Vec::new() })
+    Request { origin, headers, ..Request::get(path) }
 }
 
-fn finish(stats: &RefCell<Stats>, intended: Instant, outcome: Result<Response, String>) {
-    let ended = Instant::now();
-    let latency_us = u32::try_from(ended.duration_since(intended).as_micros()).unwrap_or(u32::MAX);
-    let mut sample = Sample { ended, ok: false, latency_us, parts_us: None };
-    let mut stats = stats.borrow_mut();
-    match outcome {
-        Err(reason) => stats.end(sample, Err(&reason)),
-        Ok(response) => {
-            sample.parts_us = response.header("server-timing").and_then(parse_server_timing);
-            sample.ok = response.status < 500;
-            if sample.ok {
-                stats.end(sample, Ok(response.header("x-served-by")));
-            } else {
-                stats.end(sample, Err(&response.status.to_string()));
-            }
+#[derive(Debug)]
+struct Watch(Shared);
+
+impl Watch {
+    fn end(&self, response_ns: u64, parts_us: Option<[u32; 7]>, outcome: Result<Option<&str>, &str>) {
+        let latency_us = u32::try_from(response_ns / 1000).unwrap_or(u32::MAX);
+        let sample = Sample { ended: Instant::now(), ok: outcome.is_ok(), latency_us, parts_us };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).end(sample, outcome);
+    }
+}
+
+impl Observer for Watch {
+    fn intended(&self, _intended_ns: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).started += 1;
+    }
+
+    /// An error of the mesh is a failure; a user who does not exist is an answer.
+    fn answered(&self, answer: &Answer, tally: &str) {
+        let response_ns = answer.ended_ns.saturating_sub(answer.intended_ns);
+        if answer.status < 500 {
+            self.end(response_ns, answer.ledger_us, Ok((!tally.is_empty()).then_some(tally)));
+        } else {
+            self.end(response_ns, answer.ledger_us, Err(&answer.status.to_string()));
         }
+    }
+
+    fn failed(&self, kind: ErrorKind, response_ns: u64) {
+        self.end(response_ns, None, Err(kind.as_str()));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
+    use celerity_load::Control;
+    use celerity_load::control::Stop;
+
     use super::*;
-    use crate::sample::http::{Handler, serve};
+    use crate::sample::http::{Handler, Response, serve};
+    use crate::timer::Timer;
 
     struct Slow(Timer);
 
     impl Handler for Slow {
-        async fn handle(&self, _: Request) -> Response {
+        async fn handle(&self, _: crate::sample::http::Request) -> Response {
             self.0.sleep_until(Instant::now() + Duration::from_millis(150)).await;
             Response::json(200, &serde_json::json!({}))
                 .with("server-timing", "service;dur=150")
@@ -135,15 +146,20 @@ mod tests {
                         tokio::task::spawn_local(async move { serve(stream, &*handler).await });
                     }
                 });
-                let stats = Rc::new(RefCell::new(Stats::default()));
-                let plan = Plan { entry, per_second: 400.0, seed: 11 };
-                let driven = drive(plan, timer, Rc::clone(&stats));
-                let _ = tokio::time::timeout(Duration::from_millis(600), driven).await;
-                let stats = stats.borrow();
+                let stats = Shared::default();
+                let plan = engine_plan(&Plan { entry, per_second: 400.0, seed: 11 }, &stats);
+                let control = Control::new();
+                let running = control.clone();
+                let engine = tokio::task::spawn_blocking(move || celerity_load::run(&plan, &running));
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                control.stop(Stop::Gently);
+                engine.await.expect("a thread").expect("a run");
+                let stats = stats.lock().expect("statistics");
                 // One connection in a closed loop would have made 4; the open loop makes about 240.
                 assert!(stats.started > 60, "{}", stats.started);
                 assert!(stats.whole().quantile_us(0.0) >= Some(150_000));
                 assert_eq!(stats.served_by.get("me"), Some(&stats.answered));
+                assert_eq!(stats.in_flight(), 0);
             })
             .await;
     }

@@ -26,6 +26,8 @@ pub mod stats;
 pub mod summary;
 pub mod target;
 pub mod timeline;
+#[cfg(test)]
+mod validation;
 
 pub use control::{Control, Progress};
 pub use engine::run;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Error;
+use crate::record::Answer;
 use crate::source::Source;
+use crate::summary::ErrorKind;
 use crate::target::Origin;
 
 /// One run.
@@ -56,6 +58,18 @@ pub struct Capture {
     pub tally_header: Option<String>,
     /// Tell each request there.
     pub rows: Option<crate::habits::rows::Rows>,
+    /// Shown each request as it ends.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Watches a run request by request, on the senders' threads: for a live view, not for fast runs. The warm-up is shown too.
+pub trait Observer: Send + Sync + std::fmt::Debug {
+    /// Its time has come.
+    fn intended(&self, intended_ns: u64);
+    /// An answer, with the value of the plan's `tally_header` (empty where there is none).
+    fn answered(&self, answer: &Answer, tally: &str);
+    /// No answer; `waited_ns` since its intended time.
+    fn failed(&self, kind: ErrorKind, waited_ns: u64);
 }
 
 #[derive(Clone, Debug)]

@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let loader = loader(args.config.as_deref(), ports);
     let status = StatusLine::default();
     let timer = Timer::start().context("a thread for the timer cannot be started")?;
-    let samples = Samples::start(workloads.clone(), timer.clone())?;
+    let samples = Samples::start(workloads.clone(), timer)?;
     let mesh = Mesh::start(&workloads, loader, status.clone())?;
     let entry = workloads.last().context("the arrangement has no workload")?;
     for line in welcome(&workloads, entry) {
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let plan = Plan { entry: entry.outbound(), per_second: args.rate, seed: TRAFFIC_SEED };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = LocalSet::new()
-        .block_on(&runtime, session::run(plan, timer, args.run_for, status))
+        .block_on(&runtime, session::run(plan, args.run_for, status))
         .context("the handler for Ctrl-C cannot be set")?;
     if args.compares(ended.ran_for) {
         term::line("\nA/B: the services under a plain configuration against the loaded one");

@@ -66,6 +66,7 @@ impl Response {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }

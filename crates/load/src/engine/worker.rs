@@ -255,6 +255,10 @@ impl<'a> Worker<'a> {
                     self.record.intended(intended_ns, 1);
                     self.record.request = self.next_static() as u32;
                     self.record.failed(intended_ns, self.now_ns, ErrorKind::Dropped, false, None);
+                    if let Some(observer) = &self.plan.capture.observer {
+                        observer.intended(intended_ns);
+                        observer.failed(ErrorKind::Dropped, self.now_ns.saturating_sub(intended_ns));
+                    }
                 }
                 Step::Wait(until_ns) => return until_ns,
                 Step::Done => self.end(),
@@ -323,6 +327,9 @@ impl<'a> Worker<'a> {
         call.state = State::Waiting;
         self.in_flight += 1;
         self.record.intended(intended_ns, u64::from(call.responses));
+        if let Some(observer) = &self.plan.capture.observer {
+            observer.intended(intended_ns);
+        }
         if self.open_loop {
             self.record.started(intended_ns, lag_ns);
         }
@@ -554,7 +561,7 @@ impl<'a> Worker<'a> {
             Success::Grpc => false,
         };
         self.record.request = call.request as u32;
-        self.record.answered(&Answer {
+        let answer = Answer {
             intended_ns: call.intended_ns,
             sent_ns: call.sent_ns,
             ended_ns: self.now_ns,
@@ -564,8 +571,12 @@ impl<'a> Worker<'a> {
             bytes: done.bytes,
             body_bytes: done.body_bytes,
             ledger_us: done.ledger_us,
-        });
+        };
+        self.record.answered(&answer);
         let Wire::H1(h1) = &mut link.wire else { return };
+        if let Some(observer) = &self.plan.capture.observer {
+            observer.answered(&answer, &h1.kept.tally);
+        }
         if self.plan.capture.tally_header.is_some() && !h1.kept.tally.is_empty() {
             self.record.tally(call.intended_ns, &h1.kept.tally);
         }
@@ -657,6 +668,9 @@ impl<'a> Worker<'a> {
         self.record.request = call.request as u32;
         for _ in 0..call.responses {
             self.record.failed(call.intended_ns, self.now_ns, failure.kind, sent, Some(&failure.text));
+            if let Some(observer) = &self.plan.capture.observer {
+                observer.failed(failure.kind, self.now_ns.saturating_sub(call.intended_ns));
+            }
         }
         call.state = State::Idle;
         self.in_flight -= 1;
