@@ -1,5 +1,7 @@
 //! Experiments on simulated arms whose truth is known: false alarms, power, equivalence, errors, noise.
 
+#![allow(clippy::print_stdout, reason = "the measured numbers, for docs/experiments.md")]
+
 use std::time::Duration;
 
 use celerity_load::ab::{self, Arm, Arms, Block, BlockSpec, Design, Event, Flow, Metric, Report, Verdict};
