@@ -61,7 +61,7 @@ impl Progress {
             let mut out = std::io::stderr().lock();
             let _ = write!(out, "\r\x1b[K{text}");
             let _ = out.flush();
-        } else if number % PAIRS_A_LINE == 0 {
+        } else if number.is_multiple_of(PAIRS_A_LINE) {
             term::note(text);
         }
     }

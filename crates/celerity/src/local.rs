@@ -33,11 +33,20 @@ impl LocalAddresses {
     }
 }
 
-/// The local routes of `/proc/net/fib_trie`: a line with an address, then one for each route of it.
+/// The local routes of `/proc/net/fib_trie`: a line with an address, then one for each route of it. Only of the tables that
+/// say what is this machine's own: a table of policy routing (as transparent proxying needs one) may call everything local.
 fn networks(text: &str) -> Vec<(u32, u32)> {
     let mut found = Vec::new();
     let mut address = None;
-    for line in text.lines().map(str::trim) {
+    let mut own = false;
+    for line in text.lines() {
+        if let Some(table) = line.strip_suffix(':').filter(|table| !table.starts_with(' ')) {
+            own = matches!(table, "Main" | "Local");
+        }
+        if !own {
+            continue;
+        }
+        let line = line.trim();
         if let Some(text) = line.strip_prefix("|-- ") {
             address = text.parse::<Ipv4Addr>().ok();
         } else if let Some(length) = line.strip_prefix('/').and_then(|rest| rest.strip_suffix(" host LOCAL"))
@@ -74,7 +83,7 @@ mod tests {
 
     #[test]
     fn routes_are_read_as_the_kernel_writes_them() {
-        let text = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 127.0.0.0/31 1 0 0\n           |-- 127.0.0.0\n              /8 host LOCAL\n           |-- 127.0.0.1\n              /32 host LOCAL\n        |-- 10.1.2.3\n           /24 link UNICAST\n           /32 host LOCAL\n";
+        let text = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 127.0.0.0/31 1 0 0\n           |-- 127.0.0.0\n              /8 host LOCAL\n           |-- 127.0.0.1\n              /32 host LOCAL\n        |-- 10.1.2.3\n           /24 link UNICAST\n           /32 host LOCAL\nId 133:\n     |-- 0.0.0.0\n        /0 host LOCAL\n";
         let local = LocalAddresses {
             v4: Some(networks(text)),
             v6: Some(addresses("fe80000000000000000000000000001f 04 40\n")),

@@ -132,7 +132,14 @@ fn plan(workload: &Workload, identities: &Identities) -> Plan {
         prometheus: Some(workload.prometheus()),
         health: Some(workload.health()),
     };
-    Plan { node, listen, identity: Some(identities.folder.join(&instance.name)), workers: None, access_log: None, ledger: true }
+    Plan {
+        node,
+        listen,
+        identity: Some(identities.folder.join(&instance.name)),
+        workers: None,
+        access_log: None,
+        ledger: true,
+    }
 }
 
 /// A folder with a certificate and a key for each workload, which goes with the mesh.

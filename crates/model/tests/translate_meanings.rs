@@ -415,7 +415,8 @@ fn an_external_name_is_asked_of_dns_and_gets_no_mesh_mtls() {
     let cluster = &all["clusters"]["outbound|80||pay.default.svc.cluster.local"];
     assert_eq!(cluster["type"], "STRICT_DNS");
     assert_eq!(cluster["transport_socket"], Value::Null);
-    let address = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
+    let address =
+        &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
     assert_eq!((&address["address"], &address["port_value"]), (&json!("api.example.com"), &json!(8080)));
     let domains = all["routes"]["pay.default.svc.cluster.local:80"]["domains"].as_array().expect("domains").clone();
     assert!(domains.contains(&json!("pay")));

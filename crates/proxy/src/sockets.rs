@@ -189,10 +189,12 @@ pub async fn connect(
 /// came to our own address, or this kernel tracks no connections.
 #[must_use]
 pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
-    let local = stream.local_addr().ok()?;
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    // A socket for both families tells an IPv4 client's addresses as IPv6 ones, and redirected it as IPv4.
+    let local = canonical(stream.local_addr().ok()?);
     let socket = SockRef::from(stream);
     let found = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
-    let original = found.ok()?.as_socket()?;
+    let original = canonical(found.ok()?.as_socket()?);
     (original != local).then_some(original)
 }
 

@@ -66,12 +66,12 @@ fn ended(summary: &Summary) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Where rows come out, and what writes them.
+type Writing = (std::sync::mpsc::Receiver<Vec<Row>>, Box<dyn FnMut(&[Row]) -> std::io::Result<()> + Send>);
+
 /// Runs until the plan is through or Ctrl-C; rows go to `write` meanwhile, on a thread of their own. Takes the plan, for
 /// it holds an end of the rows.
-fn run(
-    plan: Plan,
-    rows: Option<(std::sync::mpsc::Receiver<Vec<Row>>, Box<dyn FnMut(&[Row]) -> std::io::Result<()> + Send>)>,
-) -> anyhow::Result<Result<Summary, Error>> {
+fn run(plan: Plan, rows: Option<Writing>) -> anyhow::Result<Result<Summary, Error>> {
     let control = Control::new();
     let watched = super::load::watch_interrupts(control.clone())?;
     let writer = match rows {

@@ -36,13 +36,18 @@ pub struct Concern {
     pub id: u64,
     pub role: Role,
     hosts: Box<[u64]>,
-    /// Routes: hosts of destinations. Selector: one label that it asks for. Workload: its labels.
+    /// Routes: hosts of destinations and mirrors. Selector: one label that it asks for. Workload: its labels.
     uses: Box<[u64]>,
 }
 
 /// The hash by which a host is known here.
 pub fn host_key(host: &str) -> u64 {
     xxh64(host.as_bytes(), 0)
+}
+
+/// The label that every workload of a namespace carries: what a selector without labels asks for.
+fn every_workload(namespace: &str) -> u64 {
+    label_key(namespace, "", "")
 }
 
 fn label_key(namespace: &str, key: &str, value: &str) -> u64 {
@@ -100,19 +105,18 @@ fn service_entry(document: &Document<ServiceEntry>) -> Concern {
     let Some(selector) = &document.spec.workload_selector else {
         return concern("ServiceEntry", document, Role::Host, hosts, []);
     };
-    match selector.labels.iter().next() {
-        Some((key, value)) => {
-            let label = label_key(&document.meta.namespace, key, value);
-            concern("ServiceEntry", document, Role::Selector, hosts, [label])
-        }
-        // It chooses every workload.
-        None => concern("ServiceEntry", document, Role::Everything, hosts, []),
-    }
+    let namespace = &document.meta.namespace;
+    let label = match selector.labels.iter().next() {
+        Some((key, value)) => label_key(namespace, key, value),
+        None => every_workload(namespace),
+    };
+    concern("ServiceEntry", document, Role::Selector, hosts, [label])
 }
 
 fn workload_entry(document: &Document<WorkloadEntry>) -> Concern {
-    let labels = &document.spec.labels;
-    let labels: Vec<u64> = labels.iter().map(|(key, value)| label_key(&document.meta.namespace, key, value)).collect();
+    let namespace = &document.meta.namespace;
+    let labels = document.spec.labels.iter().map(|(key, value)| label_key(namespace, key, value));
+    let labels: Vec<u64> = labels.chain([every_workload(namespace)]).collect();
     concern("WorkloadEntry", document, Role::Workload, [], labels)
 }
 
@@ -120,8 +124,12 @@ fn virtual_service(document: &Document<VirtualService>, node: &Node) -> Concern 
     let namespace = &document.meta.namespace;
     let key = |host: &String| host_key(&full_name(host, namespace, node));
     let hosts: Vec<u64> = document.spec.hosts.iter().map(key).collect();
-    let mut uses: Vec<u64> =
-        document.spec.http.iter().flat_map(|http| &http.route).map(|one| key(&one.destination.host)).collect();
+    let mut uses = Vec::new();
+    for http in &document.spec.http {
+        uses.extend(http.route.iter().map(|one| key(&one.destination.host)));
+        uses.extend(http.mirror.iter().map(|mirror| key(&mirror.host)));
+        uses.extend(http.mirrors.iter().map(|mirror| key(&mirror.destination.host)));
+    }
     uses.sort_unstable();
     uses.dedup();
     uses.retain(|used| !hosts.contains(used));
@@ -152,7 +160,13 @@ pub fn affected<'a>(
             }
         }
     }
-    // A route depends on the rules and ports of its destinations.
+    // A route depends on the rules and ports of its destinations. Which hosts a wildcard's routes are of, one cannot say.
+    if all
+        .clone()
+        .any(|concern| concern.role == Role::Everything && concern.uses.iter().any(|host| hosts.contains(host)))
+    {
+        return None;
+    }
     let callers: Vec<u64> = all
         .filter(|concern| concern.role == Role::Routes && concern.uses.iter().any(|host| hosts.contains(host)))
         .flat_map(|concern| concern.hosts.iter().copied())
@@ -174,6 +188,9 @@ impl<'s> Needed<'s> {
         let mut reached = hosts.clone();
         let about = |concern: &Concern, hosts: &HashSet<u64>| concern.hosts.iter().any(|host| hosts.contains(host));
         for concern in all.clone().filter(|concern| concern.role == Role::Routes && about(concern, hosts)) {
+            reached.extend(concern.uses.iter().copied());
+        }
+        for concern in all.clone().filter(|concern| concern.role == Role::Everything) {
             reached.extend(concern.uses.iter().copied());
         }
         let labels = all

@@ -175,7 +175,9 @@ pub fn translate_unpatched(index: &Index<'_>) -> Resources {
     }
     virtual_hosts.extend(hosts_of_routes_alone(index));
     virtual_hosts.push(unknown_hosts(index.node));
-    resources.clusters.push(cluster::passthrough());
+    if !index.node.mesh.registry_only {
+        resources.clusters.push(cluster::passthrough());
+    }
     let domains = |hosts: &[VirtualHost]| hosts.iter().map(|host| host.domains.len()).sum::<usize>();
     let asked = domains(&virtual_hosts);
     let routes = outbound_routes(virtual_hosts);

@@ -63,11 +63,7 @@ pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream,
     let running = worker.running();
     let Some(listener) = running.snapshot.listener(&name).cloned() else { return };
     worker.count(&names::LISTENER_DOWNSTREAM_CX_TOTAL);
-    let original_dst = if listener.use_original_dst {
-        crate::sockets::original_destination(&stream).filter(|meant| *meant != local)
-    } else {
-        None
-    };
+    let original_dst = if listener.use_original_dst { crate::sockets::original_destination(&stream) } else { None };
     if let Some(meant) = original_dst
         && listener.direction == Direction::Outbound
         && let Some(cluster) = running.snapshot.cluster_by_name(PASSTHROUGH_CLUSTER).cloned()

@@ -93,7 +93,10 @@ impl<'a> Exchange<'a> {
         if !std::mem::replace(&mut self.rewritten, true) {
             self.rewrite(host, route, forward, weighted);
         }
-        self.mirror(forward, false);
+        // A copy that may not switch protocols would be no WebSocket request.
+        if !self.websocket {
+            self.mirror(forward, false);
+        }
         let timeout = self.timeout_of(forward);
 
         let Some(permit) = RequestPermit::take(&pool.shared, &cluster.policy.limits) else {
@@ -140,7 +143,7 @@ impl<'a> Exchange<'a> {
                 Ok((stream, length)) => {
                     // Taken off here: neither a client nor the cache must see it.
                     let hop = fields::take_hop(&mut self.response.headers).filter(|_| stream.is_from_mesh());
-                    if self.asked == Asked::Hops && stream.is_from_mesh() {
+                    if self.asked == Asked::Hops && self.worker.clock.runs() && stream.is_from_mesh() {
                         self.inner_hops = fields::take_list(&mut self.response.headers, b"server-timing");
                     }
                     pool.report(self.worker, &endpoint, Outcome::Status(self.response.status));
@@ -243,6 +246,8 @@ impl<'a> Exchange<'a> {
         endpoint: &Rc<WorkerEndpoint>,
     ) -> Result<Result<(UpstreamStream, BodyLength), End>, Failure> {
         let pool = endpoint.pool_for(self.conn.is_http2);
+        // What an earlier attempt's hops said is not of this one.
+        self.inner_hops = None;
         // A switch of protocols is HTTP/1.1's, and takes the connection with it.
         let own_connection = self.websocket && pool.plan.may_be_http2();
         let lease = match if own_connection { None } else { pool.try_acquire() } {
@@ -254,7 +259,6 @@ impl<'a> Exchange<'a> {
         };
         self.enter(State::Serialise);
         if self.asked == Asked::Hops {
-            self.inner_hops = None;
             // Only a sidecar of the mesh is asked; an application has no use for it.
             let name = LEDGER_REQUEST_HEADER.as_bytes();
             if pool.is_mesh(&lease) {

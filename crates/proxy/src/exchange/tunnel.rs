@@ -41,6 +41,9 @@ impl<'a> Exchange<'a> {
             let other = to_client.poll(cx, upstream, &mut client.wire, &mut received);
             let broken = match (one, other) {
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+                // The upstream has said all it had to say and closed; the client's last words find nobody. A WebSocket
+                // client's answer to a close is such.
+                (Poll::Ready(Err(Side::To(_))), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
                 (Poll::Ready(Err(Side::From(error))), _) | (_, Poll::Ready(Err(Side::To(error)))) => {
                     Some(Failure::of_client(&ClientError::Gone(error.to_string())))
                 }

@@ -115,7 +115,7 @@ fn control(bytes: &[u8]) -> Option<usize> {
         let word = u64::from_le_bytes(*word);
         // Eight bytes at once: the borrow of a subtraction can only spoil what lies above a true finding.
         let low = word.wrapping_sub(ONES * 0x20) & !word;
-        let del = (word ^ ONES * 0x7f).wrapping_sub(ONES) & !(word ^ ONES * 0x7f);
+        let del = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f));
         let found = (low | del) & HIGH;
         if found != 0 {
             return Some(index * 8 + (found.trailing_zeros() / 8) as usize);

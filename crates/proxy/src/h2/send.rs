@@ -170,15 +170,28 @@ impl Core {
             Ok(stream) => stream,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        if !full {
-            return Poll::Ready(Ok(()));
+        let granted = stream.turn == Turn::Granted;
+        if granted {
+            stream.turn = Turn::NotWaiting;
         }
-        stream.wait_to_write(cx);
-        if stream.turn == Turn::NotWaiting {
-            stream.turn = Turn::Queued;
-            self.queue.push_back((slot, id));
+        if full {
+            stream.wait_to_write(cx);
+            if stream.turn == Turn::NotWaiting {
+                stream.turn = Turn::Queued;
+                // Who was woken in vain does not lose its place.
+                if granted {
+                    self.queue.push_front((slot, id));
+                } else {
+                    self.queue.push_back((slot, id));
+                }
+            }
+            return Poll::Pending;
         }
-        Poll::Pending
+        // A head takes little of the room that the turn was given for.
+        if granted {
+            self.grant_turns();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Wakes the streams that wait for the connection, as many as there is room for.

@@ -291,6 +291,7 @@ impl ClusterPool {
             keep
         });
         self.series.active.set(active.into());
+        self.starvation.prune();
         for endpoint in &self.endpoints {
             endpoint.sweep(now);
         }

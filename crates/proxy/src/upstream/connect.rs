@@ -185,10 +185,14 @@ impl Starvation {
         Self { pools: RefCell::default(), others, running: Cell::new(false) }
     }
 
+    /// Forgets the pools that are no more: each would keep its memory.
+    pub fn prune(&self) {
+        self.pools.borrow_mut().retain(|pool| pool.strong_count() > 0);
+    }
+
     fn pools(&self) -> Vec<Rc<EndpointPool>> {
-        let mut pools = self.pools.borrow_mut();
-        pools.retain(|pool| pool.strong_count() > 0);
-        pools.iter().filter_map(Weak::upgrade).collect()
+        self.prune();
+        self.pools.borrow().iter().filter_map(Weak::upgrade).collect()
     }
 }
 

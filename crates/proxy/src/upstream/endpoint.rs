@@ -64,6 +64,8 @@ pub struct H1Lease {
     pub setup: Option<Setup>,
     /// What the cluster's series know of already.
     pub told: Bytes,
+    /// Opened for one request beside the pool, which may speak another version: it ends with it.
+    pub own: bool,
 }
 
 pub struct H2Lease {
@@ -264,7 +266,8 @@ impl EndpointPool {
         RareEvents::add(&self.shared.events.connections);
         match connect::open(&self.plan, self.address, true).await {
             Ok(connect::Connected::H1 { conn, peer, setup, opened }) => {
-                Ok(Lease::H1(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default() })))
+                let lease = H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default(), own: true };
+                Ok(Lease::H1(Box::new(lease)))
             }
             Ok(connect::Connected::H2 { client, .. }) => {
                 client.shutdown();
@@ -347,7 +350,8 @@ impl EndpointPool {
         match connected {
             connect::Connected::H1 { conn, peer, setup, opened } => {
                 self.speaks.set(Speaks::Http1);
-                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default() }));
+                let told = Bytes::default();
+                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told, own: false }));
             }
             connect::Connected::H2 { client, peer, mut setup, opened } => {
                 self.speaks.set(Speaks::Http2);
@@ -389,7 +393,7 @@ impl EndpointPool {
         self.plan.bytes.tell(&mut lease.told, carried);
         let spent = self.plan.max_requests.is_some_and(|most| lease.conn.requests >= u64::from(most))
             || self.plan.max_duration.is_some_and(|most| lease.opened.elapsed() >= most);
-        if self.gone.get() || spent || !lease.conn.is_reusable() {
+        if self.gone.get() || spent || lease.own || !lease.conn.is_reusable() {
             drop(lease);
             return self.open_what_is_wanted();
         }

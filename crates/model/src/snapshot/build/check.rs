@@ -54,11 +54,7 @@ impl Check {
     }
 
     /// Reads what is under a field.
-    pub(super) fn within<T>(
-        &mut self,
-        field: impl Into<Cow<'static, str>>,
-        read: impl FnOnce(&mut Self) -> T,
-    ) -> T {
+    pub(super) fn within<T>(&mut self, field: impl Into<Cow<'static, str>>, read: impl FnOnce(&mut Self) -> T) -> T {
         self.step(Step::Field(field.into()), read)
     }
 
