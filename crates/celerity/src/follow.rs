@@ -252,7 +252,8 @@ mod tests {
         let done = follower.follow().expect("right").expect("changed");
         let all = usize::from(SERVICES);
         assert_eq!(done.parts_new, Some(1), "the Service of the file is the same");
-        assert_eq!((done.report.clusters_rebuilt, done.report.clusters_reused), (1, all - 1));
+        // Beside the services there is the cluster of redirected connections.
+        assert_eq!((done.report.clusters_rebuilt, done.report.clusters_reused), (1, all));
         assert_eq!((done.report.virtual_hosts_rebuilt, done.report.virtual_hosts_reused), (0, all + 1));
         assert_eq!(done.documents, 2 * all);
         files.check(&follower);
@@ -301,6 +302,49 @@ mod tests {
         follow(None);
         write("s5.yaml", &service("s5", "10.9.9", 1));
         follow(Some(1));
+    }
+
+    /// A route or a mirror without a port takes the only one of its destination: whose documents must be read with it.
+    #[test]
+    fn what_routes_mirrors_and_selectors_use_is_read_with_them() {
+        let files = Files::new();
+        let write = |name: &str, text: &str| drop(files.folder.write(name, text));
+        let other_port = |name: &str, address: &str, endpoints| {
+            service(name, address, endpoints).replace("port: 80}]", "port: 8081}]")
+        };
+        write("shadow.yaml", &other_port("shadow", "10.3.0", 2));
+        write("target.yaml", &other_port("target", "10.3.1", 2));
+        let mirrored = routes("m", "s2", "s2").replace("}}]}]}", "}}], mirror: {host: shadow}}]}");
+        assert!(mirrored.contains("mirror"), "{mirrored}");
+        write("mirror.yaml", &mirrored);
+        write("wild.yaml", &routes("w", "'*.wild.example.com'", "target"));
+        let workload = |name: &str, address: &str, labels: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}}}\n\
+                 spec: {{address: {address}{labels}}}\n"
+            )
+        };
+        write("workload.yaml", &workload("one", "10.4.0.1", ", labels: {app: x}"));
+        write(
+            "all.yaml",
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: all}\n\
+             spec: {hosts: [all.example.com], location: MESH_INTERNAL, resolution: STATIC, \
+             ports: [{name: http, number: 80, protocol: HTTP}], workloadSelector: {labels: {}}}\n",
+        );
+        let mut follower = files.follower();
+        let mut changed = |name: &str, text: &str| {
+            write(name, text);
+            assert!(follower.follow().expect("right").is_some(), "{name}");
+            files.check(&follower);
+        };
+        changed("s2.yaml", &service("s2", "10.0.2", 4));
+        changed("shadow.yaml", &service("shadow", "10.3.0", 2));
+        changed("shadow.yaml", &other_port("shadow", "10.3.0", 1));
+        changed("target.yaml", &service("target", "10.3.1", 2));
+        changed("s5.yaml", &service("s5", "10.0.5", 1));
+        changed("two.yaml", &workload("two", "10.4.0.2", ""));
+        changed("workload.yaml", &workload("one", "10.4.0.9", ""));
+        changed("rule.yaml", &rule("all.example.com", "trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}"));
     }
 
     #[test]
