@@ -28,6 +28,10 @@ use std::time::{Duration, Instant};
 /// nothing. More often than this and something else is wrong.
 const REPLAYS_MAX: u32 = 3;
 
+/// Swaps of the configuration that one request may meet while it waits for a connection. Each costs it nothing but the time,
+/// which its timeouts bound; the number only ends what would go on for ever.
+const MOVES_MAX: u32 = 100;
+
 /// A response whose head has come.
 pub struct Up<'a> {
     pub stream: UpstreamStream,
@@ -113,7 +117,7 @@ impl<'a> Exchange<'a> {
             self.patience.set_overall(Instant::now().checked_add(limit));
         }
         let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
-        let (mut retries, mut replays) = (0, 0);
+        let (mut retries, mut replays, mut moves) = (0, 0, 0);
         let (mut met_priorities, mut tried_priorities) = (0_u64, 0_u64);
         // Held while a retry is under way, given back with the next one or the exchange.
         let mut held: [Option<RetryPermit>; 1] = [None];
@@ -167,12 +171,12 @@ impl<'a> Exchange<'a> {
                 Err(end) => {
                     // The configuration was swapped while the request waited: it goes on in the cluster as it is now.
                     if matches!(end, End::Acquire(AcquireError::Gone(_)))
-                        && replays < REPLAYS_MAX
+                        && moves < MOVES_MAX
                         && self.upload.can_repeat()
-                        && let Some(now) = self.worker.clusters.find(cluster.identity)
+                        && let Some(now) = self.pool_now(&cluster)
                         && !Rc::ptr_eq(&now, &pool)
                     {
-                        replays += 1;
+                        moves += 1;
                         self.cluster = Some(now.clone());
                         pool = now;
                         self.upload.rewind();
@@ -235,6 +239,13 @@ impl<'a> Exchange<'a> {
             cluster.name
         );
         Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, details)
+    }
+
+    /// The cluster as it is now, its settings and endpoints included.
+    fn pool_now(&self, cluster: &Cluster) -> Option<Rc<ClusterPool>> {
+        let running = self.worker.running();
+        let now = running.snapshot.cluster_by_name(&cluster.name)?;
+        Some(self.worker.clusters.of(self.worker, now))
     }
 
     /// One attempt on one endpoint. The outer error ends the exchange; the inner one may be tried again.
