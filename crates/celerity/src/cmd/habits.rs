@@ -11,7 +11,9 @@ use celerity_load::habits::rows::{Row, Rows};
 use celerity_load::habits::vegeta::{Attack, Stream};
 use celerity_load::habits::vegeta_report::Report;
 use celerity_load::habits::wrk::Wrk;
+use celerity_load::plan::Proxy;
 use celerity_load::summary::ErrorKind;
+use celerity_load::target::Origin;
 use celerity_load::{Error, Plan, Summary};
 
 use crate::term;
@@ -172,9 +174,13 @@ fn attack(args: &[String]) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(usage(&error.to_string())),
     };
     let (send, receive) = Rows::new();
-    let (plan, requests) = match attack.plan(&mut std::io::stdin().lock(), send) {
+    let (mut plan, requests) = match attack.plan(&mut std::io::stdin().lock(), send) {
         Ok(planned) => planned,
         Err(error) => return Ok(usage(&error.to_string())),
+    };
+    plan.proxy = match proxy_of(&plan.origins, |name| std::env::var(name).ok()) {
+        Ok(proxy) => proxy,
+        Err(why) => return Ok(usage(&why)),
     };
     let out: Box<dyn Write + Send> = match &attack.output {
         None => Box::new(std::io::stdout()),
@@ -187,6 +193,35 @@ fn attack(args: &[String]) -> anyhow::Result<ExitCode> {
         Ok(summary) => ended(&summary),
         Err(error) => could_not_begin(&error),
     })
+}
+
+/// The forward proxy that the environment names, as vegeta's HTTP client takes it: `http_proxy` or `https_proxy` by scheme,
+/// in small or capital letters, never for this machine's own addresses, nor for what `no_proxy` lists.
+fn proxy_of(origins: &[Origin], variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, String> {
+    let either = |name: &str| variable(name).or_else(|| variable(&name.to_uppercase())).filter(|text| !text.is_empty());
+    let spared = either("no_proxy").unwrap_or_default();
+    let is_spared = |host: &str| {
+        let own = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        own || spared
+            .split(',')
+            .map(|entry| entry.trim().trim_start_matches('.'))
+            .any(|entry| entry == "*" || !entry.is_empty() && (host == entry || host.ends_with(&format!(".{entry}"))))
+    };
+    let mut found = origins.iter().map(|origin| {
+        let name = if origin.tls { "https_proxy" } else { "http_proxy" };
+        (!is_spared(&origin.host)).then(|| either(name).map(|text| (name, text))).flatten()
+    });
+    let first = found.next().flatten();
+    if found.any(|other| other != first) {
+        return Err(
+            "vegeta attack: the environment sends some targets through a proxy and others not; attack them apart"
+                .into(),
+        );
+    }
+    let Some((name, text)) = first else { return Ok(None) };
+    let url = if text.contains("://") { text } else { format!("http://{text}") };
+    let (origin, _) = celerity_load::target::parse(&url).map_err(|why| format!("vegeta attack: {name}: {why}"))?;
+    Ok(Some(Proxy { host: origin.host, port: origin.port, addresses: Vec::new() }))
 }
 
 fn report(args: &[String]) -> anyhow::Result<ExitCode> {
@@ -237,5 +272,24 @@ mod tests {
         {
             assert!(matches!(taken(&line(text)), Some(Ok(code)) if code == ExitCode::from(EXIT_USAGE)), "{text}");
         }
+    }
+    #[test]
+    fn an_attack_goes_through_the_environments_proxy() {
+        let origin = |url: &str| celerity_load::target::parse(url).expect("a URL").0;
+        let of = |urls: &[&str], variables: &[(&str, &str)]| {
+            let origins: Vec<_> = urls.iter().map(|url| origin(url)).collect();
+            let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            proxy_of(&origins, variable).map(|proxy| proxy.map(|proxy| (proxy.host, proxy.port)))
+        };
+        let some = Ok(Some(("127.0.0.1".to_owned(), 15001)));
+        assert_eq!(of(&["http://users/x"], &[("http_proxy", "http://127.0.0.1:15001")]), some);
+        assert_eq!(of(&["http://users/x"], &[("HTTP_PROXY", "127.0.0.1:15001")]), some);
+        for spared in ["http://localhost/", "http://127.0.1.1:80/", "https://users/", "http://a.corp/", "http://corp/"]
+        {
+            let variables = [("http_proxy", "127.0.0.1:15001"), ("no_proxy", "x, .corp")];
+            assert_eq!(of(&[spared], &variables), Ok(None), "{spared}");
+        }
+        assert!(of(&["http://users/", "http://localhost/"], &[("http_proxy", "127.0.0.1:15001")]).is_err());
+        assert!(of(&["http://users/"], &[("http_proxy", "ftp://x")]).is_err());
     }
 }

@@ -103,7 +103,7 @@ impl<'a> Exchange<'a> {
         let _ = self.send_head(down, length);
     }
 
-    /// The kernel's smoothed round trip splits the wait from the service's own time.
+    /// The round trip that the kernel measured splits the wait from the service's own time.
     fn sample_round_trip(&mut self, stream: &crate::upstream::UpstreamStream) {
         if let Some(us) = stream.round_trip_us() {
             self.ledger.split_round_trip(self.worker.clock.ticks(u64::from(us) * 1_000));

@@ -276,16 +276,20 @@ impl UpstreamStream {
         }
     }
 
-    /// The connection's round trip in microseconds, asked of the kernel for one request of `ROUND_TRIP_ONE_IN`: it is a
-    /// system call. `None` on HTTP/2, whose other end reports its own part.
+    /// The endpoint's round trip in microseconds: of the last handshake, or shorter. Asked of the kernel on a new connection
+    /// and for one request of `ROUND_TRIP_ONE_IN`: it is a system call. `None` on HTTP/2, whose other end reports its own
+    /// part.
     pub fn round_trip_us(&self) -> Option<u32> {
-        let Kind::H1 { lease: Some(lease), .. } = &self.kind else { return None };
+        let Kind::H1 { lease: Some(lease), reused, .. } = &self.kind else { return None };
         let (count, last) = self.pool.round_trip.get();
-        if count % ROUND_TRIP_ONE_IN != 0 {
+        let known = *reused && last != 0;
+        if known && count % ROUND_TRIP_ONE_IN != 0 {
             self.pool.round_trip.set((count.wrapping_add(1), last));
             return Some(last);
         }
         let us = super::tcp_info::round_trip_us(lease.conn.wire.io().tcp())?;
+        // What is measured later is at best as good: the acknowledgement comes with the answer.
+        let us = if known { us.min(last) } else { us };
         self.pool.round_trip.set((count.wrapping_add(1), us));
         Some(us)
     }

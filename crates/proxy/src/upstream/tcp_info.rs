@@ -9,20 +9,22 @@ pub fn bytes_acked(stream: &TcpStream) -> Option<u64> {
     info(stream).map(|info| info.bytes_acked)
 }
 
-/// The smoothed round trip, in microseconds.
+/// The shortest round trip that the kernel saw of late (five minutes, net.ipv4.tcp_min_rtt_wlen), in microseconds; on a new
+/// connection that of its handshake. The smoothed one would not do: a peer acknowledges a request with its response, so what
+/// is smoothed is the service's own time.
 pub fn round_trip_us(stream: &TcpStream) -> Option<u32> {
-    info(stream).map(|info| info.rtt_us)
+    info(stream).map(|info| info.rtt_min_us)
 }
 
 struct Info {
-    rtt_us: u32,
+    rtt_min_us: u32,
     bytes_acked: u64,
 }
 
-/// Offsets in `struct tcp_info` of linux/tcp.h, which only ever grows at its end: `tcpi_rtt` is the 16th 32-bit field
-/// after eight octets, `tcpi_bytes_acked` a 64-bit field at 120.
-const RTT_AT: usize = 68;
+/// Offsets in `struct tcp_info` of linux/tcp.h, which only ever grows at its end: `tcpi_bytes_acked` is a 64-bit field
+/// at 120, `tcpi_min_rtt` (Linux 4.6) the 32-bit one at 148.
 const BYTES_ACKED_AT: usize = 120;
+const RTT_MIN_AT: usize = 148;
 
 fn info(stream: &TcpStream) -> Option<Info> {
     let mut bytes = [0u8; 256];
@@ -37,10 +39,10 @@ fn info(stream: &TcpStream) -> Option<Info> {
             std::ptr::from_mut(&mut len),
         )
     };
-    if result != 0 || (len as usize) < BYTES_ACKED_AT + 8 {
+    if result != 0 || (len as usize) < RTT_MIN_AT + 4 {
         return None;
     }
-    let rtt_us = u32::from_ne_bytes(bytes.get(RTT_AT..RTT_AT + 4)?.try_into().ok()?);
+    let rtt_min_us = u32::from_ne_bytes(bytes.get(RTT_MIN_AT..RTT_MIN_AT + 4)?.try_into().ok()?);
     let bytes_acked = u64::from_ne_bytes(bytes.get(BYTES_ACKED_AT..BYTES_ACKED_AT + 8)?.try_into().ok()?);
-    Some(Info { rtt_us, bytes_acked })
+    Some(Info { rtt_min_us, bytes_acked })
 }
