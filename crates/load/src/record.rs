@@ -201,6 +201,9 @@ impl Recorder {
     /// Many at once, such as the rest of a schedule that could not be sent.
     pub fn failed_many(&mut self, now_ns: u64, kind: ErrorKind, requests: u64) {
         Cell::add(&self.live.failed, requests);
+        if now_ns < self.warm_up_ns {
+            return;
+        }
         for _ in 0..if self.rows.is_some() { requests } else { 0 } {
             self.row_failed(now_ns, now_ns, kind);
         }

@@ -31,7 +31,13 @@ pub trait Measured {
 
 impl Measured for Summary {
     fn latency_quantile_ns(&self, q: f64) -> Option<f64> {
-        (!self.response.is_empty()).then(|| self.response.quantile_ns(q) as f64)
+        if self.response.is_empty() {
+            return None;
+        }
+        // What was given up after waiting is longer than any answer: the users who saw the worst must not make it look better.
+        let (answered, lost) = (self.response.count() as f64, self.unanswered.count() as f64);
+        let at = q * (answered + lost) / answered;
+        Some(if at > 1.0 { f64::INFINITY } else { self.response.quantile_ns(at) as f64 })
     }
 
     fn latency_mean_ns(&self) -> Option<f64> {
@@ -39,7 +45,10 @@ impl Measured for Summary {
     }
 
     fn latency_max_ns(&self) -> Option<f64> {
-        (!self.response.is_empty()).then(|| self.response.max_ns() as f64)
+        (!self.response.is_empty()).then(|| match self.unanswered.is_empty() {
+            true => self.response.max_ns() as f64,
+            false => f64::INFINITY,
+        })
     }
 
     fn success_share(&self) -> f64 {
@@ -161,6 +170,9 @@ impl Condition {
 
 impl Metric {
     fn display(self, value: f64) -> String {
+        if value.is_infinite() {
+            return "no answer".to_owned();
+        }
         match self {
             Self::Quantile(_) | Self::Mean | Self::Max => format!("{:.3}ms", value / 1e6),
             Self::Success | Self::Errors => format!("{:.3}%", value * 100.0),

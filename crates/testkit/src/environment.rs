@@ -1,6 +1,6 @@
 //! What the machine has: data beside the repository, real programs to compare with, ports.
-use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -78,9 +78,15 @@ pub fn python(modules: &[&str]) -> Option<PathBuf> {
     found
 }
 
-/// A loopback port that was free a moment ago, for programs that cannot take port 0. Another process may take it first:
-/// what is started on it must be waited for, and its failure seen.
+/// A loopback port for programs that cannot take port 0, reserved for a minute: a connection to it was accepted and closed
+/// here, and while the kernel keeps that in TIME_WAIT (RFC 9293, section 3.6.1) it gives the port to nobody who asks for
+/// any port, and still to whoever names it with `SO_REUSEADDR`, as servers do.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
-    listener.local_addr().expect("an address").port()
+    let address = listener.local_addr().expect("an address");
+    let mut client = TcpStream::connect(address).expect("a connection to ourselves");
+    // Whoever closes first keeps the port in TIME_WAIT; it must be the accepting side, and the client must have seen it.
+    drop(listener.accept().expect("our own connection"));
+    let _ = client.read(&mut [0]);
+    address.port()
 }

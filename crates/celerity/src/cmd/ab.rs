@@ -145,6 +145,12 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
+    for url in [&args.baseline, &args.candidate, &args.target].into_iter().flatten() {
+        if let Err(error) = args.client.plan(url) {
+            term::error(&error);
+            return Ok(ExitCode::from(USAGE));
+        }
+    }
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
     let sides = sides(args)?;

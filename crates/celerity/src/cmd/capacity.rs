@@ -75,6 +75,9 @@ pub(crate) struct Args {
     pub(crate) html: Option<PathBuf>,
 }
 
+/// Wrong usage that only the values show.
+const USAGE: u8 = 2;
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // 1 says that something was measured and is worse; what could not be measured must not look like it.
     Ok(measure(args).unwrap_or_else(|error| {
@@ -84,15 +87,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn measure(args: &Args) -> anyhow::Result<ExitCode> {
+    let plan = match args.client.plan(&args.url) {
+        Ok(plan) => plan,
+        Err(error) => {
+            term::error(&error);
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
-    let mut target = CapacityTarget {
-        plan: args.client.plan(&args.url)?,
-        slo: args.slo.clone(),
-        trial: args.trial,
-        closed: args.closed,
-        control,
-    };
+    let mut target = CapacityTarget { plan, slo: args.slo.clone(), trial: args.trial, closed: args.closed, control };
     let plan = Search { from_per_second: args.from.min(args.to), to_per_second: args.to, seed: args.seed };
     let show = |event: SearchEvent<'_>| {
         match event {
@@ -107,7 +111,9 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let sweep = if args.no_sweep || interrupt.asked() {
         Sweep::default()
     } else {
-        report::sweep(&mut target, args.seed, show).map_err(anyhow::Error::msg)?
+        // The capacity that was found stands without it.
+        report::sweep(&mut target, args.seed, show)
+            .unwrap_or_else(|why| Sweep { refusal: Some(why), ..Sweep::default() })
     };
     let report = Report::new(&args.url, &args.slo.to_string(), found, sweep, args.peak);
     match args.format {

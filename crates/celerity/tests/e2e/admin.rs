@@ -75,7 +75,7 @@ fn what_is_open_is_counted_for_each_listener() {
         ["envoy_listener_downstream_cx_active", "envoy_http_downstream_rq_active"]
             .map(|name| value(&metrics, &format!("{name}{{listener=\"outbound\"}}")).unwrap_or(-1.0))
     };
-    assert_eq!(open(), [0.0, 0.0]);
+    eventually("nothing yet", || open() == [0.0, 0.0]);
     let mut client = sidecar.client();
     assert_eq!(client.get("user-service", "/").expect("an answer").status, 200);
     eventually("a connection that is idle", || open() == [1.0, 0.0]);

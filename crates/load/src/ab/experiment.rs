@@ -73,7 +73,13 @@ pub fn run<A: Arms + ?Sized>(
     let rules = Rules::from_usual(&[]);
     let (rows, pairs, looks) = (Vec::new(), Vec::new(), Vec::new());
     let mut experiment = Experiment { design, arms, rules, aa: None, rows, pairs, looks, interrupted: false };
-    let (verdict, reason) = experiment.decide(&mut observe)?;
+    let (verdict, reason) = match experiment.decide(&mut observe) {
+        // What was measured so far is kept.
+        Err(ExperimentError::Arm { arm, reason }) if !experiment.rows.is_empty() => {
+            (Verdict::Void, format!("the {arm} can no longer be measured: {reason}"))
+        }
+        other => other?,
+    };
     Ok(experiment.report(names, verdict, reason))
 }
 

@@ -71,13 +71,19 @@ pub fn sweep<T: Trials + ?Sized>(
     let mut concurrency = 1;
     let mut flat = 0;
     while concurrency <= CONCURRENCY_MAX && (flat < FLAT_STEPS || points.len() < usl::POINTS_MIN) {
-        let per_second = trials.closed(concurrency)?;
-        let point = Point { concurrency: f64::from(concurrency), per_second };
-        flat = if points.last().is_some_and(|last| usl::past_knee(*last, point)) { flat + 1 } else { 0 };
-        points.push(point);
+        let per_second = match trials.closed(concurrency) {
+            Ok(per_second) => per_second,
+            Err(why) if points.is_empty() => return Err(why),
+            // What was measured so far is kept.
+            Err(why) => return Ok(Sweep { points, fit: None, refusal: Some(why) }),
+        };
+        // A point that was cut short is none.
         if !observe(SearchEvent::Closed { concurrency, per_second }) {
             break;
         }
+        let point = Point { concurrency: f64::from(concurrency), per_second };
+        flat = if points.last().is_some_and(|last| usl::past_knee(*last, point)) { flat + 1 } else { 0 };
+        points.push(point);
         concurrency *= 2;
     }
     let (fit, refusal) = match usl::fit(&points, ALPHA, seed) {
@@ -175,7 +181,7 @@ mod tests {
         let fit = sweep.fit.expect("a fit");
         assert!((fit.law.alpha - 0.05).abs() < 1e-9 && sweep.points.len() == 8, "{:?}", sweep.points);
         let stopped = super::sweep(&mut Law, 1, |_| false).expect("a sweep");
-        assert!(stopped.refusal.expect("a reason").contains("1 points"));
+        assert!(stopped.refusal.expect("a reason").contains("0 points"));
     }
 
     #[test]

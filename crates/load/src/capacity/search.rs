@@ -140,7 +140,11 @@ fn decide<T: Trials + ?Sized>(
 ) -> Result<Rate, String> {
     let (mut kept, mut missed, mut disturbed) = (0, 0, 0);
     while kept + missed < TRIALS_MAX {
-        let trial = trials.open(rate, seed.wrapping_add(all.len() as u64))?;
+        let trial = match trials.open(rate, seed.wrapping_add(all.len() as u64)) {
+            Ok(trial) => trial,
+            Err(why) if !all.is_empty() => return Ok(Rate::Ended(format!("at {rate:.0}/s: {why}"))),
+            Err(why) => return Err(why),
+        };
         let goes_on = observe(SearchEvent::Trial(&trial));
         let outcome = trial.outcome.clone();
         all.push(trial);

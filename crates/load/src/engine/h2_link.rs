@@ -276,6 +276,12 @@ impl Worker<'_> {
     pub(super) fn h2_late(&mut self, at: usize, timeout_ns: u64) {
         let first = at as u32 * self.lanes;
         for slot in first..first + self.lanes {
+            let starved =
+                |call: &Call| call.state == State::Waiting && self.now_ns.saturating_sub(call.sent_ns) >= timeout_ns;
+            if self.calls.get(slot as usize).is_some_and(starved) {
+                self.fail(slot, &Failure::new(ErrorKind::Timeout, "the server allowed no stream for it in time"));
+                continue;
+            }
             let late =
                 |call: &Call| call.state == State::Sent && self.now_ns.saturating_sub(call.sent_ns) >= timeout_ns;
             if !self.calls.get(slot as usize).is_some_and(late) {

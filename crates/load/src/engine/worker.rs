@@ -134,6 +134,11 @@ impl<'a> Worker<'a> {
                 let script = factory.thread(index).map_err(Error::Script)?;
                 want_all = script.wants_responses();
                 let delays = script.wants_delays();
+                if delays && matches!(plan.load, Load::Open(_)) {
+                    let why =
+                        "its delay() paces a closed loop, and this load is an open one: give -c, or take delay() out";
+                    return Err(Error::Script(why.into()));
+                }
                 Feed::Script { script, delays }
             }
         };
@@ -325,6 +330,7 @@ impl<'a> Worker<'a> {
             }
         }
         call.state = State::Waiting;
+        call.sent_ns = self.now_ns;
         self.in_flight += 1;
         self.record.intended(intended_ns, u64::from(call.responses));
         if let Some(observer) = &self.plan.capture.observer {
@@ -698,6 +704,10 @@ impl<'a> Worker<'a> {
             let Some(link) = self.links.get(at) else { break };
             match link.phase {
                 Phase::Connecting | Phase::Tunnel | Phase::Handshake | Phase::Settling => {
+                    if matches!(link.wire, Wire::H2(_)) {
+                        self.h2_late(at, timeout_ns);
+                    }
+                    let Some(link) = self.links.get(at) else { break };
                     if self.now_ns.saturating_sub(link.since_ns) >= connect_ns {
                         let text = match link.phase {
                             Phase::Connecting => "TCP did not connect",

@@ -276,16 +276,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Format::Json => term::line(serde_json::to_string_pretty(&report::json::render(&summary, &outcomes))?),
     }
+    let outputs = Outputs { csv: args.csv.clone(), hdr: args.hdr.clone(), html: args.html.clone() };
+    let unwritten = outputs.write(&summary, &outcomes);
+    for reason in &unwritten {
+        term::error(&anyhow::anyhow!("{reason}"));
+    }
     if let Some(program) = program
         && let Err(text) = program.done(&summary)
     {
         term::error(&anyhow::Error::msg(text));
         return Ok(ExitCode::from(EXIT_USAGE));
-    }
-    let outputs = Outputs { csv: args.csv.clone(), hdr: args.hdr.clone(), html: args.html.clone() };
-    let unwritten = outputs.write(&summary, &outcomes);
-    for reason in &unwritten {
-        term::error(&anyhow::anyhow!("{reason}"));
     }
     let code = exit_code(&summary, &outcomes);
     // Whoever asked for a file and does not get it must hear so; a run that failed by itself says that instead.
@@ -327,7 +327,9 @@ fn exit_code_of(error: &Error) -> ExitCode {
 
 /// A void run decides nothing; an objective that failed in a run that can be trusted decides.
 fn exit_code(summary: &Summary, outcomes: &[Outcome]) -> u8 {
-    if summary.succeeded + summary.failed_answers == 0 {
+    if summary.errors.contains_key(&ErrorKind::Script) {
+        EXIT_USAGE
+    } else if summary.succeeded + summary.failed_answers == 0 {
         EXIT_NOT_ACHIEVED
     } else if summary.verdict() != Verdict::Trusted {
         EXIT_VOID
