@@ -6,8 +6,10 @@ from .scenarios import SERVICES_MANY
 FIGURES = [
     ("cpu_us", "CPU µs per request", "{:.1f}"),
     ("requests_per_s", "requests/s", "{:,.0f}"),
+    ("paced_cpu_us", "CPU µs at the fixed rate", "{:.1f}"),
     ("p50_us", "p50 µs", "{:,.0f}"),
     ("p99_us", "p99 µs", "{:,.0f}"),
+    ("burst_p99_us", "p99 of bursts µs", "{:,.0f}"),
     ("rss_mb", "memory MB", "{:.1f}"),
     ("peak_mb", "peak MB", "{:.1f}"),
     ("ready_ms", "start ms", "{:,.0f}"),
@@ -54,7 +56,7 @@ def _cell(stat, shape):
 
 def table(scenario, results, absent):
     """Markdown for one scenario: medians with extremes, then the ratios of ours to each peer."""
-    lines = [f"### ({scenario.key}) {scenario.title}", "", f"Latency at {scenario.rate:,} requests/s.", ""]
+    lines = [f"### ({scenario.key}) {scenario.title}", "", f"Latency at {scenario.rate:,} requests/s: independent arrivals (`celerity load`), and bursts of 64 (h2load).", ""]
     lines.append("| proxy | " + " | ".join(title for _, title, _ in FIGURES) + " | errors |")
     lines.append("|---" * (len(FIGURES) + 2) + "|")
     for name, rounds in results.items():
