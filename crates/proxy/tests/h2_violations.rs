@@ -423,9 +423,23 @@ fn floods_end_the_connection() {
         ("empty DATA", [request(1, END_HEADERS, &[]), frame(DATA, 0, 1, b"").repeat(20_000)].concat()),
         ("unknown frames", frame(0x77, 0, 0, b"").repeat(20_000)),
         ("PRIORITY", frame(PRIORITY, 0, 9, &[0, 0, 0, 1, 5]).repeat(20_000)),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &word(1)).repeat(2000)),
+        (
+            "WINDOW_UPDATE of a stream",
+            [request(1, END_HEADERS, &[]), frame(WINDOW_UPDATE, 0, 1, &word(1)).repeat(2000)].concat(),
+        ),
     ] {
         assert_eq!(server_says(ServerSettings::default(), &bytes), calm, "{what}");
     }
+    // Only the stream ends: a proxy shares its connection with other clients.
+    let tiny = [request(1, END_HEADERS, &[]), frame(DATA, 0, 1, b"x").repeat(60_000)].concat();
+    assert_eq!(
+        server_says(ServerSettings::default(), &tiny),
+        Answer::Reset(1, Code::ENHANCE_YOUR_CALM),
+        "DATA of one octet"
+    );
+    let some = [request(1, END_HEADERS, &[]), frame(DATA, 0, 1, b"x").repeat(5000)].concat();
+    assert_eq!(server_says(ServerSettings::default(), &some), Answer::Fine, "a client that types fast");
     // Malformed requests are each reset until there are too many.
     local(async {
         let (near, mut far) = tokio::io::duplex(8 * 1024 * 1024);

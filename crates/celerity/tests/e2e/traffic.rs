@@ -49,6 +49,8 @@ fn headers_that_belong_to_one_hop_stay_there() {
         assert!(!seen.contains_key(gone), "{gone} went upstream: {seen:?}");
     }
     assert_eq!(seen.get("x-mine").map(String::as_str), Some("kept"));
+    assert_eq!(seen.get("te").map(String::as_str), Some("trailers"), "what means something past this hop");
+    assert_eq!(seen.get("connection").map(String::as_str), Some("te"), "and it is nominated again");
     assert!(seen.get("x-request-id").is_some_and(|id| !id.is_empty()), "{seen:?}");
     assert!(seen.contains_key("x-forwarded-proto"), "{seen:?}");
 }

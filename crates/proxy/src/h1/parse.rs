@@ -9,8 +9,9 @@ use smallvec::SmallVec;
 /// Headers in one message, as Envoy's `max_headers_count` default.
 pub const HEADERS_MAX: usize = 100;
 
-/// Tokens that one `connection` field may nominate. More is an attack on the loop that removes them.
-const CONNECTION_TOKENS_MAX: usize = 16;
+/// Options that the `connection` fields of one head may name together. Each costs a search of the section; honest heads name
+/// two or three. To leave the rest out would forward what they nominate, or keep a connection that they close.
+const CONNECTION_OPTIONS_MAX: u8 = 16;
 
 /// Why a head is refused. Every one of them ends the connection: what follows can't be framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +30,8 @@ pub enum HeadError {
     Host,
     #[error("the request target is malformed (RFC 9112, section 3.2)")]
     Target,
+    #[error("Connection names more than {CONNECTION_OPTIONS_MAX} options")]
+    Connection,
     #[error("the HTTP version is not 1.0 or 1.1")]
     Version,
     #[error("the head has more than {HEADERS_MAX} headers")]
@@ -48,6 +51,7 @@ impl HeadError {
             Self::TransferEncoding => "transfer_encoding",
             Self::Host => "host",
             Self::Target => "target",
+            Self::Connection => "connection",
             Self::Version => "version",
             Self::TooManyHeaders => "too_many_headers",
             Self::TooLarge => "too_large",
@@ -161,10 +165,7 @@ pub fn trailers(bytes: &[u8], into: &mut Headers) -> Result<Option<usize>, HeadE
     into.clear();
     scan::fields(bytes, |line| {
         let id = into.try_line(&line);
-        // A trailer must not frame, route or authenticate (RFC 9110, section 6.5.1).
-        let forbidden = id.is_hop_by_hop()
-            || matches!(id, HeaderId::ContentLength | HeaderId::Host | HeaderId::Authorization | HeaderId::Trailer);
-        if forbidden {
+        if id.is_hop_by_hop() || id.is_for_heads_only() {
             into.drop_line(&line)
         } else {
             into.keep_line(&line, id)
@@ -199,6 +200,7 @@ struct Fields<'a> {
     close: bool,
     keep: bool,
     connection_upgrade: bool,
+    connection_options: u8,
     /// `connection` names fields that go with it.
     nominates: bool,
     /// The values of `connection`, for those names.
@@ -241,7 +243,11 @@ impl<'a> Fields<'a> {
             }
             HeaderId::Connection => {
                 self.connection.push(value);
-                for token in tokens(value).take(CONNECTION_TOKENS_MAX) {
+                for token in tokens(value) {
+                    self.connection_options += 1;
+                    if self.connection_options > CONNECTION_OPTIONS_MAX {
+                        return Err(HeadError::Connection);
+                    }
                     if token.eq_ignore_ascii_case(b"close") {
                         self.close = true;
                     } else if token.eq_ignore_ascii_case(b"keep-alive") {
@@ -300,7 +306,7 @@ impl<'a> Fields<'a> {
 
 /// Removes the fields that `connection` nominates (RFC 9110, section 7.6.1), but for those that route or frame.
 fn drop_nominated(connection: &[&[u8]], headers: &mut Headers) {
-    for token in connection.iter().flat_map(|value| tokens(value)).take(CONNECTION_TOKENS_MAX) {
+    for token in connection.iter().flat_map(|value| tokens(value)) {
         let protected = matches!(
             id_of_bytes(token),
             HeaderId::ContentLength | HeaderId::Host | HeaderId::Te | HeaderId::XForwardedFor | HeaderId::Authorization
@@ -367,17 +373,17 @@ fn strip_scheme<'a>(target: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// `uri-host [":" port]` without user information, which must not be sent (RFC 9110, section 4.2.4).
-/// Empty is allowed: it is what a client sends for a target without authority.
-fn is_authority(authority: &[u8]) -> bool {
+/// Empty is allowed: it is what a client sends for a target without authority. A port without a host is not.
+pub(crate) fn is_authority(authority: &[u8]) -> bool {
     let (host_ok, rest) = match authority.strip_prefix(b"[") {
         Some(address) => {
             let Some(end) = address.iter().position(|&byte| byte == b']') else { return false };
             let (address, rest) = address.split_at(end);
-            (address.iter().all(|&byte| byte == b':' || HOST[usize::from(byte)]), &rest[1..])
+            (end > 0 && address.iter().all(|&byte| byte == b':' || HOST[usize::from(byte)]), &rest[1..])
         }
         None => {
             let end = authority.iter().position(|&byte| !HOST[usize::from(byte)]).unwrap_or(authority.len());
-            (true, &authority[end..])
+            (end > 0 || authority.is_empty(), &authority[end..])
         }
     };
     let port_ok = match rest {
@@ -519,6 +525,34 @@ mod tests {
         assert!(!meta.keep_alive);
         let names: Vec<_> = head.headers.iter().map(|header| header.name.to_vec()).collect();
         assert_eq!(names, [b"te".to_vec()]);
+    }
+
+    #[test]
+    fn too_many_connection_options_are_refused_over_all_lines() {
+        let options = |count: usize| (0..count).map(|nth| format!("a{nth}")).collect::<Vec<_>>().join(", ");
+        let with = |fields: String| format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\nX-Secret: 1\r\n\r\n");
+        let (head, meta) = parse(&with(format!("Connection: {}, close, x-secret", options(14)))).unwrap().unwrap();
+        assert!(!meta.keep_alive && head.headers.is_empty());
+        for last in ["close", "x-secret"] {
+            assert_eq!(refused(&with(format!("Connection: {}, {last}", options(16)))), HeadError::Connection);
+            assert_eq!(
+                refused(&with(format!("Connection: {}\r\nConnection: {last}", options(16)))),
+                HeadError::Connection
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_host_and_a_port_a_port() {
+        for good in ["a", "a:80", "a:", "[::1]", "[::1]:8080", "a_b.c:65535", ""] {
+            assert!(is_authority(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            ":80", "a:b", "a:b:c", "a:99999", "a:080808", "[]", "[]:80", "[::1", "[::1]x", "a b", "u@a", "a/b",
+            "\u{e9}",
+        ] {
+            assert!(!is_authority(bad.as_bytes()), "{bad}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub fn request(head: &RequestHead, body: BodyLength, out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(&head.authority);
     out.extend_from_slice(b"\r\n");
-    fields(&head.headers, out);
+    let takes_trailers = fields(&head.headers, out);
     match body {
         BodyLength::Exact(length) => content_length(length, out),
         BodyLength::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -19,8 +19,14 @@ pub fn request(head: &RequestHead, body: BodyLength, out: &mut Vec<u8>) {
         BodyLength::Empty if head.headers.contains_id(HeaderId::ContentLength) => content_length(0, out),
         BodyLength::Empty | BodyLength::UntilClose => {}
     }
+    if takes_trailers {
+        // `te` is for this hop, and says so (RFC 9110, section 10.1.4).
+        out.extend_from_slice(CONNECTION_TE);
+    }
     out.extend_from_slice(b"\r\n");
 }
+
+const CONNECTION_TE: &[u8] = b"connection: te\r\n";
 
 /// How a response's body is framed on its way to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +63,14 @@ pub fn response(head: &ResponseHead, framing: ResponseFraming, close: bool, out:
 /// Makes the head that `out` ends with ask for WebSocket, or grant it (RFC 6455, sections 4.1 and 4.2.2).
 pub fn into_upgrade(out: &mut Vec<u8>) {
     out.truncate(out.len().saturating_sub(2));
-    out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    let options: &[u8] = if out.ends_with(CONNECTION_TE) {
+        out.truncate(out.len() - CONNECTION_TE.len());
+        b"connection: te, upgrade\r\n"
+    } else {
+        b"connection: upgrade\r\n"
+    };
+    out.extend_from_slice(options);
+    out.extend_from_slice(b"upgrade: websocket\r\n\r\n");
 }
 
 /// The size line of a chunk.
@@ -77,9 +90,18 @@ pub fn chunk_end(trailers: Option<&Headers>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn fields(headers: &Headers, out: &mut Vec<u8>) {
+/// True where `te` is among them.
+fn fields(headers: &Headers, out: &mut Vec<u8>) -> bool {
+    let mut te = false;
     // The framing is written from the body's own length; the rest of these speak of the other connection.
-    headers.write_lines(out, |id| id == HeaderId::ContentLength || id.is_hop_by_hop() && id != HeaderId::Te);
+    headers.write_lines(out, |id| {
+        id == HeaderId::ContentLength
+            || id.is_hop_by_hop() && {
+                te |= id == HeaderId::Te;
+                id != HeaderId::Te
+            }
+    });
+    te
 }
 
 fn content_length(length: u64, out: &mut Vec<u8>) {
@@ -142,6 +164,23 @@ mod tests {
             chunk_head(length, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), text);
         }
+    }
+
+    #[test]
+    fn te_is_nominated() {
+        let mut head = RequestHead { authority: b"a".to_vec(), path: b"/".to_vec(), ..RequestHead::default() };
+        head.headers.push(b"te", b"trailers");
+        let mut out = Vec::new();
+        request(&head, BodyLength::Empty, &mut out);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\r\n"
+        );
+        into_upgrade(&mut out);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te, upgrade\r\nupgrade: websocket\r\n\r\n"
+        );
     }
 
     #[test]

@@ -22,6 +22,24 @@ pub(crate) const YOUNG_MS: u64 = 1000;
 /// bandwidth with a PING in each round trip, so the rate is generous; it bounds time, memory is bounded above.
 pub(crate) const IDLE_FRAMES: Rate = Rate { burst: 4000, per_second: 2000 };
 
+/// DATA frames of fewer octets than this carry no work either: gRPC's smallest message has five. Empty ones are counted
+/// with the connection's idle frames.
+pub(crate) const TINY_DATA: usize = 5;
+
+/// Tiny DATA frames of one stream. A client may send its body octet by octet, which a proxy before us passes on as it
+/// comes; above this the stream is reset, not the connection, which others share. The rate is some ten thousand times what
+/// a person types.
+pub(crate) const TINY_FRAMES: Rate = Rate { burst: 20_000, per_second: 2000 };
+
+/// WINDOW_UPDATE frames that a peer may send for each DATA frame that it was sent, as Envoy's
+/// `max_inbound_window_update_frames_per_data_frame_sent`, and for each stream. Half of a pair is the stream's, the other half
+/// the connection's.
+pub(crate) const WINDOW_UPDATES_PER_DATA_FRAME: u64 = 20;
+pub(crate) const WINDOW_UPDATES_PER_STREAM: u64 = 2;
+
+/// Before the first of either: a client may widen its windows step by step.
+pub(crate) const WINDOW_UPDATES_AT_START: u64 = 100;
+
 /// Interim responses that wait for their reader.
 pub(crate) const MAX_INTERIM_WAITING: usize = 8;
 

@@ -122,6 +122,10 @@ pub(crate) struct Core {
     pub(crate) now_ms: u64,
     pub(crate) young_resets: Bucket,
     pub(crate) idle_frames: Bucket,
+    /// WINDOW_UPDATE frames that the peer has sent, and what it may have sent them for.
+    pub(crate) window_updates: u64,
+    pub(crate) data_frames: u64,
+    pub(crate) streams_opened: u64,
 
     /// A header block that goes on in CONTINUATION frames.
     pub(crate) block: Vec<u8>,
@@ -175,6 +179,9 @@ impl Core {
             now_ms: 0,
             young_resets: Bucket::new(abuse::YOUNG_RESETS),
             idle_frames: Bucket::new(abuse::IDLE_FRAMES),
+            window_updates: 0,
+            data_frames: 0,
+            streams_opened: 0,
             block: Vec::new(),
             block_of: None,
             continuations: 0,
@@ -300,6 +307,7 @@ impl Core {
 
     /// A client's next stream. What lies between its last one and this can never be opened (RFC 9113, section 5.1.1).
     pub(crate) fn opened(&mut self, id: u32) {
+        self.streams_opened += 1;
         let next = if self.last_peer_id == 0 { 1 } else { self.last_peer_id + 2 };
         if id > next {
             if self.skipped.len() == REMEMBERED_GAPS {
@@ -415,6 +423,18 @@ impl Core {
         self.answers_queued += bytes;
         if self.answers_queued > abuse::MAX_ANSWERS_QUEUED {
             return Err(Violation::calm("too many answers wait for the peer to read them"));
+        }
+        Ok(())
+    }
+
+    /// A WINDOW_UPDATE. Each costs its peer 13 octets, and us a search of the streams that wait.
+    pub(crate) fn window_updated(&mut self) -> Result<(), Violation> {
+        self.window_updates += 1;
+        let allowed = abuse::WINDOW_UPDATES_AT_START
+            + abuse::WINDOW_UPDATES_PER_STREAM * self.streams_opened
+            + abuse::WINDOW_UPDATES_PER_DATA_FRAME * self.data_frames;
+        if self.window_updates > allowed {
+            return Err(Violation::calm("too many WINDOW_UPDATE frames for the DATA that was sent"));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! From decoded fields to message heads and back: the rules of RFC 9113, section 8.
 
+use crate::h1::parse::is_authority;
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead, Scheme};
 
 use super::hpack::{ENTRY_OVERHEAD, Encoder};
@@ -111,7 +112,7 @@ impl<'a> Collector<'a> {
             }
             HeaderId::Host if self.section == Section::Request => {
                 self.hosts = self.hosts.saturating_add(1);
-                if self.hosts > 1 || !is_authority(value) {
+                if self.hosts > 1 || value.is_empty() || !is_authority(value) {
                     return self.bad("more than one host field, or one that is not a host");
                 }
                 if self.pseudo & AUTHORITY == 0 {
@@ -122,7 +123,9 @@ impl<'a> Collector<'a> {
                 }
                 return;
             }
-            HeaderId::ContentLength if self.section != Section::Trailers => match decimal(value) {
+            // As in the trailers of chunks: left out, since a client may send them and an HTTP/1.1 upstream believe them.
+            id if self.section == Section::Trailers && id.is_for_heads_only() => return,
+            HeaderId::ContentLength => match decimal(value) {
                 Some(length) if self.content_length.is_none() => self.content_length = Some(length),
                 _ => return self.bad("a content-length that is no number, or two of them"),
             },
@@ -173,7 +176,7 @@ pub(crate) fn request<E>(
                 _ => it.bad(":scheme is neither http nor https"),
             },
             b":authority" if it.pseudo(AUTHORITY) => {
-                if is_authority(value) {
+                if !value.is_empty() && is_authority(value) {
                     authority.extend_from_slice(value);
                 } else {
                     it.bad(":authority is not a host and port");
@@ -308,7 +311,6 @@ pub(crate) fn put_headers(encoder: &mut Encoder, headers: &Headers, out: &mut Ve
 const NAME: u8 = 1;
 const VALUE: u8 = 2;
 const TARGET: u8 = 4;
-const HOST: u8 = 8;
 
 /// What each octet may be part of: one look-up for each octet of a head.
 static CLASSES: [u8; 256] = classes();
@@ -324,11 +326,9 @@ const fn classes() -> [u8; 256] {
         if byte == b'\t' || (byte >= b' ' && byte != 0x7f) {
             classes[at] |= VALUE;
         }
-        if byte > b' ' && byte != 0x7f && byte != b'#' {
+        // What HTTP/1.1 allows in a request line, as which it may go on.
+        if byte > b' ' && byte < 0x7f && byte != b'#' {
             classes[at] |= TARGET;
-        }
-        if byte.is_ascii_alphanumeric() || host_mark(byte) {
-            classes[at] |= HOST;
         }
         at += 1;
     }
@@ -341,31 +341,6 @@ const fn token(byte: u8) -> bool {
             byte,
             b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
         )
-}
-
-/// Marks of a registered name, an address and a port (RFC 3986, section 3.2.2); no user information.
-const fn host_mark(byte: u8) -> bool {
-    matches!(
-        byte,
-        b'-' | b'.'
-            | b'_'
-            | b'~'
-            | b'%'
-            | b'!'
-            | b'$'
-            | b'&'
-            | b'\''
-            | b'('
-            | b')'
-            | b'*'
-            | b'+'
-            | b','
-            | b';'
-            | b'='
-            | b':'
-            | b'['
-            | b']'
-    )
 }
 
 fn all(text: &[u8], class: u8) -> bool {
@@ -393,10 +368,6 @@ fn all_visible(value: &[u8]) -> bool {
         doubtful | ((control | (delete.wrapping_sub(ONES) & !delete)) & HIGH)
     });
     if doubtful == 0 { all(tail, VALUE) } else { all(value, VALUE) }
-}
-
-fn is_authority(value: &[u8]) -> bool {
-    !value.is_empty() && all(value, HOST)
 }
 
 fn is_path(value: &[u8]) -> bool {
@@ -492,10 +463,36 @@ mod tests {
         assert!(bad(&[GET[0], GET[1], GET[2], (":path", "")]));
         assert!(bad(&[GET[0], GET[1], GET[2], (":path", "http://a/")]));
         assert!(bad(&[GET[0], GET[1], GET[2], (":path", "*")]));
-        assert!(bad(&[GET[0], GET[1], GET[3], (":authority", "user@host")]));
+        for path in ["/a\u{e9}", "/a#b", "/a b", "/a\x7f"] {
+            assert!(bad(&[GET[0], GET[1], GET[2], (":path", path)]), "{path}");
+        }
+        for authority in ["user@host", "a:b:c", ":80", "a:99999", "[]", "a]", "\u{e9}", ""] {
+            assert!(bad(&[GET[0], GET[1], GET[3], (":authority", authority)]), "{authority}");
+            assert!(bad(&[GET[0], GET[1], GET[3], ("host", authority)]), "{authority}");
+        }
+        assert!(!bad(&[GET[0], GET[1], GET[3], (":authority", "[::1]:8080")]));
         assert!(bad(&[(":method", "CONNECT"), (":scheme", "http"), (":authority", "a:1")]));
         assert!(!bad(&[(":method", "CONNECT"), (":authority", "a:1")]));
         assert!(!bad(&[(":method", "OPTIONS"), GET[1], GET[2], (":path", "*")]));
+    }
+
+    #[test]
+    fn trailers_neither_frame_nor_route_nor_authenticate() {
+        let read = |fields: &[(&str, &str)]| {
+            let mut headers = Headers::new();
+            let verdict = trailers(&mut headers, &mut Vec::new(), 2000, |field| {
+                fields.iter().for_each(|(name, value)| field(name.as_bytes(), value.as_bytes()));
+                Ok::<(), ()>(())
+            });
+            (verdict, headers)
+        };
+        let forbidden = [("content-length", "x"), ("host", "a"), ("authorization", "b"), ("trailer", "c")];
+        let (verdict, headers) = read(&[&forbidden[..], &[("grpc-status", "0")]].concat());
+        assert_eq!(verdict, Ok(Verdict::Good { content_length: None }));
+        assert_eq!(headers.iter().map(|header| header.name.to_vec()).collect::<Vec<_>>(), [b"grpc-status".to_vec()]);
+        for field in [("transfer-encoding", "chunked"), ("connection", "close"), (":path", "/")] {
+            assert!(matches!(read(&[field]).0, Ok(Verdict::Malformed(_))), "{field:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::http::ResponseHead;
 
-use super::abuse;
+use super::abuse::{self, Bucket};
 use super::core::{Arrival, Core, KEEPALIVE_PING, Phase, Role, SHUTDOWN_PING};
 use super::error::{Code, Error, Kind, Violation};
 use super::fields::{self, Verdict};
@@ -173,7 +173,8 @@ impl Core {
         if !self.recv_window.receive(flow_len) {
             return Err(Violation::Connection(Code::FLOW_CONTROL_ERROR, "DATA beyond the connection's window"));
         }
-        if data.is_empty() && !end_stream {
+        let tiny = data.len() < abuse::TINY_DATA && !end_stream;
+        if tiny && data.is_empty() {
             self.idle_frame()?;
         }
         let padding = flow_len as usize - data.len();
@@ -181,8 +182,11 @@ impl Core {
             self.consumed(None, flow_len as usize);
             return self.on_closed(id, "DATA on a closed stream");
         };
+        let now_ms = self.now_ms;
         let Some(stream) = self.streams.get_mut(slot) else { return Ok(()) };
-        let refusal = if !stream.state.can_receive() {
+        let refusal = if tiny && !stream.tiny_frames.get_or_insert_with(tiny_frames).add(now_ms) {
+            Some((Code::ENHANCE_YOUR_CALM, "too many DATA frames that carry next to nothing"))
+        } else if !stream.state.can_receive() {
             Some((Code::STREAM_CLOSED, "DATA after the end of the stream"))
         } else if self.role == Role::Client && !stream.final_head {
             Some((Code::PROTOCOL_ERROR, "DATA before the response head"))
@@ -435,6 +439,7 @@ impl Core {
     }
 
     fn on_window_update(&mut self, id: u32, increment: u32) -> Result<(), Violation> {
+        self.window_updated()?;
         if id == 0 {
             if increment == 0 {
                 return Err(Violation::protocol("WINDOW_UPDATE of 0"));
@@ -458,6 +463,11 @@ impl Core {
         stream.wake_writer();
         Ok(())
     }
+}
+
+/// In a box: hardly a stream has any.
+fn tiny_frames() -> Box<Bucket> {
+    Box::new(Bucket::new(abuse::TINY_FRAMES))
 }
 
 fn compression(why: &'static str) -> Violation {

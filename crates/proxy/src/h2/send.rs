@@ -55,6 +55,7 @@ impl Core {
         }
         let id = self.next_id;
         self.next_id += 2;
+        self.streams_opened += 1;
         let state = if end_stream { State::HalfClosedLocal } else { State::Open };
         let mut stream = Stream::new(id, state, self.peer.initial_window, self.settings.stream_window);
         stream.head_at = self.written + self.pending_output() as u64;
@@ -153,6 +154,7 @@ impl Core {
         let (now, _) = data.split_at(take);
         let last = take == data.len() && end;
         let frames = take.div_ceil(largest);
+        self.data_frames += frames as u64;
         for (nth, piece) in now.chunks(largest).enumerate() {
             frame::put_data(&mut self.out, id, piece, last && nth + 1 == frames);
         }

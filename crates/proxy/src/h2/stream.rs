@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::http::{Headers, ResponseHead};
 
+use super::abuse::Bucket;
 use super::error::Error;
 use super::flow::{RecvWindow, SendWindow};
 
@@ -90,6 +91,7 @@ pub(crate) struct Stream {
     /// The declared length of the body, where it binds, and the octets that came.
     pub(crate) content_length: Option<u64>,
     pub(crate) received: u64,
+    pub(crate) tiny_frames: Option<Box<Bucket>>,
     /// The response has no body whatever its content-length says.
     pub(crate) bodiless: bool,
 
@@ -120,6 +122,7 @@ impl Stream {
             complete: false,
             content_length: None,
             received: 0,
+            tiny_frames: None,
             bodiless: false,
             head_at: 0,
             started_ms: 0,

@@ -124,6 +124,11 @@ impl HeaderId {
                 | Self::Upgrade
         )
     }
+
+    /// What must not stand in trailers: it frames, routes or authenticates (RFC 9110, section 6.5.1).
+    pub fn is_for_heads_only(self) -> bool {
+        matches!(self, Self::ContentLength | Self::Host | Self::Authorization | Self::Trailer)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -280,7 +285,7 @@ impl Headers {
     }
 
     /// Appends the section as field lines of HTTP/1.1, without the headers whose id `skip` names.
-    pub(crate) fn write_lines(&self, out: &mut Vec<u8>, skip: impl Fn(HeaderId) -> bool) {
+    pub(crate) fn write_lines(&self, out: &mut Vec<u8>, mut skip: impl FnMut(HeaderId) -> bool) {
         out.reserve(self.arena.len());
         // The part of the arena that goes out with one copy.
         let mut run = 0..0;
