@@ -83,6 +83,7 @@ fn examples() -> Vec<(&'static str, String)> {
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {}\n".into(),
         ),
         ("CEL0009", format!("{}{}", rule("r", ""), rule("r", ""))),
+        ("CEL0010", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replicas: 1}\n".into()),
         (
             "CEL0101",
             format!("{}{}", policy("{tls: {mode: DISABLE}}"), rule("s", "trafficPolicy: {tls: {mode: SIMPLE}}")),
@@ -269,4 +270,19 @@ fn nothing_is_said_of_the_meshs_services_where_none_was_read() {
         routes("  - route: [{destination: {host: no.such.example.com}}]").replace(SERVICES, "")
     ));
     assert!(found.contains(&"CEL0304"), "{found:?}");
+}
+
+#[test]
+fn the_mend_of_a_reading_error_says_what_would_be_right() {
+    for (text, wanted) in [
+        (rule("r", "trafficPolicy: {conectionPool: {}}"), "Write connectionPool in place of conectionPool."),
+        (policy("{outlierDetection: {maxEjectionPercent: 110}}"), "Write a number from 0 to 100."),
+        (rule("r", "subsets: [{name: a, labels: {version: 1}}]"), "Write it in quotes: \"1\"."),
+        (policy("{loadBalancer: {simple: MAGLEV}}"), "Write consistentHash: {httpHeaderName: x-user-id, maglev: {}}"),
+        (policy("{loadBalancer: {simple: RANDM}}"), "Write RANDOM in place of it."),
+        (policy("{tunnel: {targetHost: a, targetPort: 1}}"), "Remove the field."),
+    ] {
+        let found = findings(&text);
+        assert!(found.iter().any(|f| f.mend.starts_with(wanted)), "{wanted}: {found:?}");
+    }
 }

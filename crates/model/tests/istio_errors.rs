@@ -174,3 +174,104 @@ fn an_external_name_is_a_dns_name_outside_of_the_mesh() {
         assert!(errors.iter().any(|error| error.to_string().contains(wanted)), "{spec}: {errors:?}");
     }
 }
+
+/// A dump as `kubectl get service,endpointslice,destinationrule,deployment -o json` prints it, shortened in length only.
+const DUMP: &str = r#"{
+    "apiVersion": "v1",
+    "items": [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "annotations": {
+                    "kubectl.kubernetes.io/last-applied-configuration": "{\"apiVersion\":\"v1\",\"kind\":\"Service\"}\n"
+                },
+                "creationTimestamp": "2026-03-01T09:12:44Z",
+                "labels": {"app": "reviews", "service": "reviews"},
+                "managedFields": [
+                    {"apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:type": {}}}, "manager": "kubectl", "operation": "Update"}
+                ],
+                "name": "reviews",
+                "namespace": "default",
+                "resourceVersion": "88312",
+                "uid": "5b2e0a53-2e9f-4f0e-9a51-3f5c8d9cf0a1"
+            },
+            "spec": {
+                "clusterIP": "10.96.14.7",
+                "clusterIPs": ["10.96.14.7"],
+                "internalTrafficPolicy": "Cluster",
+                "ipFamilies": ["IPv4"],
+                "ipFamilyPolicy": "SingleStack",
+                "ports": [{"name": "http", "nodePort": 31380, "port": 9080, "protocol": "TCP", "targetPort": 9080}],
+                "selector": {"app": "reviews"},
+                "sessionAffinity": "None",
+                "type": "NodePort"
+            },
+            "status": {"loadBalancer": {}}
+        },
+        {
+            "addressType": "IPv4",
+            "apiVersion": "discovery.k8s.io/v1",
+            "endpoints": [
+                {
+                    "addresses": ["10.244.1.8"],
+                    "conditions": {"ready": true, "serving": true, "terminating": false},
+                    "nodeName": "worker-1",
+                    "targetRef": {"kind": "Pod", "name": "reviews-v1-7f99", "namespace": "default", "uid": "a"},
+                    "zone": "us-west1-a"
+                }
+            ],
+            "kind": "EndpointSlice",
+            "metadata": {
+                "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-03-01T09:12:51Z"},
+                "creationTimestamp": "2026-03-01T09:12:44Z",
+                "generateName": "reviews-",
+                "generation": 4,
+                "labels": {
+                    "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+                    "kubernetes.io/service-name": "reviews"
+                },
+                "name": "reviews-x7k2p",
+                "namespace": "default",
+                "ownerReferences": [
+                    {"apiVersion": "v1", "blockOwnerDeletion": true, "controller": true, "kind": "Service", "name": "reviews", "uid": "b"}
+                ],
+                "resourceVersion": "88330",
+                "uid": "c"
+            },
+            "ports": [{"name": "http", "port": 9080, "protocol": "TCP"}]
+        },
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "DestinationRule",
+            "metadata": {
+                "creationTimestamp": "2026-03-01T09:13:02Z",
+                "generation": 1,
+                "name": "reviews",
+                "namespace": "default",
+                "resourceVersion": "88401",
+                "uid": "d"
+            },
+            "spec": {"host": "reviews", "trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": 100}}}},
+            "status": {"conditions": [], "observedGeneration": "1"}
+        },
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "reviews-v1", "uid": "e"}, "spec": {"replicas": 1}}
+    ],
+    "kind": "List",
+    "metadata": {"resourceVersion": ""}
+}
+"#;
+
+#[test]
+fn a_dump_of_a_cluster_is_read_as_it_is() {
+    let config = common::read(DUMP).unwrap_or_else(|errors| panic!("{errors:?}"));
+    assert_eq!((config.services.len(), config.endpoint_slices.len(), config.destination_rules.len()), (1, 1, 1));
+    assert_eq!(config.passed_over.iter().map(|one| one.kind.as_str()).collect::<Vec<_>>(), ["Deployment"]);
+    let yaml = "apiVersion: v1\nkind: Service\nmetadata:\n  creationTimestamp: null\n  name: a\n  uid: 0b\n  generation: 2\nspec:\n  ports:\n  - port: 80\n    targetPort: http\nstatus:\n  loadBalancer: {}\n";
+    assert_eq!(common::read(yaml).expect("it is right").services.len(), 1);
+}
+
+#[test]
+fn a_file_of_anything_else_is_an_error_whatever_its_name() {
+    assert!(!errors("{\"name\": \"a-package\", \"version\": \"1.0.0\"}").is_empty());
+}

@@ -152,7 +152,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let workers = sidecar.workers;
     log.info(format_args!("{} workers, by {}", workers.count, workers.reason.as_str()));
-    log.info(format_args!("ready: {} documents", read.config.len()));
+    let passed_over = match read.config.passed_over.len() {
+        0 => String::new(),
+        some => format!(", {some} passed over that say nothing to a mesh"),
+    };
+    log.info(format_args!("ready: {} documents{passed_over}", read.config.len()));
     follower.settle(read);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

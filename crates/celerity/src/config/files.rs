@@ -31,12 +31,12 @@ pub(crate) enum FilesError {
     TooMany { path: PathBuf },
     #[error("{} holds folders more than {DEPTH_MAX} deep: look for a symbolic link that leads back", path.display())]
     TooDeep { path: PathBuf },
-    #[error("{} holds no .yaml or .yml file: name a folder that does", path.display())]
+    #[error("{} holds no .yaml, .yml or .json file: name a folder that does", path.display())]
     Empty { path: PathBuf },
 }
 
-/// Reads every file that `paths` mean: a file as it is, a folder with all `.yaml` and `.yml` files below it, by name.
-/// Hidden entries are passed over: editors and mounted ConfigMaps keep their spare copies there.
+/// Reads every file that `paths` mean: a file as it is, a folder with all `.yaml`, `.yml` and `.json` files below
+/// it, by name, as `kubectl` does. Hidden entries are passed over: editors and mounted ConfigMaps keep their spare copies there.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, FilesError> {
     read_listed(&list(paths)?)
 }
@@ -118,8 +118,8 @@ fn walk(path: &Path, depth: usize, found: &mut Vec<(PathBuf, Mark)>) -> Result<(
     entries.sort();
     for entry in entries {
         let hidden = entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = entry.extension().is_some_and(|ext| ext == "yaml" || ext == "yml");
-        if !hidden && (yaml || entry.is_dir()) {
+        let meant = entry.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
+        if !hidden && (meant || entry.is_dir()) {
             walk(&entry, depth + 1, found)?;
         }
     }
@@ -135,12 +135,12 @@ mod tests {
     #[test]
     fn a_folder_is_read_by_name_with_its_folders_and_without_what_is_hidden() {
         let folder = TempDir::new();
-        for name in ["b.yaml", "a/2.yml", "a/1.yaml", "notes.txt", ".a.yaml.swp", "..data/old.yaml"] {
+        for name in ["b.yaml", "a/2.yml", "a/1.yaml", "c.json", "notes.txt", ".a.yaml.swp", "..data/old.yaml"] {
             folder.write(name, name);
         }
         let texts: Vec<_> =
             read(&[folder.path().to_owned()]).expect("readable").into_iter().map(|source| source.text).collect();
-        assert_eq!(texts, ["a/1.yaml", "a/2.yml", "b.yaml"]);
+        assert_eq!(texts, ["a/1.yaml", "a/2.yml", "b.yaml", "c.json"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::istio::{Config, Document, ErrorKind, ReadError};
+use crate::istio::{Config, Document, ErrorKind, PassedOver, ReadError};
 pub use codes::{CODES, Code, reference};
 pub use patches::patch_findings;
 
@@ -73,6 +73,9 @@ pub fn analyze(config: &Config, errors: &[ReadError]) -> Vec<Finding> {
     let mut findings = Findings::default();
     for error in errors {
         findings.read_error(error);
+    }
+    for passed in &config.passed_over {
+        findings.passed_over(passed);
     }
     rules::check(config, &world, &mut findings);
     policy::check(config, &world, &mut findings);
@@ -132,7 +135,66 @@ impl Findings {
             document: error.document.clone(),
             field: error.field.clone(),
             reason: error.reason.clone(),
+            mend: mend_of(error).unwrap_or_else(|| code.mend.to_owned()),
+        });
+    }
+
+    fn passed_over(&mut self, passed: &PassedOver) {
+        let code = &codes::PASSED_OVER;
+        self.list.push(Finding {
+            code: code.id,
+            severity: code.severity,
+            title: code.title,
+            file: passed.source.file.to_string(),
+            line: passed.source.line,
+            document: passed.kind.clone(),
+            field: "kind".to_owned(),
+            reason: format!("{} of {} says nothing to a mesh; it was passed over", passed.kind, passed.api_version),
             mend: code.mend.to_owned(),
         });
+    }
+}
+
+/// Words with which the readers' sentences go on to say what would be right.
+const ADVICE: [&str; 20] = [
+    "add", "choose", "give", "keep", "leave", "lower", "make", "merge", "move", "name", "raise", "remove", "rename",
+    "save", "set", "split", "use", "write", "look", "see",
+];
+
+/// What the error itself says would be right; `None` where it says only what is wrong.
+fn mend_of(error: &ReadError) -> Option<String> {
+    let field = error.field.rsplit(['.', ']']).next().unwrap_or_default();
+    let sentence = |text: &str| {
+        let mut letters = text.chars();
+        let first = letters.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+        let end = if text.ends_with('.') { "" } else { "." };
+        format!("{first}{}{end}", letters.as_str())
+    };
+    if let Some((_, near)) = error.reason.rsplit_once("did you mean ") {
+        let near = near.trim_end_matches('?');
+        let wrong = match error.kind {
+            ErrorKind::UnknownKey => field,
+            _ => "it",
+        };
+        return Some(format!("Write {near} in place of {wrong}."));
+    }
+    if let Some((_, known)) = error.reason.split_once("known are ") {
+        return Some(format!("Write one of {known}, or remove {}.", if field.is_empty() { "it" } else { field }));
+    }
+    let advice = |text: &str| ADVICE.contains(&text.split([' ', ':']).next().unwrap_or_default());
+    let tail = error.reason.match_indices("; ").map(|(at, _)| error.reason.get(at + 2..).unwrap_or_default());
+    if let Some(tail) = tail.clone().find(|tail| advice(tail)) {
+        return Some(sentence(tail));
+    }
+    if advice(&error.reason) {
+        return Some(sentence(&error.reason));
+    }
+    match error.kind {
+        ErrorKind::Missing if !field.is_empty() => Some(format!("Add {field}: {}", error.reason)),
+        ErrorKind::KindNotSupported => Some("Keep the document out of the files that the mesh reads.".to_owned()),
+        ErrorKind::BadValue => {
+            error.reason.split_once("is not one of ").map(|(_, words)| format!("Write one of {words}."))
+        }
+        _ => None,
     }
 }

@@ -33,6 +33,16 @@ pub struct Config {
     pub services: Vec<Document<Service>>,
     pub endpoint_slices: Vec<Document<EndpointSlice>>,
     pub config_maps: Vec<Document<ConfigMap>>,
+    /// Documents that say nothing to a mesh. They count nowhere.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// A document of Kubernetes that was not read: nothing in it could act on a mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    pub kind: String,
+    pub api_version: String,
+    pub source: Source,
 }
 
 impl Config {

@@ -10,6 +10,7 @@ mod json;
 mod kubernetes;
 mod leaves;
 mod node;
+mod others;
 mod parts;
 mod peer_authentication;
 mod policy;

@@ -3,7 +3,7 @@
 //! Documents are cut at their `---` lines first: a syntax error spoils one document, not the file.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
@@ -141,18 +141,30 @@ pub(crate) struct Piece<'a> {
 }
 
 /// Cuts a file at its `---` lines. No scalar can hold such a line, so this never cuts a value in two
-/// (YAML 1.2, 9.1.2).
+/// (YAML 1.2, 9.1.2). Directives (`%YAML 1.2`) belong to the document whose `---` line follows them (9.1.1).
 pub(crate) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();
     let (mut start, mut start_line) = (0, 0);
     let (mut at, mut line) = (0, 0u32);
+    // Before a document there may be comments and directives; with a directive, the marker that follows starts nothing new.
+    let (mut is_before, mut has_directive) = (true, false);
     for full in text.split_inclusive('\n') {
-        let is_marker =
-            full.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if is_marker && at > start {
-            found.push(Piece { text: text.get(start..at).unwrap_or_default(), lines_before: start_line });
-            (start, start_line) = (at, line);
+        let is_line = |word: &str| {
+            full.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+        };
+        if is_line("---") {
+            if at > start && !has_directive {
+                found.push(Piece { text: text.get(start..at).unwrap_or_default(), lines_before: start_line });
+                (start, start_line) = (at, line);
+            }
+            (is_before, has_directive) = (false, false);
+        } else if is_line("...") {
+            is_before = true;
+        } else if is_before && full.starts_with('%') {
+            has_directive = true;
+        } else if !full.trim().is_empty() && !full.starts_with('#') {
+            is_before = false;
         }
         at += full.len();
         line = line.saturating_add(1);
@@ -295,6 +307,7 @@ impl<'a> Builder<'a> {
                 self.place(Node { line: at.line, column: at.column, value: Value::List(items) }, at.anchor)
             }
             Some(Open::Map(entries, _, at)) => {
+                let entries = if entries.iter().any(|e| e.key == MERGE_KEY) { merged(entries)? } else { entries };
                 self.place(Node { line: at.line, column: at.column, value: Value::Map(entries) }, at.anchor)
             }
             None => Ok(()),
@@ -322,6 +335,39 @@ impl<'a> Builder<'a> {
         }
         Ok(())
     }
+}
+
+/// The key under which YAML 1.1 takes over the entries of other mappings (yaml.org/type/merge.html). `kubectl` reads it so.
+const MERGE_KEY: &str = "<<";
+
+/// Puts the entries of the merged mappings where `<<` stands. What is written out wins over what is merged, and of several
+/// mappings the earlier. The copies were counted when their alias was read.
+fn merged(entries: Vec<Entry<'_>>) -> Result<Vec<Entry<'_>>, SyntaxError> {
+    let mut all: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
+    let mut own: HashSet<Cow<'_, str>> = entries.iter().map(|entry| entry.key.clone()).collect();
+    own.remove(MERGE_KEY);
+    for entry in entries {
+        if entry.key != MERGE_KEY {
+            all.push(entry);
+            continue;
+        }
+        let sources = match entry.node.value {
+            Value::List(items) => items,
+            _ => vec![entry.node],
+        };
+        for source in sources {
+            let Value::Map(entries) = source.value else {
+                let reason = "<< takes over the entries of mappings; write an alias of one, as <<: *name".to_owned();
+                return Err(SyntaxError { line: entry.line, column: entry.column, reason });
+            };
+            for entry in entries {
+                if own.insert(entry.key.clone()) {
+                    all.push(entry);
+                }
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Recursion is bounded by `DEPTH_MAX`: no deeper tree is ever built.
@@ -363,6 +409,42 @@ mod tests {
     fn duplicate_keys_are_refused_where_they_stand() {
         let error = all("a: 1\nb: 2\na: 3\n").expect_err("a stands twice");
         assert_eq!((error.line, error.column), (3, 1));
+    }
+
+    #[test]
+    fn a_directive_belongs_to_the_document_that_follows() {
+        for text in ["%YAML 1.2\n---\na: 1\n", "# note\n%YAML 1.2\n# note\n---\na: 1\n---\nb: 2\n"] {
+            let found = all(text).unwrap_or_else(|error| panic!("{text:?}: {error:?}"));
+            assert_eq!(found.len(), text.matches("---").count(), "{text:?}");
+        }
+        let found = all("a: 1\n...\n%YAML 1.2\n---\nb: 2\n").expect("it is YAML");
+        assert_eq!(found.iter().map(|n| n.line).collect::<Vec<_>>(), [1, 5]);
+    }
+
+    #[test]
+    fn line_ends_of_windows_and_byte_order_marks() {
+        let plain = all("a: 1\n---\nb:\n- c: |\n    x\n    y\n").expect("it is YAML");
+        let dos = all("\u{feff}a: 1\r\n---\r\nb:\r\n- c: |\r\n    x\r\n    y\r\n").expect("it is YAML");
+        assert_eq!(plain, dos);
+    }
+
+    #[test]
+    fn merge_keys_take_over_entries() {
+        let text = "base: &base {a: 1, b: 2}\nmore: &more {b: 3, c: 4}\none:\n  <<: *base\n  b: 5\nboth: {<<: [*base, *more], d: 6}\n";
+        let found = all(text).expect("it is YAML");
+        let Value::Map(entries) = &found[0].value else { panic!("a mapping") };
+        let shown = |key: &str| {
+            let entry = entries.iter().find(|e| e.key == key).expect("the key");
+            let Value::Map(entries) = &entry.node.value else { panic!("a mapping") };
+            let text = |node: &Node<'_>| match &node.value {
+                Value::Scalar { text, .. } => text.to_string(),
+                _ => String::new(),
+            };
+            entries.iter().map(|e| format!("{}={}", e.key, text(&e.node))).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("one"), ["a=1", "b=5"]);
+        assert_eq!(shown("both"), ["a=1", "b=2", "c=4", "d=6"]);
+        assert!(all("a: {<<: 1}\n").expect_err("no mapping").reason.contains("alias"));
     }
 
     #[test]

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::config::{Config, DEFAULT_NAMESPACE, Document, Lines, Metadata, PATH_HASH_START, Source, path_hash};
+use super::config::{
+    Config, DEFAULT_NAMESPACE, Document, Lines, Metadata, PATH_HASH_START, PassedOver, Source, path_hash,
+};
 use super::config_map::{DnsSettings, ProxyConfigFile};
 use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
 use super::kubernetes::{EndpointSlice, Service};
 use super::leaves;
 use super::node::{self, Entry, FILE_BYTES_MAX, Node, Piece, Value};
+use super::others;
 use super::parts::PartText;
 use super::peer_authentication::PeerAuthentication;
 use super::prometheus_rule::PrometheusRule;
@@ -97,7 +100,7 @@ pub(crate) const KINDS: &[Kind] = &[
 ];
 
 /// Kinds that are known and refused, with what each is for.
-pub(crate) const REFUSED_KINDS: [(&str, &str); 12] = [
+pub(crate) const REFUSED_KINDS: [(&str, &str); 11] = [
     ("Sidecar", "the scope of what a sidecar sees"),
     ("Gateway", "gateways"),
     ("WorkloadGroup", "templates of WorkloadEntry"),
@@ -107,24 +110,26 @@ pub(crate) const REFUSED_KINDS: [(&str, &str); 12] = [
     ("Telemetry", "settings of telemetry"),
     ("WasmPlugin", "WebAssembly filters"),
     ("TrafficExtension", "extensions of the data path"),
-    ("Secret", "Secrets (give certificates as files)"),
     ("Endpoints", "the old form of EndpointSlice (write discovery.k8s.io/v1 EndpointSlice)"),
     ("ServiceMonitor", "discovery of scrape targets"),
 ];
 
-/// Keys that every Kubernetes document may have beside those of its kind.
-const METADATA_IGNORED: [&str; 11] = [
-    "annotations",
+/// The other fields of ObjectMeta (Kubernetes API reference, ObjectMeta v1 meta; `clusterName` until 1.24, `initializers` until
+/// 1.16): the API server's bookkeeping, which every dump of a cluster holds.
+const METADATA_IGNORED: [&str; 13] = [
+    "clusterName",
     "creationTimestamp",
-    "deletionTimestamp",
     "deletionGracePeriodSeconds",
+    "deletionTimestamp",
     "finalizers",
     "generateName",
     "generation",
+    "initializers",
     "managedFields",
     "ownerReferences",
     "resourceVersion",
     "selfLink",
+    "uid",
 ];
 
 /// Reads all documents of all files; pure.
@@ -213,6 +218,11 @@ fn read_document(root: &Node<'_>, index: u32, lists: bool, cx: &mut Cx, config: 
     }
     cx.document.clone_from(&name);
     let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
+        if let Some(api_version) = api_version.as_deref().filter(|version| others::is_passed_over(version, &name)) {
+            let source = Source { file: cx.file.clone(), line: root.line, document: index };
+            config.passed_over.push(PassedOver { kind: name, api_version: api_version.to_owned(), source });
+            return;
+        }
         refuse_kind(&name, api_version.as_deref(), cx);
         return;
     };

@@ -10,6 +10,12 @@ use super::super::reader::{Cx, ErrorKind, nearest};
 /// Largest regular expression once compiled; Envoy bounds its own in the same way.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
+/// Words that guides give for a field and that are written in another one.
+const WORDS_ELSEWHERE: [(&str, &str); 2] = [
+    ("MAGLEV", "write consistentHash: {httpHeaderName: x-user-id, maglev: {}} in place of simple"),
+    ("RING_HASH", "write consistentHash: {httpHeaderName: x-user-id, ringHash: {}} in place of simple"),
+];
+
 pub(crate) fn word<T: Copy>(text: &str, words: &[(&'static str, T, Option<&'static str>)], cx: &mut Cx) -> Option<T> {
     match words.iter().find(|(word, ..)| *word == text) {
         Some((_, value, None)) => Some(*value),
@@ -19,8 +25,9 @@ pub(crate) fn word<T: Copy>(text: &str, words: &[(&'static str, T, Option<&'stat
         }
         None => {
             let known: Vec<&str> = words.iter().filter(|w| w.2.is_none()).map(|w| w.0).collect();
-            let hint = nearest(text, known.iter().copied()).map(|near| format!("; did you mean {near}?"));
-            cx.bad(format!("{text} is not one of {}{}", known.join(", "), hint.unwrap_or_default()));
+            let elsewhere = WORDS_ELSEWHERE.iter().find(|(word, _)| *word == text).map(|(_, hint)| format!("; {hint}"));
+            let near = || nearest(text, known.iter().copied()).map(|near| format!("; did you mean {near}?"));
+            cx.bad(format!("{text} is not one of {}{}", known.join(", "), elsewhere.or_else(near).unwrap_or_default()));
             None
         }
     }
