@@ -44,7 +44,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug)]
 pub struct Choice {
     /// One of so many requests that went well; 1 logs all of them, 0 none. Errors (status 0 or from 500 up, or any
-    /// response flag) are always logged.
+    /// response flag but that of the cache) are always logged.
     pub one_in: u64,
 }
 
@@ -57,7 +57,7 @@ impl Choice {
     pub fn wants(self, status: u16, flags: ResponseFlags, rng: &mut Rng) -> bool {
         status == 0
             || status >= 500
-            || !flags.is_empty()
+            || flags.is_trouble()
             || self.one_in == 1
             || (self.one_in > 1 && rng.below(self.one_in) == 0)
     }
@@ -421,6 +421,7 @@ mod tests {
         assert!(!Choice::ONLY_ERRORS.wants(200, ResponseFlags::NONE, &mut rng));
         assert!(Choice::ONLY_ERRORS.wants(503, ResponseFlags::NONE, &mut rng));
         assert!(Choice::ONLY_ERRORS.wants(200, ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION, &mut rng));
+        assert!(!Choice::ONLY_ERRORS.wants(200, ResponseFlags::RESPONSE_FROM_CACHE_FILTER, &mut rng));
         assert!(Choice::ALL.wants(200, ResponseFlags::NONE, &mut rng));
         let some = (0..10_000).filter(|_| Choice { one_in: 10 }.wants(200, ResponseFlags::NONE, &mut rng)).count();
         assert!((700..1_300).contains(&some), "{some}");

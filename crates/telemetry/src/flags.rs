@@ -89,6 +89,11 @@ impl ResponseFlags {
         self.0 |= other.0;
     }
 
+    /// Whether it tells of anything that went wrong; an answer from the cache is none.
+    pub fn is_trouble(self) -> bool {
+        self.0 & !Self::RESPONSE_FROM_CACHE_FILTER.0 != 0
+    }
+
     pub fn bits(self) -> u32 {
         self.0
     }

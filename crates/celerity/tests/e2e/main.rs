@@ -1,6 +1,7 @@
 //! The whole program: the real binary on real sockets, with real clients, upstreams and peers around it.
 mod admin;
 mod alerts;
+mod cache;
 mod compare;
 mod dns;
 mod explain;

@@ -139,8 +139,8 @@ fn requests_stay_in_their_zone_until_it_fails() {
 
 #[test]
 fn the_cache_serves_what_is_fresh_and_asks_about_what_is_stale() {
-    use celerity_testkit::raw::{Server, Step};
-    let answer = |text: &'static str| vec![Step::Hear(b"\r\n\r\n".to_vec()), Step::Say(text.as_bytes().to_vec())];
+    use crate::cache::{FILTER, answer, origins};
+    use celerity_testkit::raw::Server;
     let origin = Server::start(vec![
         answer("HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\nconnection: close\r\ncontent-length: 5\r\n\r\nfresh"),
         answer(
@@ -148,21 +148,8 @@ fn the_cache_serves_what_is_fresh_and_asks_about_what_is_stale() {
         ),
         answer("HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\ncache-control: max-age=600\r\nconnection: close\r\n\r\n"),
     ]);
-    let at = origin.address();
-    let services = format!(
-        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: user-service, namespace: default}}\nspec:\n  \
-         hosts: [user-service.default.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{name: http, \
-         number: 80, protocol: HTTP}}]\n  endpoints: [{{address: {}, ports: {{http: {}}}}}]\n",
-        at.ip(),
-        at.port()
-    );
-    let cache = "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: cache, namespace: default}\n\
-        spec:\n  configPatches:\n  - applyTo: HTTP_FILTER\n    match: {context: SIDECAR_OUTBOUND, listener: {filterChain: {filter: \
-        {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}}\n    patch: \
-        {operation: INSERT_BEFORE, value: {name: envoy.filters.http.cache, typed_config: {'@type': \
-        type.googleapis.com/envoy.extensions.filters.http.cache.v3.CacheConfig, typed_config: {'@type': \
-        type.googleapis.com/envoy.extensions.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig}}}}\n";
-    let sidecar = Sidecar::start(&documents(&[&services, cache]));
+    let services = origins(&[(&origin, "v1")]);
+    let sidecar = Sidecar::start(&documents(&[&services, FILTER]));
     let Some(first) = curl(&sidecar, false, "/fresh") else { return };
     assert_eq!((first.status, first.body.as_str(), first.head.contains("\nage:")), (200, "fresh", false));
     for http2 in [true, false] {

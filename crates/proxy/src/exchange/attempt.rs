@@ -91,7 +91,10 @@ impl<'a> Exchange<'a> {
         route: &'a Route,
         forward: &'a Forward,
     ) -> Result<Up<'a>, Failure> {
-        let (cluster, weighted) = self.choose(forward)?;
+        let (cluster, weighted) = match &self.chosen {
+            Some(chosen) => chosen.clone(),
+            None => self.choose(forward)?,
+        };
         let mut pool = self.worker.clusters.of(self.worker, &cluster);
         self.cluster = Some(pool.clone());
         if !std::mem::replace(&mut self.rewritten, true) {
@@ -373,7 +376,7 @@ impl<'a> Exchange<'a> {
         Ok(acquired)
     }
 
-    fn choose(&self, forward: &'a Forward) -> Result<(Arc<Cluster>, Option<&'a WeightedCluster>), Failure> {
+    pub(super) fn choose(&self, forward: &'a Forward) -> Result<(Arc<Cluster>, Option<&'a WeightedCluster>), Failure> {
         let missing = |name: &str| {
             let details = format!("the cluster {name} is not in the configuration");
             Failure::new(forward.cluster_missing_status, ResponseFlags::NO_CLUSTER_FOUND, details)

@@ -4,8 +4,9 @@ use super::attempt::Up;
 use super::context::{Ended, Exchange};
 use super::filters::Passed;
 use crate::downstream::stream::DownstreamStream;
-use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Served, ServedKind, StoreWriter};
+use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Scope, Served, ServedKind, StoreWriter};
 use crate::http::{HeaderId, RequestHead};
+use celerity_model::snapshot::{Action, Route, VirtualHost};
 use celerity_telemetry::ResponseFlags;
 use celerity_telemetry::metrics::names;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,15 +35,26 @@ fn now_s() -> u64 {
 }
 
 impl<'a> Exchange<'a> {
-    pub(super) async fn cached(&mut self, down: &mut DownstreamStream<'_>) -> Passed {
-        match self.worker.shared.cache.lookup(self.request, now_s()) {
+    pub(super) async fn cached(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &VirtualHost,
+        route: &'a Route,
+    ) -> Passed {
+        // What answers by itself, and what has no cluster to go to, has nothing to store.
+        let Action::Forward(forward) = &route.action else { return Passed::On };
+        let Ok((cluster, weighted)) = self.choose(forward) else { return Passed::On };
+        let scope = Scope { cluster: cluster.name.clone(), is_inbound: self.conn.is_inbound() };
+        // Drawn once: what comes of it is stored under this cluster.
+        self.chosen = Some((cluster, weighted));
+        match self.worker.shared.cache.lookup(scope, self.request, now_s()) {
             Lookup::Bypass => {
                 if !self.request.method.is_safe() {
                     self.caching = Some(Caching::Changes(Box::new(self.request.clone())));
                 }
                 Passed::On
             }
-            Lookup::Served(served) => Passed::Answered(self.serve_stored(down, *served).await),
+            Lookup::Served(served) => Passed::Answered(self.serve_stored(down, host, route, *served).await),
             Lookup::OnlyIfCached => {
                 Passed::Answered(self.reply(down, 504, b"not in the cache", ResponseFlags::NONE).await)
             }
@@ -59,19 +71,35 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    async fn serve_stored(&mut self, down: &mut DownstreamStream<'_>, served: Served) -> Ended {
+    /// Answers with what is stored, as the origin gave it, and the changes that the configuration has for responses.
+    async fn serve_stored(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &VirtualHost,
+        route: &Route,
+        served: Served,
+    ) -> Ended {
         let kind = match served.kind {
             ServedKind::Fresh => "fresh",
             ServedKind::Revalidated => "revalidated",
             ServedKind::Stale | ServedKind::StaleOnError => "stale",
         };
         self.worker.count_labelled(&names::CACHE_HITS, "kind", kind);
+        self.flags.insert(ResponseFlags::RESPONSE_FROM_CACHE_FILTER);
         self.response = served.head;
+        let weighted = self.chosen.as_ref().and_then(|(_, weighted)| *weighted);
+        self.own_mutations(route, host, weighted);
         self.respond(down, &served.body).await
     }
 
     /// Hears the upstream's response, once its head is there and before anything of it goes to the client.
-    pub(super) async fn consult_cache(&mut self, down: &mut DownstreamStream<'_>, up: Up<'a>) -> Consulted<'a> {
+    pub(super) async fn consult_cache(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &VirtualHost,
+        route: &Route,
+        up: Up<'a>,
+    ) -> Consulted<'a> {
         let cache = &self.worker.shared.cache;
         let pending = match self.caching.take() {
             None => return Consulted::Relay(up),
@@ -84,15 +112,19 @@ impl<'a> Exchange<'a> {
                 304 => match cache.freshen(&revalidation, &self.response, now_s()) {
                     Freshened::Serve(served) => {
                         drop(up);
-                        return Consulted::Answered(self.serve_stored(down, *served).await);
+                        return Consulted::Answered(self.serve_stored(down, host, route, *served).await);
                     }
                     Freshened::Forward => return Consulted::Relay(up),
-                    Freshened::Retry => return Consulted::Again,
+                    Freshened::Retry => {
+                        revalidation.own_conditions(self.request);
+                        self.caching = Some(Caching::Pending(revalidation.into_pending()));
+                        return Consulted::Again;
+                    }
                 },
                 500 | 502..=504 => match revalidation.on_error(now_s()) {
                     Some(served) => {
                         drop(up);
-                        return Consulted::Answered(self.serve_stored(down, *served).await);
+                        return Consulted::Answered(self.serve_stored(down, host, route, *served).await);
                     }
                     None => revalidation.into_pending(),
                 },
@@ -112,11 +144,16 @@ impl<'a> Exchange<'a> {
     }
 
     /// A stored response that may stand in for an origin that does not answer.
-    pub(super) async fn stale_instead(&mut self, down: &mut DownstreamStream<'_>) -> Option<Ended> {
+    pub(super) async fn stale_instead(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        host: &VirtualHost,
+        route: &Route,
+    ) -> Option<Ended> {
         match self.caching.take() {
             Some(Caching::Revalidation(revalidation)) => {
                 let served = revalidation.on_error(now_s())?;
-                Some(self.serve_stored(down, *served).await)
+                Some(self.serve_stored(down, host, route, *served).await)
             }
             _ => None,
         }

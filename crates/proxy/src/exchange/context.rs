@@ -10,10 +10,11 @@ use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};
 use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
 use crate::worker::Worker;
-use celerity_model::snapshot::{Action, HttpManager, Snapshot};
+use celerity_model::snapshot::{Action, Cluster, HttpManager, Snapshot, WeightedCluster};
 use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A request as its connection hands it over.
@@ -105,6 +106,8 @@ pub struct Exchange<'a> {
     pub last: bool,
     pub http_10: bool,
     pub route_name: Option<&'a str>,
+    /// The route's cluster where a filter had to know it; otherwise it is chosen when the request goes on.
+    pub(super) chosen: Option<(Arc<Cluster>, Option<&'a WeightedCluster>)>,
     pub cluster: Option<Rc<ClusterPool>>,
     pub endpoint: Option<Rc<WorkerEndpoint>>,
     pub attempts: u32,
@@ -173,6 +176,7 @@ impl<'a> Exchange<'a> {
             last: begun.last,
             http_10: begun.http_10,
             route_name: None,
+            chosen: None,
             cluster: None,
             endpoint: None,
             attempts: 0,

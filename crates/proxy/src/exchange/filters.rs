@@ -4,7 +4,7 @@ use super::context::{Ended, Exchange, Failure};
 use crate::downstream::stream::DownstreamStream;
 use crate::http::{HeaderId, Headers, Method, ResponseHead};
 use crate::worker::ProxyShared;
-use celerity_model::snapshot::{Abort, CorsPolicy, Fault, HttpFilter, Route, RouteBuffer};
+use celerity_model::snapshot::{Abort, CorsPolicy, Fault, HttpFilter, Route, RouteBuffer, VirtualHost};
 use celerity_telemetry::{ResponseFlags, State};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,8 +52,8 @@ impl Drop for ActiveFault {
     }
 }
 
-impl Exchange<'_> {
-    pub async fn filters(&mut self, down: &mut DownstreamStream<'_>, route: &Route) -> Passed {
+impl<'a> Exchange<'a> {
+    pub async fn filters(&mut self, down: &mut DownstreamStream<'_>, host: &VirtualHost, route: &'a Route) -> Passed {
         let manager = self.manager;
         for filter in &manager.filters {
             let passed = match filter {
@@ -74,7 +74,7 @@ impl Exchange<'_> {
                 HttpFilter::Cache(_) if route.filters.cache_off || self.websocket => Passed::On,
                 HttpFilter::Cache(cache) => {
                     self.cache_body_bytes_max = cache.max_body_bytes;
-                    self.cached(down).await
+                    self.cached(down, host, route).await
                 }
             };
             if let Passed::Answered(ended) = passed {

@@ -65,7 +65,7 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
 
     // Filters, in the order of the configuration. One that is not there costs nothing.
     x.enter(State::Filters);
-    match x.filters(down, route).await {
+    match x.filters(down, host, route).await {
         filters::Passed::On => {}
         filters::Passed::Answered(ended) => return x.finish(down, ended),
     }
@@ -76,12 +76,12 @@ pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut R
         Action::Forward(forward) => loop {
             match x.forward(down, host, route, forward).await {
                 Ok(up) if x.response.status == 101 => break x.tunnel(down, host, route, up).await,
-                Ok(up) => match x.consult_cache(down, up).await {
+                Ok(up) => match x.consult_cache(down, host, route, up).await {
                     Consulted::Relay(up) => break x.relay(down, host, route, up).await,
                     Consulted::Answered(ended) => break ended,
                     Consulted::Again => x.upload.rewind(),
                 },
-                Err(failure) => match x.stale_instead(down).await {
+                Err(failure) => match x.stale_instead(down, host, route).await {
                     Some(ended) => break ended,
                     None => break x.fail(down, failure).await,
                 },

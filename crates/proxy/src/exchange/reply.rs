@@ -83,12 +83,7 @@ impl<'a> Exchange<'a> {
             None => self.sample_round_trip(stream),
         }
         self.enter(State::Filters);
-        self.mutate_response([
-            weighted.map(|weighted| &weighted.response_headers),
-            Some(&route.response_headers),
-            Some(&host.response_headers),
-            Some(&self.manager.routes.response_headers),
-        ]);
+        self.own_mutations(route, host, weighted);
         if host.attempt_count_in_response {
             let count = self.attempts;
             let mut text = itoa::Buffer::new();
@@ -277,13 +272,18 @@ impl<'a> Exchange<'a> {
         if !direct.body.is_empty() {
             self.response.headers.push(b"content-type", b"text/plain");
         }
-        self.own_mutations(route, host);
+        self.own_mutations(route, host, None);
         self.respond(down, &direct.body).await
     }
 
-    fn own_mutations(&mut self, route: &Route, host: &VirtualHost) {
-        let table = &self.manager.routes.response_headers;
-        self.mutate_response([Some(&route.response_headers), Some(&host.response_headers), Some(table)]);
+    /// The configuration's changes to a response, wherever it comes from.
+    pub(super) fn own_mutations(&mut self, route: &Route, host: &VirtualHost, weighted: Option<&WeightedCluster>) {
+        self.mutate_response([
+            weighted.map(|weighted| &weighted.response_headers),
+            Some(&route.response_headers),
+            Some(&host.response_headers),
+            Some(&self.manager.routes.response_headers),
+        ]);
     }
 
     pub async fn redirect(
@@ -296,7 +296,7 @@ impl<'a> Exchange<'a> {
         let location = self.location(route, redirect);
         self.response = ResponseHead::new(redirect.status);
         self.response.headers.push(b"location", &location);
-        self.own_mutations(route, host);
+        self.own_mutations(route, host, None);
         self.respond(down, &[]).await
     }
 

@@ -55,6 +55,16 @@ impl Default for CacheLimits {
     }
 }
 
+/// Where a request goes: one URI may lead to several services, a canary for instance, and each has its own responses.
+/// Envoy has the cluster's name in its key (`CacheFilter`, `Key.cluster_name`). Here it is matched like a field of Vary, so
+/// that one look-up finds, and one invalidation forgets, a URI's responses of all clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    pub cluster: Arc<str>,
+    /// Of the workload's own service, and not of one that it calls.
+    pub is_inbound: bool,
+}
+
 /// The stored responses of one URI, newest first.
 type Variants = Arc<[Arc<Stored>]>;
 
@@ -104,6 +114,7 @@ pub struct Served {
 #[derive(Debug)]
 pub struct Pending {
     key: Key,
+    scope: Scope,
     request: Box<RequestHead>,
     requested_s: u64,
     /// A stored response that this request's response makes obsolete.
@@ -148,6 +159,20 @@ impl Revalidation {
         }
     }
 
+    /// Puts the client's own conditions back in place of those of `conditions`, for a request that asks for the whole.
+    pub fn own_conditions(&self, request: &mut RequestHead) {
+        if !self.has_validator {
+            return;
+        }
+        for id in [HeaderId::IfNoneMatch, HeaderId::IfModifiedSince] {
+            request.headers.remove_id(id);
+        }
+        let own = self.pending.request.headers.iter();
+        for header in own.filter(|header| matches!(header.id, HeaderId::IfNoneMatch | HeaderId::IfModifiedSince)) {
+            request.headers.push(header.name, header.value);
+        }
+    }
+
     /// The stored response, where the origin answered 500, 502, 503 or 504 or not at all and it may stand in
     /// (RFC 5861, section 4).
     pub fn on_error(&self, now_s: u64) -> Option<Box<Served>> {
@@ -183,7 +208,7 @@ impl Cache {
     }
 
     /// What to do with a request: at most a look-up in a concurrent map, and for a miss a copy of its head.
-    pub fn lookup(&self, request: &RequestHead, now_s: u64) -> Lookup {
+    pub fn lookup(&self, scope: Scope, request: &RequestHead, now_s: u64) -> Lookup {
         if !matches!(request.method, Method::Get | Method::Head) {
             return Lookup::Bypass;
         }
@@ -196,9 +221,12 @@ impl Cache {
         let variants = self.entries.get(&key);
         let stored = variants
             .as_ref()
-            .and_then(|variants| variants.iter().find(|stored| stored.vary.matches(request)))
+            .and_then(|variants| variants.iter().find(|stored| stored.scope == scope && stored.vary.matches(request)))
             .map(Arc::clone);
-        let pending = |key, replaces| Pending { key, request: Box::new(request.clone()), requested_s: now_s, replaces };
+        let pending = |key, replaces| {
+            let request = Box::new(request.clone());
+            Pending { key, scope, request, requested_s: now_s, replaces }
+        };
         let Some(stored) = stored else {
             return if control.only_if_cached { Lookup::OnlyIfCached } else { Lookup::Miss(pending(key, None)) };
         };
@@ -253,10 +281,10 @@ impl Cache {
             && policy::worth_storing(response, &freshness)
             && len.is_none_or(|len| len <= self.limits.object_bytes_max as u64);
         if !wanted {
-            // The origin has said something newer; a 5xx says nothing about the resource.
-            let newer = pending.request.method == Method::Get && response.status < 500 && response.status != 304;
-            if let (true, Some(obsolete)) = (newer, &pending.replaces) {
-                self.replace(pending.key, Some(obsolete), None);
+            if pending.request.method == Method::Get
+                && let Some(obsolete) = pending.replaces.filter(|stored| is_newer(response, stored))
+            {
+                self.replace(pending.key, Some(&obsolete), None);
             }
             return None;
         }
@@ -267,7 +295,7 @@ impl Cache {
             replaces: pending.replaces,
             key: pending.key,
             request: pending.request,
-            stored: Stored { head, body: Bytes::new(), vary, freshness },
+            stored: Stored { head, body: Bytes::new(), scope: pending.scope, vary, freshness },
             body: Vec::new(),
             len,
             aborted: false,
@@ -301,7 +329,7 @@ impl Cache {
             let present = entry.map(moka::Entry::into_value);
             let others = present.iter().flat_map(|variants| variants.iter()).filter(|stored| {
                 !old.is_some_and(|old| Arc::ptr_eq(old, stored))
-                    && !new.as_ref().is_some_and(|new| new.vary == stored.vary)
+                    && !new.as_ref().is_some_and(|new| new.scope == stored.scope && new.vary == stored.vary)
             });
             let kept: Variants = new.iter().chain(others).take(VARIANTS_MAX).map(Arc::clone).collect();
             if !kept.is_empty() {
@@ -318,6 +346,19 @@ impl Cache {
 /// A HEAD may freshen what a GET has stored.
 fn as_get(request: &RequestHead) -> RequestHead {
     RequestHead { method: Method::Get, ..request.clone() }
+}
+
+/// Whether a response that is not stored makes a stored one obsolete. A 5xx or a 304 says nothing about the resource, nor
+/// does a 416; a part (206) is of the stored whole unless its ETag is another.
+fn is_newer(response: &ResponseHead, stored: &Stored) -> bool {
+    match response.status {
+        304 | 416 => false,
+        206 => {
+            let etag = |head: &ResponseHead| head.headers.get_id(HeaderId::Etag).map(<[u8]>::to_vec);
+            etag(response).is_some_and(|part| etag(&stored.head).is_some_and(|whole| whole != part))
+        }
+        status => status < 500,
+    }
 }
 
 /// `None` where it is absent or no number; the body then ends as its framing says.
@@ -364,7 +405,8 @@ impl StoreWriter {
         let head = std::mem::take(&mut self.stored.head);
         let vary = std::mem::take(&mut self.stored.vary);
         let body = Bytes::copy_from_slice(&self.body);
-        let stored = Stored { head, body, vary, freshness: self.stored.freshness.clone() };
+        let (scope, freshness) = (self.stored.scope.clone(), self.stored.freshness.clone());
+        let stored = Stored { head, body, scope, vary, freshness };
         debug_assert!(stored.vary.matches(&self.request), "a response must answer the request that brought it");
         self.cache.replace(self.key.clone(), self.replaces.as_ref(), Some(stored));
         true

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use celerity_telemetry::HOP_HEADER;
 
+use super::Scope;
 use super::control::CacheControl;
 use super::date;
 use super::policy::{Freshness, VaryKey, is_strong, not_modified};
@@ -13,6 +14,7 @@ use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
 pub(super) struct Stored {
     pub(super) head: ResponseHead,
     pub(super) body: Bytes,
+    pub(super) scope: Scope,
     pub(super) vary: VaryKey,
     pub(super) freshness: Freshness,
 }
@@ -64,7 +66,7 @@ impl Stored {
         }
         let freshness = Freshness::of(&dated, requested_s, now_s);
         let vary = VaryKey::of(&head.headers, request);
-        Some(Self { head, body: self.body.clone(), vary, freshness })
+        Some(Self { head, body: self.body.clone(), scope: self.scope.clone(), vary, freshness })
     }
 
     /// The answer to a request: 304 to a condition that holds, a part to a range, else the whole.

@@ -8,6 +8,10 @@ fn cache() -> Cache {
     Cache::new(CacheLimits::default())
 }
 
+fn scope() -> Scope {
+    Scope { cluster: "outbound|80||shop".into(), is_inbound: false }
+}
+
 fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> RequestHead {
     let mut head = RequestHead { method, authority: b"shop".to_vec(), path: path.into(), ..RequestHead::default() };
     for (name, value) in headers {
@@ -30,7 +34,7 @@ fn response(status: u16, headers: &[(&str, &str)]) -> ResponseHead {
 
 /// Sends a request through; the origin answers what it is given. Says whether the answer was stored.
 fn fetch(cache: &Cache, request: &RequestHead, response: &ResponseHead, body: &str, now_s: u64) -> bool {
-    let pending = match cache.lookup(request, now_s) {
+    let pending = match cache.lookup(scope(), request, now_s) {
         Lookup::Miss(pending) => pending,
         Lookup::Revalidate(revalidation) => revalidation.into_pending(),
         other => panic!("expected to forward, got {other:?}"),
@@ -41,14 +45,14 @@ fn fetch(cache: &Cache, request: &RequestHead, response: &ResponseHead, body: &s
 }
 
 fn hit(cache: &Cache, request: &RequestHead, now_s: u64) -> Box<Served> {
-    match cache.lookup(request, now_s) {
+    match cache.lookup(scope(), request, now_s) {
         Lookup::Served(served) => served,
         other => panic!("expected an answer, got {other:?}"),
     }
 }
 
 fn revalidation(cache: &Cache, request: &RequestHead, now_s: u64) -> Revalidation {
-    match cache.lookup(request, now_s) {
+    match cache.lookup(scope(), request, now_s) {
         Lookup::Revalidate(revalidation) => revalidation,
         other => panic!("expected a revalidation, got {other:?}"),
     }
@@ -72,7 +76,7 @@ fn a_fresh_response_is_served_with_its_age() {
     assert_eq!(header(&served.head, "content-length"), Some("5"));
     assert_eq!(header(&served.head, "x-b"), None);
     assert!(header(&served.head, "date").is_some());
-    assert!(matches!(cache.lookup(&get(&[]), NOW + 58), Lookup::Revalidate(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW + 58), Lookup::Revalidate(_)));
 }
 
 #[test]
@@ -100,7 +104,7 @@ fn truncated_and_oversized_bodies_are_not_stored() {
     let announced = [("cache-control", "max-age=60"), ("content-length", "101")];
     assert!(!fetch(&cache, &get(&[]), &response(200, &announced), &"x".repeat(101), NOW));
     assert_eq!(cache.building_bytes.load(Relaxed), 0);
-    assert!(matches!(cache.lookup(&get(&[]), NOW), Lookup::Miss(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW), Lookup::Miss(_)));
     assert!(fetch(&cache, &get(&[]), &response(200, &fresh[..1]), &"x".repeat(100), NOW));
     assert_eq!(cache.building_bytes.load(Relaxed), 0);
 }
@@ -126,11 +130,11 @@ fn variants_are_chosen_by_vary_and_bounded() {
     }
     assert_eq!(&hit(&cache, &get(&[("accept-language", "de")]), NOW).body[..], b"de");
     assert_eq!(&hit(&cache, &get(&[("accept-language", "en")]), NOW).body[..], b"en");
-    assert!(matches!(cache.lookup(&get(&[]), NOW), Lookup::Miss(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW), Lookup::Miss(_)));
     for n in 0..VARIANTS_MAX {
         fetch(&cache, &get(&[("accept-language", &n.to_string())]), &origin, "x", NOW);
     }
-    assert!(matches!(cache.lookup(&get(&[("accept-language", "de")]), NOW), Lookup::Miss(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[("accept-language", "de")]), NOW), Lookup::Miss(_)));
 }
 
 #[test]
@@ -172,7 +176,7 @@ fn a_304_freshens_and_updates_fields() {
         assert_eq!(header(head, "content-encoding"), Some("gzip"));
         assert_eq!(header(head, "content-length"), Some("5"));
     }
-    assert!(matches!(cache.lookup(&get(&[]), NOW + 50), Lookup::Revalidate(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW + 50), Lookup::Revalidate(_)));
 }
 
 #[test]
@@ -181,7 +185,66 @@ fn a_304_of_another_representation_is_not_believed() {
     fetch(&cache, &get(&[]), &response(200, &[("cache-control", "no-cache"), ("etag", "\"v1\"")]), "hello", NOW);
     let first = revalidation(&cache, &get(&[]), NOW);
     assert!(matches!(cache.freshen(&first, &response(304, &[("etag", "\"v2\"")]), NOW), Freshened::Retry));
-    assert!(matches!(cache.lookup(&get(&[]), NOW), Lookup::Miss(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW), Lookup::Miss(_)));
+}
+
+#[test]
+fn a_304_of_another_representation_gives_the_client_s_conditions_back() {
+    let cache = cache();
+    fetch(&cache, &get(&[]), &response(200, &[("cache-control", "no-cache"), ("etag", "\"v1\"")]), "hello", NOW);
+    for own in [&[][..], &[("if-none-match", "\"mine\""), ("if-none-match", "\"too\"")][..]] {
+        let client = get(own);
+        let revalidation = revalidation(&cache, &client, NOW);
+        let mut upstream = client.clone();
+        revalidation.conditions(&mut upstream);
+        revalidation.own_conditions(&mut upstream);
+        let conditions = |head: &RequestHead| -> Vec<Vec<u8>> {
+            let both = head.headers.all_id(HeaderId::IfNoneMatch).chain(head.headers.all_id(HeaderId::IfModifiedSince));
+            both.map(<[u8]>::to_vec).collect()
+        };
+        assert_eq!(conditions(&upstream), conditions(&client));
+    }
+}
+
+#[test]
+fn clusters_and_directions_keep_apart_and_are_forgotten_together() {
+    let cache = cache();
+    let origin = response(200, &[("cache-control", "max-age=60")]);
+    let scopes = [
+        scope(),
+        Scope { cluster: "outbound|80|canary|shop".into(), is_inbound: false },
+        Scope { is_inbound: true, ..scope() },
+    ];
+    for scope in &scopes {
+        let Lookup::Miss(pending) = cache.lookup(scope.clone(), &get(&[]), NOW) else {
+            panic!("{scope:?} has its own")
+        };
+        let mut writer = cache.begin_store(pending, &origin, NOW).expect("it may be stored");
+        writer.push(scope.cluster.as_bytes());
+        assert!(writer.finish());
+    }
+    for scope in &scopes {
+        let Lookup::Served(served) = cache.lookup(scope.clone(), &get(&[]), NOW) else { panic!("{scope:?} is stored") };
+        assert_eq!(&served.body[..], scope.cluster.as_bytes());
+    }
+    cache.invalidate(&request(Method::Post, "/a", &[]), &response(200, &[]));
+    for scope in scopes {
+        assert!(matches!(cache.lookup(scope, &get(&[]), NOW), Lookup::Miss(_)));
+    }
+}
+
+#[test]
+fn a_part_does_not_remove_the_whole() {
+    let cache = cache();
+    let fresh = [("cache-control", "max-age=10"), ("etag", "\"v1\"")];
+    fetch(&cache, &get(&[]), &response(200, &fresh), "hello", NOW);
+    let part = get(&[("range", "bytes=0-1")]);
+    for kept in [response(206, &[("etag", "\"v1\"")]), response(206, &[]), response(416, &[])] {
+        assert!(!fetch(&cache, &part, &kept, "he", NOW + 20));
+        assert!(matches!(cache.lookup(scope(), &get(&[]), NOW + 20), Lookup::Revalidate(_)), "{}", kept.status);
+    }
+    assert!(!fetch(&cache, &part, &response(206, &[("etag", "\"v2\"")]), "HE", NOW + 20));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW + 20), Lookup::Miss(_)));
 }
 
 #[test]
@@ -190,9 +253,9 @@ fn a_newer_answer_that_may_not_be_stored_removes_the_old_one() {
     let fresh = [("cache-control", "max-age=10"), ("etag", "\"v1\"")];
     fetch(&cache, &get(&[]), &response(200, &fresh), "hello", NOW);
     assert!(!fetch(&cache, &get(&[]), &response(503, &[]), "", NOW + 20));
-    assert!(matches!(cache.lookup(&get(&[]), NOW + 20), Lookup::Revalidate(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW + 20), Lookup::Revalidate(_)));
     assert!(!fetch(&cache, &get(&[]), &response(200, &[("cache-control", "no-store")]), "", NOW + 20));
-    assert!(matches!(cache.lookup(&get(&[]), NOW + 20), Lookup::Miss(_)));
+    assert!(matches!(cache.lookup(scope(), &get(&[]), NOW + 20), Lookup::Miss(_)));
 }
 
 #[test]
@@ -205,7 +268,7 @@ fn a_client_s_condition_is_answered_from_the_store() {
     assert!(served.body.is_empty() && header(&served.head, "content-length").is_none());
     assert!(header(&served.head, "content-type").is_none() && header(&served.head, "etag").is_some());
     assert_eq!(hit(&cache, &get(&[("if-none-match", "\"v2\"")]), NOW).head.status, 200);
-    assert!(matches!(cache.lookup(&get(&[("if-match", "\"v1\"")]), NOW), Lookup::Bypass));
+    assert!(matches!(cache.lookup(scope(), &get(&[("if-match", "\"v1\"")]), NOW), Lookup::Bypass));
 }
 
 #[test]
@@ -229,12 +292,12 @@ fn unsafe_methods_invalidate_their_uri_and_those_of_their_origin() {
     let origin = response(200, &[("cache-control", "max-age=60")]);
     let fill = || {
         for path in ["/a", "/b", "/c"] {
-            if let Lookup::Miss(pending) = cache.lookup(&request(Method::Get, path, &[]), NOW) {
+            if let Lookup::Miss(pending) = cache.lookup(scope(), &request(Method::Get, path, &[]), NOW) {
                 cache.begin_store(pending, &origin, NOW).map(StoreWriter::finish);
             }
         }
     };
-    let stored = |path| matches!(cache.lookup(&request(Method::Get, path, &[]), NOW), Lookup::Served(_));
+    let stored = |path| matches!(cache.lookup(scope(), &request(Method::Get, path, &[]), NOW), Lookup::Served(_));
     fill();
     for method in [Method::Get, Method::Head, Method::Options] {
         cache.invalidate(&request(method, "/a", &[]), &response(200, &[]));
@@ -251,10 +314,10 @@ fn unsafe_methods_invalidate_their_uri_and_those_of_their_origin() {
 fn only_if_cached_never_goes_upstream() {
     let cache = cache();
     let client = get(&[("cache-control", "only-if-cached")]);
-    assert!(matches!(cache.lookup(&client, NOW), Lookup::OnlyIfCached));
+    assert!(matches!(cache.lookup(scope(), &client, NOW), Lookup::OnlyIfCached));
     fetch(&cache, &get(&[]), &response(200, &[("cache-control", "max-age=10"), ("etag", "\"v\"")]), "hello", NOW);
     assert_eq!(hit(&cache, &client, NOW).head.status, 200);
-    assert!(matches!(cache.lookup(&client, NOW + 10), Lookup::OnlyIfCached));
+    assert!(matches!(cache.lookup(scope(), &client, NOW + 10), Lookup::OnlyIfCached));
 }
 
 #[test]
