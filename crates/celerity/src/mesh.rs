@@ -70,7 +70,7 @@ impl Mesh {
         let Some(running) = Arc::into_inner(self.running) else { return false };
         std::thread::scope(|scope| {
             let drains: Vec<_> =
-                running.sidecars.into_iter().map(|sidecar| scope.spawn(move || sidecar.drain(limit))).collect();
+                running.sidecars.into_iter().map(|sidecar| scope.spawn(move || sidecar.stop(limit))).collect();
             drains.into_iter().all(|drain| drain.join().unwrap_or(false))
         })
     }

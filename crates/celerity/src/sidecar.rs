@@ -207,9 +207,15 @@ impl Sidecar {
         self.handle.is_draining()
     }
 
-    /// Answers what is under way and ends; true if everything was answered within `limit`.
+    /// Leaves: goes on accepting for some seconds, answers what is under way and ends; true if everything was answered within
+    /// `limit`.
     pub(crate) fn drain(self, limit: Duration) -> bool {
         self.handle.drain(limit)
+    }
+
+    /// As `drain`, where nobody sends any more.
+    pub(crate) fn stop(self, limit: Duration) -> bool {
+        self.handle.stop(limit)
     }
 }
 

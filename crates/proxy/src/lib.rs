@@ -10,6 +10,7 @@ pub mod balance;
 pub mod blocking;
 pub mod dns;
 pub mod downstream;
+pub mod drain;
 pub mod exchange;
 pub mod filters;
 pub mod h1;

@@ -4,6 +4,7 @@ use crate::admin::{self, Admin};
 use crate::apply::Running;
 use crate::blocking::{self, BlockingPool};
 use crate::dns::{self, NameServer};
+use crate::drain::LEAVE_TIME;
 use crate::log;
 use crate::sockets::{BindError, Listen};
 use crate::tls::{Secrets, Source};
@@ -208,10 +209,11 @@ impl Control {
         self.shared.registry.counter(family, &[("result", result)]).inc();
     }
 
-    pub fn start_draining(&self) {
+    /// Says so at `/ready`, goes on accepting for `leave`, then finishes what is under way.
+    pub fn start_draining(&self, leave: Duration) {
         if !self.draining.swap(true, Ordering::AcqRel) {
             for worker in &self.workers {
-                let _ = worker.try_send(Command::Drain);
+                let _ = worker.try_send(Command::Drain { leave });
             }
         }
     }
@@ -396,9 +398,19 @@ impl Handle {
         self.control.is_draining()
     }
 
-    /// Accepts no more, answers what is under way, closes what is idle. `true`: everything was done before the deadline.
-    pub fn drain(mut self, deadline: Duration) -> bool {
-        self.control.start_draining();
+    /// Goes on accepting for [`LEAVE_TIME`], answers what is under way, closes what is idle. `true`: everything was done
+    /// before the deadline, the time of leaving with it.
+    pub fn drain(self, deadline: Duration) -> bool {
+        self.end(deadline, LEAVE_TIME.min(deadline / 2))
+    }
+
+    /// As `drain`, for a proxy whose clients are known to be done: it accepts no more.
+    pub fn stop(self, deadline: Duration) -> bool {
+        self.end(deadline, Duration::ZERO)
+    }
+
+    fn end(mut self, deadline: Duration, leave: Duration) -> bool {
+        self.control.start_draining(leave);
         let until = Instant::now() + deadline;
         while self.control.live_workers() > 0 && Instant::now() < until {
             std::thread::sleep(DRAIN_LOOK);

@@ -3,10 +3,10 @@
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Connections that the kernel has accepted and we have not. A burst beyond it costs its clients a second, the time of a
@@ -104,6 +104,28 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// From now on the kernel drops what would open a further connection to `socket`, and finishes the handshakes under way. Its
+/// client tries again a second later, and finds the port closed or somebody else behind it. Without it a connection that is
+/// made between the last look at the queue and the end of the socket is reset.
+///
+/// # Errors
+/// The kernel takes no filter.
+pub fn take_no_more(socket: &impl AsFd) -> io::Result<()> {
+    // Classic BPF over the TCP header (linux/filter.h): drop where byte 13 has SYN (0x02) and not ACK (0x10).
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let program = [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, 0x12),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, 0x02),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    SockRef::from(socket).attach_filter(&program)
 }
 
 /// When the kernel probes an idle connection (Istio `tcpKeepalive`). `None` leaves the kernel's own value.

@@ -6,6 +6,7 @@
 use crate::apply::Running;
 use crate::downstream::activity::Activity;
 use crate::downstream::{Runners, accept};
+use crate::drain::Leaving;
 use crate::exchange::Exchange;
 use crate::filters::cache::{Cache, CacheLimits};
 use crate::http::ResponseHead;
@@ -13,7 +14,7 @@ use crate::outlier::{Event, EventKind};
 use crate::timers::Timers;
 use crate::upstream::ClusterShared;
 use crate::upstream::cluster::ClusterPools;
-use celerity_model::snapshot::Cluster;
+use celerity_model::snapshot::{Cluster, Snapshot};
 use celerity_telemetry::access_log::{AccessLog, Choice, Record};
 use celerity_telemetry::metrics::{
     Counter, Family, LedgerShard, Outcome, Peer, Registry, Reporter, RequestSeries, Sample, Shard, names,
@@ -48,8 +49,8 @@ pub enum Command {
     Apply(Arc<Running>),
     /// Another worker starves for a connection to this cluster.
     GiveConnection { cluster: u64, endpoint: u64 },
-    /// Accept no more, answer what is under way, close what is idle.
-    Drain,
+    /// Go on accepting for this time, then answer what is under way and close what is idle.
+    Drain { leave: Duration },
 }
 
 /// What all workers of a proxy share.
@@ -224,7 +225,12 @@ pub struct Worker {
     )]
     running: RefCell<Rc<Arc<Running>>>,
     draining: Cell<bool>,
-    drained: Rc<Notify>,
+    closing: Cell<bool>,
+    closing_began: Notify,
+    /// Connections since the start.
+    pub accepted: Cell<u64>,
+    /// Sockets that still accept.
+    pub listening: Cell<usize>,
     shard: Shard,
     ledgers: RefCell<LedgerShard>,
     log: Option<RefCell<AccessLog>>,
@@ -260,7 +266,10 @@ pub fn run(start: Start) -> std::io::Result<()> {
             mirrors: Cell::new(0),
             running: RefCell::new(Rc::new(start.running)),
             draining: Cell::new(false),
-            drained: Rc::new(Notify::new()),
+            closing: Cell::new(false),
+            closing_began: Notify::new(),
+            accepted: Cell::new(0),
+            listening: Cell::new(start.sockets.len()),
             shard: start.shard,
             ledgers: RefCell::new(ledgers),
             log: start.log.map(RefCell::new),
@@ -286,15 +295,16 @@ impl Worker {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut published = 0;
+        let (mut commanded, mut leaving) = (true, None);
         loop {
             tokio::select! {
-                command = commands.recv() => match command {
+                command = commands.recv(), if commanded => match command {
                     Some(Command::Apply(running)) => self.apply(running),
                     Some(Command::GiveConnection { cluster, endpoint }) => self.give_connection(cluster, endpoint),
-                    Some(Command::Drain) | None => {
-                        self.draining.set(true);
-                        self.drained.notify_waiters();
-                        self.slow_timers.fire_all();
+                    Some(Command::Drain { leave }) => self.leave(&mut leaving, leave),
+                    None => {
+                        commanded = false;
+                        self.leave(&mut leaving, Duration::ZERO);
                     }
                 },
                 _ = sweep.tick() => {
@@ -310,10 +320,15 @@ impl Worker {
             let open = self.connections.get();
             self.shared.connections.fetch_add(open.wrapping_sub(published), Ordering::Relaxed);
             published = open;
-            if self.draining.get() && open == 0 {
-                break;
-            }
-            if self.draining.get() {
+            if let Some(leaving) = &mut leaving {
+                if !self.closing.get() && leaving.is_over(Instant::now(), open, self.accepted.get()) {
+                    self.closing.set(true);
+                    self.closing_began.notify_waiters();
+                    self.slow_timers.fire_all();
+                }
+                if self.closing.get() && self.listening.get() == 0 && open == 0 {
+                    break;
+                }
                 // Looks again soon: a drain should end when the last connection does.
                 sweep.reset_after(Duration::from_millis(20));
             }
@@ -323,9 +338,22 @@ impl Worker {
         }
     }
 
+    fn leave(&self, leaving: &mut Option<Leaving>, time: Duration) {
+        if leaving.is_none() {
+            *leaving = Some(Leaving::new(Instant::now(), time));
+            self.draining.set(true);
+            // HTTP/2 connections say GOAWAY.
+            self.slow_timers.fire_all();
+        }
+    }
+
     fn apply(self: &Rc<Self>, running: Arc<Running>) {
         let snapshot = running.snapshot.clone();
-        *self.running.borrow_mut() = Rc::new(running);
+        let before = self.running.replace(Rc::new(running));
+        if waits_differ(&before.snapshot, &snapshot) {
+            // Who waits under the old times would not hear of the new ones.
+            self.slow_timers.fire_all();
+        }
         self.clusters.take_up(self, &snapshot);
         self.series.borrow_mut().clear();
     }
@@ -355,13 +383,19 @@ impl Worker {
         }
     }
 
+    /// Responses say that their connection closes.
     pub fn draining(&self) -> bool {
         self.draining.get()
     }
 
-    pub async fn until_draining(&self) {
-        let notified = self.drained.notified();
-        if !self.draining.get() {
+    /// Nothing more is accepted, and what is idle closes.
+    pub fn closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    pub async fn until_closing(&self) {
+        let notified = self.closing_began.notified();
+        if !self.closing.get() {
             notified.await;
         }
     }
@@ -452,6 +486,20 @@ impl Worker {
             log.borrow_mut().log(record);
         }
     }
+}
+
+/// Whether connections wait under other times than before, or for a chain that is gone.
+fn waits_differ(before: &Snapshot, after: &Snapshot) -> bool {
+    let waits = |snapshot: &Snapshot| {
+        let listeners = snapshot.listeners.iter().map(|listener| {
+            let chains = listener.chains.iter().chain(listener.default_chain.as_deref());
+            let chains: Vec<_> =
+                chains.map(|chain| (chain.name.clone(), chain.tls.is_some(), chain.manager.timeouts)).collect();
+            (listener.name.clone(), chains)
+        });
+        listeners.collect::<Vec<_>>()
+    };
+    waits(before) != waits(after)
 }
 
 /// Heads kept for later exchanges: as many as are usually under way at once, 2 KB each.

@@ -164,7 +164,7 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
         Format::Json => term::line(serde_json::to_string_pretty(&report)?),
     }
     for sidecar in sides.into_iter().filter_map(|side| side.sidecar) {
-        sidecar.drain(DRAIN_MAX);
+        sidecar.stop(DRAIN_MAX);
     }
     let code = report.verdict.exit_code();
     let page = files::write_page(args.html.as_deref(), || ab_page::render(&report));

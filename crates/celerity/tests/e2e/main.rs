@@ -4,6 +4,7 @@ mod alerts;
 mod cache;
 mod compare;
 mod dns;
+mod drain;
 mod explain;
 mod framing;
 mod grpc;

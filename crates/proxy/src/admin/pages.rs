@@ -1,6 +1,7 @@
 //! The admin port's pages, as Envoy's admin interface names them.
 
 use super::{Page, Pages};
+use crate::drain::LEAVE_TIME;
 use crate::http::{Method, RequestHead};
 use crate::proxy::Control;
 use serde_json::json;
@@ -37,7 +38,7 @@ pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pa
         if head.method != Method::Post {
             return Page::status(405, "draining changes the proxy: use POST\n");
         }
-        control.start_draining();
+        control.start_draining(LEAVE_TIME);
         return Page::text("draining\n");
     }
     if !matches!(head.method, Method::Get | Method::Head) {

@@ -3,6 +3,7 @@
 use super::activity::OpenConnection;
 use super::conn::{Accepted, Conn};
 use super::{h1, h2, opaque};
+use crate::drain::FIRST_BYTES_GRACE;
 use crate::h1::Wire;
 use crate::net::Io;
 use crate::tls::{Alpn, Hello, Sniffed, sniff};
@@ -10,6 +11,7 @@ use crate::worker::Worker;
 use celerity_model::snapshot::{Codec, ConnectionView, Direction, FilterChain, Listener};
 use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::metrics::names;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,31 +33,58 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Accepts connections of one listener until the worker drains.
+/// Accepts connections of one listener until the worker closes.
 pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
     // There from the start, so that a listener without connections says 0.
     worker.activity(&name);
-    loop {
+    while !worker.closing() {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = worker.until_draining() => return,
+            () = worker.until_closing() => break,
         };
-        match accepted {
-            Ok((stream, client)) => {
-                let (worker, name) = (worker.clone(), name.clone());
-                tokio::task::spawn_local(async move {
-                    // Counted before its handshake: a drain must not cut off what is about to ask.
-                    let _open = OpenConnection::new(&worker, &name);
-                    admit(worker, name, stream, client).await;
-                });
-            }
-            Err(error) => {
-                worker.shared.log_limited("accept", format_args!("accepting on {name} failed: {error}"));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        take(&worker, &name, accepted).await;
+    }
+    empty_and_close(&worker, &name, socket).await;
+    worker.listening.set(worker.listening.get().saturating_sub(1));
+}
+
+async fn take(worker: &Rc<Worker>, name: &Arc<str>, accepted: io::Result<(TcpStream, SocketAddr)>) {
+    match accepted {
+        Ok((stream, client)) => {
+            // Counted from here: a drain must not cut off what is about to ask.
+            let open = OpenConnection::new(worker, name);
+            let (worker, name) = (worker.clone(), name.clone());
+            tokio::task::spawn_local(async move {
+                admit(worker, name, stream, client).await;
+                drop(open);
+            });
+        }
+        Err(error) => {
+            worker.shared.log_limited("accept", format_args!("accepting on {name} failed: {error}"));
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
+
+/// Takes what the kernel has queued for this socket, which would be reset with it: other workers' sockets have queues of
+/// their own (SO_REUSEPORT).
+async fn empty_and_close(worker: &Rc<Worker>, name: &Arc<str>, socket: TcpListener) {
+    // Where the kernel can't, what comes within the next microseconds is lost.
+    let _ = crate::sockets::take_no_more(&socket);
+    let until = tokio::time::Instant::now() + HANDSHAKES_LAST;
+    while let Ok(accepted) = tokio::time::timeout_at(until, socket.accept()).await {
+        take(worker, name, accepted).await;
+    }
+    let Ok(socket) = socket.into_std() else { return };
+    // Straight from the kernel, which may know more than the reactor.
+    while let Ok((stream, client)) = socket.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        take(worker, name, stream.map(|stream| (stream, client))).await;
+    }
+}
+
+/// For the clients' part of handshakes that were under way when the socket stopped taking new ones: a round trip.
+const HANDSHAKES_LAST: Duration = Duration::from_millis(100);
 
 pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) {
     let _ = stream.set_nodelay(true);
@@ -68,12 +97,7 @@ pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream,
         && listener.direction == Direction::Outbound
         && let Some(cluster) = running.snapshot.cluster_by_name(PASSTHROUGH_CLUSTER).cloned()
     {
-        let seen = tokio::select! {
-            biased;
-            seen = opaque::speaks_http(&stream, FIRST_REQUEST_WAIT) => seen,
-            () = worker.until_draining() => None,
-        };
-        match seen {
+        match first_bytes(&worker, || opaque::speaks_http(&stream, FIRST_REQUEST_WAIT)).await {
             Some(true) => {}
             Some(false) => return opaque::relay(&worker, &cluster, stream, meant).await,
             None => return,
@@ -84,10 +108,10 @@ pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream,
     let looks_for_tls = listener.inspects_tls
         || listener.chains.iter().chain(listener.default_chain.as_deref()).any(|chain| chain.tls.is_some());
     let is_tls = looks_for_tls
-        && match sniff(&stream, inspect_timeout).await {
-            Ok(Sniffed::Tls) => true,
-            Ok(Sniffed::Plain | Sniffed::Silent) => false,
-            Ok(Sniffed::Closed) | Err(_) => return,
+        && match first_bytes(&worker, async || sniff(&stream, inspect_timeout).await.ok()).await {
+            Some(Sniffed::Tls) => true,
+            Some(Sniffed::Plain | Sniffed::Silent) => false,
+            Some(Sniffed::Closed) | None => return,
         };
     let accepted = |chain: &FilterChain| Accepted {
         listener: name.clone(),
@@ -117,7 +141,7 @@ pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream,
     let http2 = match chain.manager.codec {
         Codec::Http1 => false,
         Codec::Http2 => true,
-        Codec::Auto => match until_preface(&worker, &stream, first_request_wait).await {
+        Codec::Auto => match first_bytes(&worker, || starts_with_preface(&stream, first_request_wait)).await {
             Some(http2) => http2,
             None => return,
         },
@@ -184,20 +208,16 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, io: Io, handshake: Durat
     }
 }
 
-/// As `starts_with_preface`, but a connection that says nothing does not outlast a drain.
-async fn until_preface(worker: &Worker, stream: &TcpStream, wait: Duration) -> Option<bool> {
+/// What `look` sees of a connection's first bytes, which it leaves unread. A connection that says nothing does not outlast a
+/// drain; one that was accepted just before its end has a moment to speak.
+async fn first_bytes<T>(worker: &Worker, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     tokio::select! {
         biased;
-        seen = starts_with_preface(stream, wait) => seen,
-        () = worker.until_draining() => {
-            // What it has sent by now is still answered.
-            tokio::time::timeout(DRAIN_GRACE, starts_with_preface(stream, DRAIN_GRACE)).await.ok().flatten()
-        }
+        seen = look() => return seen,
+        () = worker.until_closing() => {}
     }
+    tokio::time::timeout(FIRST_BYTES_GRACE, look()).await.ok().flatten()
 }
-
-/// For the first bytes of a connection that was accepted just before a drain.
-const DRAIN_GRACE: Duration = Duration::from_millis(100);
 
 /// Looks at the first bytes without taking them. `None`: the client closed, or sent nothing in time.
 async fn starts_with_preface(stream: &TcpStream, wait: Duration) -> Option<bool> {

@@ -70,6 +70,7 @@ impl OpenConnection {
     pub(super) fn new(worker: &Rc<Worker>, listener: &str) -> Self {
         let activity = worker.activity(listener);
         worker.connections.set(worker.connections.get() + 1);
+        worker.accepted.set(worker.accepted.get() + 1);
         activity.connections.enter();
         Self { worker: worker.clone(), activity }
     }

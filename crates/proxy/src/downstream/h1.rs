@@ -2,12 +2,14 @@
 
 use super::conn::Conn;
 use super::stream::DownstreamStream;
+use crate::drain::FIRST_BYTES_GRACE;
 use crate::exchange::{self, Begun};
 use crate::h1::server::RequestError;
 use crate::h1::write::ResponseFraming;
 use crate::h1::{BodyLength, ServerConn, Wire, write};
 use crate::http::{Method, RequestHead, ResponseHead};
 use crate::timers::Deadline;
+use celerity_model::snapshot::HttpManager;
 use celerity_telemetry::{Ledger, State};
 use std::time::{Duration, Instant};
 
@@ -30,18 +32,25 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
     let opened = Instant::now();
 
     loop {
-        let manager = conn.manager(&worker.running());
+        let mut manager = conn.manager(&worker.running());
         if !server.has_unread() {
-            if worker.draining() || conn.orphaned.get() {
+            let since = Instant::now();
+            let asked = loop {
+                if conn.orphaned.get() {
+                    break false;
+                }
+                let until = idle_until(&conn, &manager, since, opened);
+                idle.set(Some(until));
+                match idle.within(server.wait()).await {
+                    // `false`: closed by the client.
+                    Some(asked) => break asked.unwrap_or(false),
+                    None if Instant::now() >= until => break false,
+                    // Woken because what it waits under has changed: a drain, or another configuration.
+                    None => manager = conn.manager(&worker.running()),
+                }
+            };
+            if !asked {
                 break;
-            }
-            let now = Instant::now();
-            // Armed without a limit too: a drain fires every deadline, to end what is idle.
-            idle.set(now.checked_add(manager.timeouts.idle.unwrap_or(NO_IDLE_LIMIT)));
-            match idle.within(server.wait()).await {
-                Some(Ok(true)) => {}
-                // Closed by the client, broken, idle for too long, or draining.
-                _ => break,
             }
         }
         let (started, began) = (clock.now(), Instant::now());
@@ -93,6 +102,19 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
     }
     let linger = conn.manager(&worker.running()).timeouts.delayed_close.unwrap_or(Duration::from_secs(1));
     let _ = tokio::time::timeout(linger, server.linger(LINGER_BYTES_MAX)).await;
+}
+
+/// When a connection without a request closes. A drain leaves it open for a time: a client that does not know of it would
+/// send its next request into a closing connection. The answer to that request says that the connection closes.
+fn idle_until(conn: &Conn, manager: &HttpManager, since: Instant, opened: Instant) -> Instant {
+    let after = |from: Instant, time: Duration| from.checked_add(time).unwrap_or(from);
+    if conn.worker.closing() {
+        let now = Instant::now();
+        // The deadline's tick is the last moment in which a request may still come.
+        return if conn.requests.get() == 0 { after(now.max(since), FIRST_BYTES_GRACE) } else { now };
+    }
+    let idle = after(since, manager.timeouts.idle.unwrap_or(NO_IDLE_LIMIT));
+    manager.timeouts.max_connection_duration.map_or(idle, |most| idle.min(after(opened, most)))
 }
 
 /// Answers what is no request. The connection ends with it: nobody knows where the next one would begin.

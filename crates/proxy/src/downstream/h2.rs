@@ -2,6 +2,7 @@
 
 use super::conn::Conn;
 use super::runners::Job;
+use crate::drain::FIRST_BYTES_GRACE;
 use crate::exchange::Begun;
 use crate::h1::BodyLength;
 use crate::h2;
@@ -37,13 +38,24 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
     let mut shutting_down = false;
     let opened = Instant::now();
     loop {
+        // As it is now: a connection lives through many configurations.
+        let manager = conn.manager(&worker.running());
         let now = Instant::now();
-        let limit = manager.timeouts.idle.filter(|_| control.active() == 0);
-        // A connection that has streams is looked at again later.
-        idle.set(now.checked_add(limit.unwrap_or(LOOK_AGAIN)));
+        let timeouts = &manager.timeouts;
+        let limit = timeouts.idle.filter(|_| control.active() == 0);
+        // A connection that has streams is looked at again later; one that came during a drain must soon say what it wants.
+        let look = if worker.draining() {
+            FIRST_BYTES_GRACE
+        } else {
+            timeouts.idle.map_or(LOOK_AGAIN, |idle| idle.min(LOOK_AGAIN))
+        };
+        let until = now.checked_add(limit.filter(|_| !worker.draining()).unwrap_or(look));
+        let end = timeouts.max_connection_duration.and_then(|most| opened.checked_add(most)).filter(|_| !shutting_down);
+        idle.set(until.into_iter().chain(end).min());
         let next = idle.within(incoming.next()).await;
-        let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
-        let idled = next.is_none() && limit.is_some() && !worker.draining();
+        let spent = end.is_some_and(|end| end <= Instant::now());
+        // Woken early, it looks again: what it waits under has changed.
+        let idled = next.is_none() && limit.is_some_and(|limit| now.elapsed() >= limit);
         if !shutting_down && (worker.draining() || conn.orphaned.get() || idled || spent) {
             control.shutdown();
             shutting_down = true;
@@ -56,7 +68,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
         let (started, began) = (clock.now(), Instant::now());
         let mut ledger = Ledger::start(State::Parse, started);
         ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
-        let last = conn.count_request(&conn.manager(&worker.running()));
+        let last = conn.count_request(&manager);
         if last && !shutting_down {
             control.shutdown();
             shutting_down = true;

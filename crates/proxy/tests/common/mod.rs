@@ -67,7 +67,7 @@ impl Sidecar {
 impl Drop for Sidecar {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
-            handle.drain(Duration::from_secs(2));
+            handle.stop(Duration::from_secs(2));
         }
     }
 }
