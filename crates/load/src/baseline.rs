@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ab::Verdict;
 use crate::ab::arms::Block;
 use crate::ab::design::{ERROR_MARGIN, Metric};
-use crate::stats::{Estimate, mean, two_sample};
+use crate::ab::verdict::{Guardrail, Verdict, combine};
+use crate::stats::{Estimate, binomial, two_sample};
 
 /// The version of the file; another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Both sides: 8 against 8 gives a smallest p of 2 in 12,870.
 pub const BLOCKS: usize = 8;
 pub const MARGIN: f64 = 0.10;
@@ -40,42 +40,79 @@ pub struct Baseline {
 #[serde(deny_unknown_fields)]
 pub struct Load {
     pub url: String,
-    /// `name: value`, as they were given.
-    pub headers: Vec<String>,
     pub per_second: f64,
     pub block_ms: u64,
+    pub sending: Sending,
+}
+
+/// How requests are made and sent, as it was asked for. Of files the path is kept, and no key or certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sending {
+    pub method: Option<String>,
+    /// The text of the body, or `@` and a file's path.
+    pub data: Option<String>,
+    pub http2: bool,
+    pub streams_per_connection: u32,
+    pub keep_alive: bool,
     pub connections: u32,
+    pub timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub threads: u32,
+    /// `name: value`, as they were given.
+    pub headers: Vec<String>,
+    pub proxy: Option<String>,
+    pub cacert: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub insecure: bool,
+    pub server_name: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockRecord {
-    pub p50_ns: u64,
-    pub p95_ns: u64,
-    pub p99_ns: u64,
-    pub error_share: f64,
+    /// Of answered requests; `None` if there was none.
+    pub times: Option<Times>,
+    pub succeeded: u64,
+    pub failed: u64,
     pub succeeded_per_second: f64,
 }
 
-impl BlockRecord {
-    /// `None` if nothing was answered.
-    pub fn of(block: &Block) -> Option<Self> {
-        Some(Self {
-            p50_ns: block.response.quantile(0.50)?,
-            p95_ns: block.response.quantile(0.95)?,
-            p99_ns: block.response.quantile(0.99)?,
-            error_share: block.error_share(),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Times {
+    pub p50_ns: u64,
+    pub p95_ns: u64,
+    pub p99_ns: u64,
+}
+
+impl From<&Block> for BlockRecord {
+    fn from(block: &Block) -> Self {
+        let ns = |metric: Metric| block.response.quantile(metric.quantile());
+        let times = || Some(Times { p50_ns: ns(Metric::P50)?, p95_ns: ns(Metric::P95)?, p99_ns: ns(Metric::P99)? });
+        Self {
+            times: times(),
+            succeeded: block.succeeded,
+            failed: block.failed,
             succeeded_per_second: block.per_second(),
-        })
+        }
+    }
+}
+
+impl BlockRecord {
+    pub fn error_share(&self) -> f64 {
+        self.failed as f64 / (self.succeeded + self.failed).max(1) as f64
     }
 
-    fn ns(&self, metric: Metric) -> f64 {
+    fn ns(&self, metric: Metric) -> Option<f64> {
+        let times = self.times?;
         let ns = match metric {
-            Metric::P50 => self.p50_ns,
-            Metric::P95 => self.p95_ns,
-            Metric::P99 => self.p99_ns,
+            Metric::P50 => times.p50_ns,
+            Metric::P95 => times.p95_ns,
+            Metric::P99 => times.p99_ns,
         };
-        ns.max(1) as f64
+        Some(ns.max(1) as f64)
     }
 }
 
@@ -213,30 +250,56 @@ impl Baseline {
     pub fn check(&self, now: &[BlockRecord], machine: &Machine, margin: f64, any_machine: bool) -> Check {
         let differences = self.machine.differences(machine);
         let metrics: Vec<CheckMetric> = Metric::ALL.iter().filter_map(|metric| self.metric(*metric, now)).collect();
-        let errors = |blocks: &[BlockRecord]| {
-            mean(&blocks.iter().map(|block| block.error_share).collect::<Vec<_>>()).unwrap_or_default()
-        };
-        let (baseline_error_share, error_share) = (errors(&self.blocks), errors(now));
-        let more_errors = error_share > baseline_error_share + ERROR_MARGIN;
+        let (guardrail, baseline_error_share, error_share) = errors(&self.blocks, now);
         let (verdict, reason) = if !differences.is_empty() && !any_machine {
             (Verdict::Void, format!("the machine is another one: {}", differences.join("; ")))
-        } else if more_errors {
-            let (now, then) = (error_share * 100.0, baseline_error_share * 100.0);
-            (Verdict::Worse, format!("{now:.2} % of the requests fail, {then:.2} % did"))
         } else {
-            overall(&metrics, margin)
+            let fail =
+                format!("{:.2} % of the requests fail, {:.2} % did", error_share * 100.0, baseline_error_share * 100.0);
+            let (verdict, reason) = overall(&metrics, margin);
+            match (guardrail, combine(verdict, guardrail)) {
+                (Guardrail::Broken, verdict) => (verdict, fail),
+                (Guardrail::Suspect, Verdict::Inconclusive) => {
+                    (Verdict::Inconclusive, format!("{fail}, too few of the blocks to be sure; {reason}"))
+                }
+                (_, verdict) => (verdict, reason),
+            }
         };
         let (name, machine) = (self.name.clone(), differences);
         Check { name, verdict, reason, margin, metrics, baseline_error_share, error_share, machine }
     }
 
     fn metric(&self, metric: Metric, now: &[BlockRecord]) -> Option<CheckMetric> {
-        let logs = |blocks: &[BlockRecord]| blocks.iter().map(|block| block.ns(metric).ln()).collect::<Vec<_>>();
+        let logs =
+            |blocks: &[BlockRecord]| blocks.iter().filter_map(|block| Some(block.ns(metric)?.ln())).collect::<Vec<_>>();
         let (then, now) = (logs(&self.blocks), logs(now));
         let change = two_sample::shift(&then, &now, ALPHA / Metric::ALL.len() as f64)?.map(f64::exp_m1);
         let middle = |logs: &[f64]| crate::stats::median(logs).map(|log| log.exp() / 1e6);
         Some(CheckMetric { metric, baseline_ms: middle(&then)?, now_ms: middle(&now)?, change })
     }
+}
+
+/// The later blocks' failures against the kept ones', and both shares.
+///
+/// Two conditions, for failures come in swarms: as single events they must be more than chance gives at the kept share and
+/// the margin, or one failure of a few hundred requests would look like a finding; and they must be in so many blocks that
+/// the rank-sum test sees it, or one bad moment would.
+fn errors(then: &[BlockRecord], now: &[BlockRecord]) -> (Guardrail, f64, f64) {
+    let sum = |blocks: &[BlockRecord]| {
+        blocks.iter().fold((0, 0), |(failed, all), block| (failed + block.failed, all + block.failed + block.succeeded))
+    };
+    let share = |(failed, all): (u64, u64)| failed as f64 / all.max(1) as f64;
+    let (then_sum, now_sum) = (sum(then), sum(now));
+    let by_chance = binomial::at_least(now_sum.0, now_sum.1, (share(then_sum) + ERROR_MARGIN).min(1.0));
+    let shares = |blocks: &[BlockRecord]| blocks.iter().map(BlockRecord::error_share).collect::<Vec<_>>();
+    let guardrail = if by_chance > ALPHA {
+        Guardrail::Kept
+    } else if two_sample::p_value(&shares(then), &shares(now)) <= ALPHA {
+        Guardrail::Broken
+    } else {
+        Guardrail::Suspect
+    };
+    (guardrail, share(then_sum), share(now_sum))
 }
 
 /// Worse if any metric is, beyond the margin and not by chance; fine if none can be worse by the margin.
@@ -269,18 +332,17 @@ mod tests {
         let mut rng = Rng::new(seed);
         let mut ns = move |ms: f64| (ms * 1e6 * (1.0 + 0.01 * rng.normal())) as u64;
         let mut block = || BlockRecord {
-            p50_ns: ns(ms),
-            p95_ns: ns(3.0 * ms),
-            p99_ns: ns(5.0 * ms),
-            error_share: 0.0,
+            times: Some(Times { p50_ns: ns(ms), p95_ns: ns(3.0 * ms), p99_ns: ns(5.0 * ms) }),
+            succeeded: 100,
+            failed: 0,
             succeeded_per_second: 100.0,
         };
         (0..BLOCKS).map(|_| block()).collect()
     }
 
     fn kept() -> Baseline {
-        let load =
-            Load { url: "http://a/".into(), headers: Vec::new(), per_second: 100.0, block_ms: 1000, connections: 8 };
+        let sending = Sending { connections: 8, headers: vec!["a: b".into()], ..Sending::default() };
+        let load = Load { url: "http://a/".into(), per_second: 100.0, block_ms: 1000, sending };
         let machine = Machine { cpu: "a CPU".into(), cpus: 2, ..Machine::default() };
         Baseline { version: VERSION, name: "main".into(), saved_unix_ms: 1, machine, load, blocks: blocks(1, 2.0) }
     }
@@ -294,9 +356,31 @@ mod tests {
         assert_eq!(check(&blocks(2, 1.5)).verdict, Verdict::Better);
         assert_eq!(check(&blocks(2, 2.2)[..2]).verdict, Verdict::Inconclusive);
         assert_eq!(check(&[]).verdict, Verdict::Void);
-        let mut failing = blocks(2, 1.0);
-        failing[0].error_share = 0.5;
-        assert!(check(&failing).reason.contains("fail"));
+    }
+
+    #[test]
+    fn failures_decide_where_they_are_many_and_in_many_blocks() {
+        let kept = kept();
+        let check = |failed: [u64; BLOCKS]| {
+            let mut now = blocks(2, 2.0);
+            for (block, failed) in now.iter_mut().zip(failed) {
+                (block.failed, block.succeeded) = (failed, 100 - failed);
+                block.times = block.times.filter(|_| failed < 100);
+            }
+            kept.check(&now, &kept.machine, MARGIN, false)
+        };
+        // One of 800: chance, at the kept share and the margin of a thousandth.
+        assert_eq!(check([0, 0, 1, 0, 0, 0, 0, 0]).verdict, Verdict::Equivalent);
+        // One bad moment, and a service that fails all the time.
+        let burst = check([0, 0, 50, 0, 0, 0, 0, 0]);
+        assert_eq!(burst.verdict, Verdict::Inconclusive);
+        assert!(burst.reason.contains("6.25 % of the requests fail"), "{}", burst.reason);
+        assert_eq!(check([3, 2, 4, 1, 2, 3, 1, 2]).verdict, Verdict::Worse);
+        let lost = check([0, 0, 100, 100, 100, 100, 100, 100]);
+        assert_eq!(lost.verdict, Verdict::Worse);
+        assert!(lost.reason.starts_with("75.00 %"), "{}", lost.reason);
+        let all = check([100; BLOCKS]);
+        assert_eq!((all.verdict, all.metrics.len(), all.error_share), (Verdict::Worse, 0, 1.0));
     }
 
     #[test]
@@ -321,7 +405,7 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             Baseline::read(&folder, "main").expect_err("refused").to_string()
         };
-        assert!(broken(&text.replacen("\"version\": 1", "\"version\": 9", 1)).contains("has version 9"));
+        assert!(broken(&text.replacen("\"version\": 2", "\"version\": 9", 1)).contains("has version 9"));
         assert!(broken(&text[..40]).contains("is not one"));
         assert!(broken("{}").contains("no version"));
         let missing = Baseline::read(&folder, "other").expect_err("missing").to_string();

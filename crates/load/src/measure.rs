@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ab::arms::{Arm, Arms, Block, BlockLedger, BlockNoise, BlockSpec};
+use crate::ab::arms::{Arm, ArmError, Arms, Block, BlockLedger, BlockNoise, BlockSpec};
 use crate::audit::{CPU_SHARE_MAX, STEAL_SHARE_MAX};
 use crate::capacity::search::{KEPT_UP_SHARE_MIN, Outcome, Trial, Trials};
 use crate::plan::{Arrivals, Closed, Load, Open, Segment, WhenFull};
@@ -20,7 +20,7 @@ pub struct Targets {
 }
 
 impl Arms for Targets {
-    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, String> {
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, ArmError> {
         let plan = match arm {
             Arm::Baseline => &self.baseline,
             Arm::Candidate => &self.candidate,
@@ -30,10 +30,10 @@ impl Arms for Targets {
 }
 
 /// Runs one block on a target.
-pub fn block(plan: &Plan, spec: &BlockSpec, control: &Control) -> Result<Block, String> {
+pub fn block(plan: &Plan, spec: &BlockSpec, control: &Control) -> Result<Block, ArmError> {
     let load = open(spec.per_second, spec.duration);
     let plan = Plan { load, seed: spec.seed, warm_up: spec.discard, ..plan.clone() };
-    run(&plan, control).map(|summary| Block::from(&summary)).map_err(|error| error.to_string())
+    Ok(Block::from(&run(&plan, control)?))
 }
 
 fn open(per_second: f64, duration: Duration) -> Load {
@@ -177,6 +177,22 @@ mod tests {
         assert!((block.quantile_ns(0.5).expect("p50") / 5e6 - 1.0).abs() < 0.002);
         assert_eq!(block.noise.involuntary_switches_per_second, Some(5.0));
         assert!(block.ledger.is_none() && !block.interrupted);
+    }
+
+    #[test]
+    fn a_port_where_nobody_listens_is_unreachable_and_loses_the_blocks_requests() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        drop(listener);
+        let (origin, path) = crate::target::parse(&url).expect("a URL");
+        let source = crate::source::Source::single(crate::source::Request::get(path));
+        let second = Duration::from_secs(1);
+        let plan = Plan::new(origin, source, open(10.0, second));
+        let spec = BlockSpec { seed: 1, per_second: 100.0, duration: 2 * second, discard: second };
+        let error = block(&plan, &spec, &Control::new()).expect_err("nobody listens");
+        assert!(error.unreachable && error.reason.contains("refuses"), "{error}");
+        let lost = spec.lost();
+        assert_eq!((lost.failed, lost.succeeded, lost.error_share()), (100, 0, 1.0));
     }
 
     #[test]

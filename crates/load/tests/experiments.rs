@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use celerity_load::ab::{self, Arm, Arms, Block, BlockSpec, Design, Event, Flow, Metric, Report, Verdict};
+use celerity_load::ab::{self, Arm, ArmError, Arms, Block, BlockSpec, Design, Event, Flow, Metric, Report, Verdict};
 use celerity_load::simulate::tutorial::AbTester;
 use celerity_load::simulate::world::Weather;
 use celerity_load::simulate::{Server, SimulatedArms, World};
@@ -125,7 +125,7 @@ struct Noisy {
 }
 
 impl Arms for Noisy {
-    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, String> {
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, ArmError> {
         self.blocks += 1;
         let mut block = self.inner.block(arm, spec)?;
         block.noise.steal_share = Some(if self.blocks > self.noisy_from { 0.3 } else { 0.0 });
@@ -154,10 +154,46 @@ fn stopping_gives_what_is_known() {
     assert!(report.metrics.len() == 3 && report.reason.contains("stopped after 5 pairs"));
 }
 
+/// An arm that takes no connections from a block on.
+struct Leaving {
+    inner: SimulatedArms,
+    arm: Arm,
+    blocks: usize,
+    gone_from: usize,
+}
+
+impl Arms for Leaving {
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, ArmError> {
+        self.blocks += 1;
+        if arm == self.arm && self.blocks > self.gone_from {
+            return Err(ArmError { reason: "it refuses the connection".into(), unreachable: true });
+        }
+        self.inner.block(arm, spec)
+    }
+}
+
+#[test]
+fn a_candidate_that_goes_away_is_worse_and_a_baseline_that_does_is_no_answer() {
+    let run = |arm, gone_from| {
+        let inner = arms(Weather::CALM, Server::SAMPLE, 9);
+        run(&design(9), &mut Leaving { inner, arm, blocks: 0, gone_from })
+    };
+    // Two warm-up blocks; from the first pair on, and after three pairs.
+    for (gone_from, pairs) in [(2, 8), (8, 16)] {
+        let report = run(Arm::Candidate, gone_from);
+        assert_eq!((report.verdict, report.pairs_kept), (Verdict::Worse, pairs), "{}", report.reason);
+        assert!(report.reason.contains("fails") || report.reason.contains("answered nothing"), "{}", report.reason);
+        assert!(ab::text::render(&report).contains("BROKEN"));
+    }
+    let report = run(Arm::Baseline, 8);
+    assert_eq!(report.verdict, Verdict::Void);
+    assert!(report.reason.contains("the baseline can no longer be measured"), "{}", report.reason);
+}
+
 struct Broken;
 
 impl Arms for Broken {
-    fn block(&mut self, _: Arm, _: &BlockSpec) -> Result<Block, String> {
+    fn block(&mut self, _: Arm, _: &BlockSpec) -> Result<Block, ArmError> {
         Err("the name does not resolve".into())
     }
 }

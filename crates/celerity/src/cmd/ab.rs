@@ -10,6 +10,7 @@ use celerity_load::Control;
 use celerity_load::ab::{Design, Metric, Verdict, text};
 use celerity_load::measure::Targets;
 use celerity_load::report::{ab_page, files};
+use celerity_model::istio::Config;
 
 use crate::client::{self, Client};
 use crate::cmd::analyze::Format;
@@ -145,15 +146,17 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    for url in [&args.baseline, &args.candidate, &args.target].into_iter().flatten() {
-        if let Err(error) = args.client.plan(url) {
+    let asked = match asked(args) {
+        Ok(asked) => asked,
+        Err(error) => {
             term::error(&error);
             return Ok(ExitCode::from(USAGE));
         }
-    }
+    };
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
-    let sides = sides(args)?;
+    let [baseline, candidate] = asked;
+    let sides = [baseline.start(args)?, candidate.start(args)?];
     let [baseline, candidate] = &sides;
     let mut arms =
         Targets { baseline: baseline.plan.clone(), candidate: candidate.plan.clone(), control: control.clone() };
@@ -180,10 +183,18 @@ struct Side {
     sidecar: Option<Sidecar>,
 }
 
-fn sides(args: &Args) -> anyhow::Result<[Side; 2]> {
+/// A side as it was asked for, checked: what is wrong with it is wrong usage. Nothing runs yet.
+struct Asked {
+    name: String,
+    plan: celerity_load::Plan,
+    /// Of the sidecar that the target is reached through.
+    config: Option<Config>,
+}
+
+fn asked(args: &Args) -> anyhow::Result<[Asked; 2]> {
     if let (Some(baseline), Some(candidate)) = (&args.baseline, &args.candidate) {
         let side = |url: &String| {
-            Ok::<_, anyhow::Error>(Side { name: url.clone(), plan: args.client.plan(url)?, sidecar: None })
+            Ok::<_, anyhow::Error>(Asked { name: url.clone(), plan: args.client.plan(url)?, config: None })
         };
         return Ok([side(baseline)?, side(candidate)?]);
     }
@@ -191,33 +202,47 @@ fn sides(args: &Args) -> anyhow::Result<[Side; 2]> {
         anyhow::bail!("two URLs or two configurations are needed")
     };
     let target = args.target.as_deref().context("--target says what is requested through both configurations")?;
-    Ok([under(args, baseline, target)?, under(args, candidate, target)?])
+    if let Some(folder) = args.identity.as_ref().filter(|folder| !folder.is_dir()) {
+        anyhow::bail!("--identity {}: there is no such folder (`celerity ca` makes one)", folder.display());
+    }
+    let side = |folder: &Path| -> anyhow::Result<Asked> {
+        let plan = args.client.plan(target)?;
+        // The sidecar ends the client's connection, so TLS begins behind it, as its configuration says.
+        let plain = plan.origins.iter().all(|origin| !origin.tls);
+        anyhow::ensure!(plain, "{target}: a target under two configurations is an http URL");
+        anyhow::ensure!(
+            plan.proxy.is_none(),
+            "--proxy and two configurations exclude each other: these are the proxies"
+        );
+        let mut paths = args.config.clone();
+        paths.push(folder.to_owned());
+        Ok(Asked { name: folder.display().to_string(), plan, config: Some(Loader::new(paths).load()?) })
+    };
+    Ok([side(baseline)?, side(candidate)?])
 }
 
-/// The target through a sidecar with this configuration.
-fn under(args: &Args, folder: &Path, target: &str) -> anyhow::Result<Side> {
-    let mut plan = args.client.plan(target)?;
-    let mut paths = args.config.clone();
-    paths.push(folder.to_owned());
-    let config = Loader::new(paths).load()?;
-    let outbound = free_port()?;
-    let sidecar = Plan {
-        node: node::describe(&Given::default())?,
-        listen: Listen { outbound: Some(outbound), inbound: None, admin: None, prometheus: None, health: None },
-        identity: args.identity.clone(),
-        workers: None,
-        access_log: None,
-        ledger: true,
-    };
-    let name = folder.display().to_string();
-    let sidecar = Sidecar::start(&config, sidecar).with_context(|| format!("the sidecar with {name} cannot start"))?;
-    sidecar.settle();
-    for origin in &mut plan.origins {
-        // The sidecar ends the client's connection, so TLS begins behind it, as its configuration says.
-        anyhow::ensure!(!origin.tls, "{target}: a target under two configurations is an http URL");
-        origin.addresses = vec![outbound];
+impl Asked {
+    /// With a configuration, through a sidecar of its own.
+    fn start(self, args: &Args) -> anyhow::Result<Side> {
+        let Self { name, mut plan, config } = self;
+        let Some(config) = config else { return Ok(Side { name, plan, sidecar: None }) };
+        let outbound = free_port()?;
+        let sidecar = Plan {
+            node: node::describe(&Given::default())?,
+            listen: Listen { outbound: Some(outbound), inbound: None, admin: None, prometheus: None, health: None },
+            identity: args.identity.clone(),
+            workers: None,
+            access_log: None,
+            ledger: true,
+        };
+        let sidecar =
+            Sidecar::start(&config, sidecar).with_context(|| format!("the sidecar with {name} cannot start"))?;
+        sidecar.settle();
+        for origin in &mut plan.origins {
+            origin.addresses = vec![outbound];
+        }
+        Ok(Side { name, plan, sidecar: Some(sidecar) })
     }
-    Ok(Side { name, plan, sidecar: Some(sidecar) })
 }
 
 /// A port of loopback that is free now. Somebody else could take it before the sidecar does, which then says so.

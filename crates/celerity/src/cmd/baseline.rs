@@ -5,17 +5,20 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use celerity_load::ab::{BlockSpec, Verdict, text};
-use celerity_load::baseline::{self, Baseline, BlockRecord, Check, Machine};
+use celerity_load::baseline::{self, Baseline, BaselineError, BlockRecord, Check, Machine, Sending};
 use celerity_load::stats::Rng;
 use celerity_load::{Control, Plan, measure as measuring};
 
-use crate::client::{self, Client};
+use crate::client::{self, Client, Message, Way};
 use crate::cmd::analyze::Format;
 use crate::{duration, interrupt, term};
 
 /// Keep a measured baseline, and check a later measurement against it, for pipelines
 ///
-/// Exit codes of check: 0 no metric is worse, 1 one is, 2 usage, 4 inconclusive or another machine.
+/// check sends what save sent: method, body, rate, connections and the rest are kept with the baseline. Where it goes and as
+/// whom may be given anew: --url, --proxy, headers and TLS.
+///
+/// Exit codes of check: 0 nothing is worse, 1 a latency or the failures are, 2 usage, 4 inconclusive or another machine.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  celerity baseline save main http://127.0.0.1:8080/api/users --rate 500\n  celerity baseline check main --margin 10%"
@@ -30,7 +33,7 @@ pub(crate) enum What {
     /// Measure a URL and keep what came out under a name
     Save(Box<Save>),
     /// Measure the same again and compare
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,7 +68,7 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
 
-    /// Another URL than the kept one, such as the same service at another port
+    /// Another URL than the kept one, such as the same service at another port; what is sent, and how, is the kept
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
 
@@ -82,7 +85,7 @@ pub(crate) struct CheckArgs {
     pub(crate) dir: PathBuf,
 
     #[command(flatten)]
-    pub(crate) client: Client,
+    pub(crate) way: Way,
 
     /// How the result is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -93,6 +96,8 @@ pub(crate) struct CheckArgs {
 const FOLDER: &str = ".celerity/baselines";
 /// The first part of each block is sent and not recorded.
 const DISCARD_SHARE: f64 = 0.15;
+/// Wrong usage that only the values show.
+const USAGE: u8 = 2;
 /// The same schedules in every measurement.
 const SEED: u64 = 0xba5e;
 
@@ -112,19 +117,19 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn save(args: &Save) -> anyhow::Result<ExitCode> {
-    // A name that cannot be is refused before minutes of measuring.
-    baseline::path(&args.dir, &args.name)?;
-    let plan = args.client.plan(&args.url)?;
+    // What cannot be is refused before minutes of measuring.
+    let asked = baseline::path(&args.dir, &args.name).map_err(Into::into).and_then(|_| args.client.plan(&args.url));
+    let plan = match asked {
+        Ok(plan) => plan,
+        Err(error) => return Ok(usage(&error)),
+    };
     let (blocks, whole) = blocks(&plan, args.rate, args.block)?;
     if !whole {
         term::note("stopped: nothing was saved");
         return Ok(ExitCode::from(4));
     }
-    anyhow::ensure!(
-        blocks.len() == baseline::BLOCKS,
-        "{} answered nothing in some blocks: nothing was saved",
-        args.url
-    );
+    let silent = blocks.iter().filter(|block| block.times.is_none()).count();
+    anyhow::ensure!(silent == 0, "{} answered nothing in {silent} blocks: nothing was saved", args.url);
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let kept = Baseline {
         version: baseline::VERSION,
@@ -133,10 +138,9 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
         machine: Machine::read(),
         load: baseline::Load {
             url: args.url.clone(),
-            headers: args.client.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect(),
             per_second: args.rate,
             block_ms: args.block.as_millis() as u64,
-            connections: args.client.connections,
+            sending: sending(&args.client, plan.threads),
         },
         blocks,
     };
@@ -146,13 +150,16 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let kept = Baseline::read(&args.dir, &args.name)?;
+    let kept = match Baseline::read(&args.dir, &args.name) {
+        Err(error @ BaselineError::Name(_)) => return Ok(usage(&error.into())),
+        read => read?,
+    };
     let machine = Machine::read();
-    let mut plan = args.client.plan(args.url.as_deref().unwrap_or(&kept.load.url))?;
-    plan.connections = kept.load.connections.max(1);
-    if args.client.headers.is_empty() {
-        plan = with_headers(plan, &kept.load.headers);
-    }
+    let client = client(&kept.load.sending, &args.way);
+    let plan = match client.plan(args.url.as_deref().unwrap_or(&kept.load.url)) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(usage(&error)),
+    };
     let differences = kept.machine.differences(&machine);
     let block = Duration::from_millis(kept.load.block_ms);
     // On another machine there is nothing to compare, so nothing is measured.
@@ -169,19 +176,66 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(check.verdict.exit_code()))
 }
 
-fn with_headers(mut plan: Plan, headers: &[String]) -> Plan {
-    if let celerity_load::source::Source::Static(requests) = &plan.source
-        && let Some(first) = requests.first()
-    {
-        let mut request = first.clone();
-        let pairs = headers.iter().filter_map(|header| header.split_once(": "));
-        request.headers.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        plan.source = celerity_load::source::Source::single(request);
-    }
-    plan
+fn usage(error: &anyhow::Error) -> ExitCode {
+    term::error(error);
+    ExitCode::from(USAGE)
 }
 
-/// Blocks that were answered; false if somebody stopped it.
+/// What is kept of the flags. The number of threads is the one that was measured with, given or not.
+fn sending(client: &Client, threads: u32) -> Sending {
+    let Client { message, way } = client.clone();
+    Sending {
+        method: message.method,
+        data: message.data,
+        http2: message.http2,
+        streams_per_connection: message.streams,
+        keep_alive: !message.no_keepalive,
+        connections: message.connections,
+        timeout_ms: message.timeout.as_millis() as u64,
+        connect_timeout_ms: message.connect_timeout.as_millis() as u64,
+        threads,
+        headers: way.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect(),
+        proxy: way.proxy,
+        cacert: way.cacert,
+        cert: way.cert,
+        key: way.key,
+        insecure: way.insecure,
+        server_name: way.server_name,
+    }
+}
+
+/// The kept flags, with the way that was given anew where it was.
+fn client(kept: &Sending, given: &Way) -> Client {
+    let kept = kept.clone();
+    let message = Message {
+        method: kept.method,
+        data: kept.data,
+        http2: kept.http2,
+        streams: kept.streams_per_connection,
+        no_keepalive: !kept.keep_alive,
+        connections: kept.connections,
+        timeout: Duration::from_millis(kept.timeout_ms),
+        connect_timeout: Duration::from_millis(kept.connect_timeout_ms),
+        threads: Some(kept.threads),
+    };
+    let headers = kept.headers.iter().filter_map(|header| header.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let given = given.clone();
+    let anew = |own: &(String, String)| given.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(&own.0));
+    let way = Way {
+        headers: headers.filter(|own| !anew(own)).chain(given.headers.iter().cloned()).collect(),
+        proxy: given.proxy.or(kept.proxy),
+        cacert: given.cacert.or(kept.cacert),
+        cert: given.cert.or(kept.cert),
+        key: given.key.or(kept.key),
+        insecure: given.insecure || kept.insecure,
+        server_name: given.server_name.or(kept.server_name),
+    };
+    Client { message, way }
+}
+
+/// All blocks, also those without an answer; false if somebody stopped it. A service that cannot be reached at all is an
+/// error; one that was there and has gone has lost the blocks that follow.
 fn blocks(plan: &Plan, per_second: f64, duration: Duration) -> anyhow::Result<(Vec<BlockRecord>, bool)> {
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
@@ -190,19 +244,23 @@ fn blocks(plan: &Plan, per_second: f64, duration: Duration) -> anyhow::Result<(V
     for number in 0..=baseline::BLOCKS {
         let seed = Rng::stream(SEED, number as u64).next_u64();
         let spec = BlockSpec { seed, per_second, duration, discard: duration.mul_f64(DISCARD_SHARE) };
-        let block = measuring::block(plan, &spec, &control).map_err(anyhow::Error::msg)?;
+        let block = match measuring::block(plan, &spec, &control) {
+            Err(error) if error.unreachable && number > 0 => spec.lost(),
+            block => block?,
+        };
         if interrupt.asked() || block.interrupted {
             return Ok((blocks, false));
         }
-        if let Some(record) = BlockRecord::of(&block).filter(|_| number > 0) {
-            term::note(format_args!(
-                "block {number} of {}: p50 {}, p99 {}",
-                baseline::BLOCKS,
-                text::millis(record.p50_ns as f64 / 1e6),
-                text::millis(record.p99_ns as f64 / 1e6)
-            ));
-            blocks.push(record);
+        if number == 0 {
+            continue;
         }
+        let record = BlockRecord::from(&block);
+        let ms = |ns: u64| text::millis(ns as f64 / 1e6);
+        let times = record
+            .times
+            .map_or("no answer".to_owned(), |times| format!("p50 {}, p99 {}", ms(times.p50_ns), ms(times.p99_ns)));
+        term::note(format_args!("block {number} of {}: {times}", baseline::BLOCKS));
+        blocks.push(record);
     }
     Ok((blocks, true))
 }
@@ -228,4 +286,31 @@ fn render(check: &Check, whole: bool) -> String {
         out.push_str(&format!("  another machine: {difference}\n"));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        client: Client,
+    }
+
+    #[test]
+    fn a_check_sends_what_was_saved_and_goes_the_way_that_is_given_anew() {
+        let line = "save -m PUT -d {} -H a:1 -H b:2 -x http://p:1 --timeout 3s --connections 7 --cacert ca.pem --http2";
+        let line = <Line as clap::Parser>::try_parse_from(line.split_whitespace()).expect("flags");
+        let kept = sending(&line.client, 2);
+        let text = serde_json::to_string(&kept).expect("JSON");
+        let kept: Sending = serde_json::from_str(&text).expect("what was saved");
+        let same = client(&kept, &Way::default());
+        assert_eq!(sending(&same, 2), kept);
+        assert_eq!((same.message.threads, same.message.timeout), (Some(2), Duration::from_secs(3)));
+        let way = Way { headers: vec![("A".into(), "9".into())], proxy: Some("http://q:2".into()), ..Way::default() };
+        let moved = client(&kept, &way);
+        assert_eq!(moved.way.headers, [("b".into(), "2".into()), ("A".into(), "9".into())]);
+        assert_eq!((moved.way.proxy.as_deref(), moved.way.cacert), (Some("http://q:2"), line.client.way.cacert));
+    }
 }

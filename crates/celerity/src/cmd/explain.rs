@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use celerity_load::Control;
 use celerity_load::explain::{
     self, Account, Connection, Gathered, Plan, REQUESTS_MAX, Style, Tls, answer_json, answer_text, distribution_json,
     distribution_page, distribution_text, page,
 };
 use celerity_load::target::{self, Origin};
 
+use crate::interrupt::{self, Interrupt};
 use crate::{duration, term};
 
 /// Show where one request's time goes: name lookup, connect, TLS, every hop's ledger, body
@@ -109,18 +111,25 @@ fn limit(text: &str) -> Result<Duration, String> {
 
 /// Different reasons of failure told apart; more are counted under the first that came after.
 const REASONS_MAX: usize = 16;
+const EXIT_USAGE: u8 = 2;
 /// Between two lines of progress on a terminal.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let plan = plan(args)?;
+    let plan = match plan(args) {
+        Ok(plan) => plan,
+        Err(error) => {
+            term::error(&error);
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
     let url = format!("{}://{}{}", plan.origin.scheme(), plan.origin.authority(), plan.path);
     let (method, title) = (plan.method.clone(), format!("{} {url}", plan.method));
     let mut connection = match Connection::new(plan) {
         Ok(connection) => connection,
         Err(error) => {
             term::error(&error.into());
-            return Ok(ExitCode::from(2));
+            return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
     let style = Style { columns: term::columns(), colour: term::colour(std::io::stdout().is_terminal()) };
@@ -135,8 +144,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         page(&title, &answer, &account)
     } else {
-        let (gathered, failed) = gather(&mut connection, args.requests);
+        let interrupt = interrupt::watch(&Control::new())?;
+        let (gathered, failed, asked) = gather(&mut connection, args.requests, &interrupt);
         let answered = gathered.len();
+        if asked < args.requests {
+            term::note(format_args!("stopped after {asked} of {} requests", args.requests));
+        }
         let found = gathered.distribution();
         match (&found, args.format) {
             (_, Format::Json) => {
@@ -148,9 +161,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         let Some(found) = found else {
             let reason = failed.first().map_or("no reason known", |(reason, _)| reason);
-            bail!("none of {} requests was answered: {reason}", args.requests);
+            bail!("none of {asked} requests was answered: {reason}");
         };
-        if answered < args.requests as usize {
+        if answered < asked as usize {
             write(args.html.as_deref(), &distribution_page(&title, &failed, &found))?;
             return Ok(ExitCode::FAILURE);
         }
@@ -165,13 +178,16 @@ fn write(path: Option<&Path>, page: &str) -> anyhow::Result<()> {
     std::fs::write(path, page).with_context(|| format!("the page cannot be written to {}", path.display()))
 }
 
-/// Sends the requests one after the other. A failed one is counted by its reason.
-fn gather(connection: &mut Connection, requests: u32) -> (Gathered, Vec<(String, u64)>) {
+/// Sends the requests one after the other, until somebody stops it; the third is how many were sent. A failed one is counted
+/// by its reason.
+fn gather(connection: &mut Connection, requests: u32, interrupt: &Interrupt) -> (Gathered, Vec<(String, u64)>, u32) {
     let mut gathered = Gathered::default();
     let mut failed: Vec<(String, u64)> = Vec::new();
     let shows = std::io::stderr().is_terminal();
     let mut shown = Instant::now();
-    for n in 0..requests {
+    let mut asked = 0;
+    while asked < requests && !interrupt.asked() {
+        asked += 1;
         match connection.ask() {
             Ok(answer) => gathered.add(&Account::of(&answer.segments, &answer.hops)),
             Err(error) => {
@@ -185,13 +201,13 @@ fn gather(connection: &mut Connection, requests: u32) -> (Gathered, Vec<(String,
         }
         if shows && shown.elapsed() >= PROGRESS_EVERY {
             shown = Instant::now();
-            term::rewrite(&format!("{} of {requests}", n + 1));
+            term::rewrite(&format!("{asked} of {requests}"));
         }
     }
     if shows {
         term::rewrite("");
     }
-    (gathered, failed)
+    (gathered, failed, asked)
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {

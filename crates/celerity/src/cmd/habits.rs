@@ -30,14 +30,22 @@ pub(crate) fn taken(args: &[String]) -> Option<anyhow::Result<ExitCode>> {
     }
     let (tool, rest) = match rest {
         [flag, tool, rest @ ..] if flag == "--as" => (tool.as_str(), rest),
-        [flag, rest @ ..] => (flag.strip_prefix("--as=")?, rest),
-        [] => return None,
+        [flag, rest @ ..] if flag.starts_with("--as=") => (flag.trim_start_matches("--as="), rest),
+        rest => return late(rest),
     };
     Some(match tool {
         "wrk" => wrk(rest),
         "hey" => hey(rest),
         "vegeta" => vegeta(rest),
         other => Ok(usage(&format!("--as {}: there are wrk, hey and vegeta", other.escape_debug()))),
+    })
+}
+
+/// `--as` behind other arguments: they would have been read in another tool's way, so the line is refused whole.
+fn late(args: &[String]) -> Option<anyhow::Result<ExitCode>> {
+    let late = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--as" || arg.starts_with("--as="));
+    late.then(|| {
+        Ok(usage("put --as first: `celerity load --as wrk -t2 -c50 -d10s URL`; all that follows it is the tool's own"))
     })
 }
 
@@ -267,9 +275,13 @@ mod tests {
         assert!(taken(&line("celerity load http://a --rate 3")).is_none());
         assert!(taken(&line("celerity up --as wrk")).is_none());
         assert!(taken(&line("celerity load")).is_none());
-        for text in
-            ["celerity load --as ab http://a", "celerity load --as=wrk -x http://a", "celerity load --as vegeta plot"]
-        {
+        for text in [
+            "celerity load http://a --as wrk",
+            "celerity load http://a --as=hey",
+            "celerity load --as ab http://a",
+            "celerity load --as=wrk -x http://a",
+            "celerity load --as vegeta plot",
+        ] {
             assert!(matches!(taken(&line(text)), Some(Ok(code)) if code == ExitCode::from(EXIT_USAGE)), "{text}");
         }
     }

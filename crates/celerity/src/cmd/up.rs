@@ -61,6 +61,12 @@ impl Args {
         self.ab || (long && !self.no_ab)
     }
 
+    /// What to say where there was none and nobody asked for that.
+    fn left_out(&self, ran_for: Duration) -> Option<String> {
+        let silent = self.no_ab || self.compares(ran_for);
+        (!silent).then(|| "the A/B was left out: --ab runs it (up to 100 s)".to_owned())
+    }
+
     fn loaded(&self) -> String {
         self.config.as_ref().map_or("the tutorial's documents".to_owned(), |folder| folder.display().to_string())
     }
@@ -116,6 +122,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     term::line("");
     term::raw(&report::traffic(&ended.stats, &ended.stats.whole(), ended.ran_for));
     term::raw(&format!("\n{}", findings::brief(&found, term::colour(term::live()))));
+    if let Some(line) = args.left_out(ended.ran_for) {
+        term::line(format_args!("\n{line}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -192,6 +201,23 @@ mod tests {
         }
         let error = ensure_free(&workloads).expect_err("taken").to_string();
         assert!(error.matches(&address.to_string()).count() >= 2 && error.contains("--port-base 25000"), "{error}");
+    }
+
+    #[test]
+    fn an_ab_that_did_not_run_is_told_unless_it_was_declined() {
+        let args = |run_for: Option<u64>, ab, no_ab| Args {
+            config: None,
+            run_for: run_for.map(Duration::from_secs),
+            rate: 50.0,
+            port_base: lab::PORT_BASE,
+            ab,
+            no_ab,
+        };
+        let told = |args: Args, seconds| args.left_out(Duration::from_secs(seconds)).is_some();
+        assert!(told(args(None, false, false), 90) && told(args(Some(10), false, false), 10));
+        assert!(told(args(Some(60), false, false), 20), "Ctrl-C came first");
+        assert!(!told(args(Some(60), false, false), 60) && !told(args(None, true, false), 5));
+        assert!(!told(args(None, false, true), 90));
     }
 
     #[test]

@@ -167,12 +167,27 @@ fn what_goes_wrong_is_one_sentence() {
         (vec!["-n", "3", &closed_url], 1, "none of 3 requests was answered"),
         (vec!["-H", "no colon", &closed_url], 2, "Name: value"),
         (vec!["ftp://a/"], 2, "http or https"),
+        (vec!["-d", "@/nowhere", &closed_url], 2, "/nowhere"),
     ] {
         let output = Command::new(BINARY).arg("explain").args(&arguments).output().expect("it starts");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
         assert!(errors.contains(expected), "{arguments:?}: {errors}");
     }
+}
+
+#[test]
+fn a_distribution_that_is_stopped_shows_what_it_has() {
+    let application = Upstream::start("one");
+    let url = format!("http://{}/delay/10", application.address());
+    let mut command = Command::new(BINARY);
+    let mut process = celerity_testkit::Process::start(command.args(["explain", "-n", "100000", &url]));
+    process.wait_until("some answers", || application.requests() > 5);
+    process.signal("INT");
+    let status = process.wait(crate::support::PATIENCE);
+    let output = process.output();
+    assert!(status.success(), "{status} {output}");
+    assert!(output.contains("of 100000 requests") && output.contains("p99"), "{output}");
 }
 
 /// A page that cannot be written is an error; the result is printed all the same.

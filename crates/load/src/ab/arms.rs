@@ -76,8 +76,38 @@ impl Block {
     }
 }
 
+impl BlockSpec {
+    /// The block of an arm that nobody could connect to: every request of it has failed.
+    pub fn lost(&self) -> Block {
+        let seconds = self.duration.saturating_sub(self.discard).as_secs_f64();
+        Block { failed: ((self.per_second * seconds) as u64).max(1), seconds, ..Block::default() }
+    }
+}
+
+/// Why a block gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ArmError {
+    pub reason: String,
+    /// Its address is known and takes no connection: an arm that was there before has gone, with every request to it.
+    pub unreachable: bool,
+}
+
+impl From<&str> for ArmError {
+    fn from(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), unreachable: false }
+    }
+}
+
+impl From<crate::Error> for ArmError {
+    fn from(error: crate::Error) -> Self {
+        Self { reason: error.to_string(), unreachable: matches!(error, crate::Error::Unreachable { .. }) }
+    }
+}
+
 /// Two things that can be measured in blocks.
 pub trait Arms {
-    /// Runs one block to its end. An error ends the experiment; requests that fail do not, they are counted.
-    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, String>;
+    /// Runs one block to its end. Requests that fail are counted. An error ends the experiment, but for a candidate that was
+    /// reached before and is no longer: its block is lost.
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, ArmError>;
 }

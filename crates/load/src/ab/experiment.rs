@@ -267,7 +267,12 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             Arm::Baseline => "baseline",
             Arm::Candidate => "candidate",
         };
-        self.arms.block(arm, &spec).map_err(|reason| ExperimentError::Arm { arm: name, reason })
+        match self.arms.block(arm, &spec) {
+            Ok(block) => Ok(block),
+            // It was there when the arms were warmed up: a candidate that is gone since then fails its users.
+            Err(error) if error.unreachable && arm == Arm::Candidate && phase == Phase::Ab => Ok(spec.lost()),
+            Err(error) => Err(ExperimentError::Arm { arm: name, reason: error.reason }),
+        }
     }
 
     fn report(self, names: (&str, &str), verdict: Verdict, reason: String) -> Report {

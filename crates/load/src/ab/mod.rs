@@ -12,7 +12,7 @@ pub mod report;
 pub mod text;
 pub mod verdict;
 
-pub use arms::{Arm, Arms, Block, BlockSpec};
+pub use arms::{Arm, ArmError, Arms, Block, BlockSpec};
 pub use design::{Design, Metric};
 pub use experiment::{Event, Flow, run};
 pub use report::Report;

@@ -33,10 +33,11 @@ pub struct PairNoise {
 impl PairNoise {
     pub fn of(one: &Block, other: &Block) -> Self {
         let (a, b) = (&one.noise, &other.noise);
-        let median_ms = |block: &Block| block.quantile_ns(0.5).unwrap_or_default() / 1e6;
+        let median_ms = |block: &Block| block.quantile_ns(0.5).map(|ns| ns / 1e6);
         Self {
             lag_p99_ms: a.lag_p99_ns.max(b.lag_p99_ns) as f64 / 1e6,
-            median_ms: median_ms(one).min(median_ms(other)),
+            // A block without an answer has no median, and must not make the other one's lag look large.
+            median_ms: median_ms(one).into_iter().chain(median_ms(other)).reduce(f64::min).unwrap_or_default(),
             steal_share: worse(a.steal_share, b.steal_share),
             pressure_share: worse(a.pressure_share, b.pressure_share),
             involuntary_switches_per_second: worse(

@@ -107,6 +107,13 @@ impl Gate {
     }
 }
 
+/// The most connections for which this process may have descriptors, beside what so many threads need.
+pub fn connections_max(threads: u32) -> u32 {
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let beside = u64::from(threads) * DESCRIPTORS_PER_THREAD + DESCRIPTORS_SPARE;
+    u32::try_from(limit.saturating_sub(beside)).unwrap_or(u32::MAX)
+}
+
 /// Raises the limit of descriptors as far as it may be raised, and refuses what does not fit.
 fn make_room(plan: &Plan) -> Result<(), Error> {
     let needed = u64::from(plan.connections) + u64::from(plan.threads) * DESCRIPTORS_PER_THREAD + DESCRIPTORS_SPARE;

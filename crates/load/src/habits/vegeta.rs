@@ -17,6 +17,7 @@ use super::flags::{Arg, go};
 use super::rows::{Row, Rows};
 use super::units::{DURATION_MAX, parse_go_duration};
 use super::{Usage, cpus, header, read_body, read_pem};
+use crate::engine::connections_max;
 use crate::plan::{Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Segment, Tls, WhenFull};
 use crate::source::{Request, Source};
 use crate::target::Origin;
@@ -208,10 +209,18 @@ impl Attack {
         plan.keep_alive = self.keep_alive || self.protocol == Protocol::Http2;
         plan.timeout = self.timeout;
         plan.threads = cpus().min(self.connections);
-        plan.connections = self.connections;
+        plan.connections = self.fitting(connections_max(plan.threads)).max(plan.threads);
         plan.tls = plan.origins.iter().any(|origin| origin.tls).then(|| self.tls.clone());
         plan.capture.rows = Some(rows);
         Ok((plan, requests))
+    }
+}
+
+impl Attack {
+    /// The connections that there is room for. A number that was asked for stands, and is refused where it does not fit; the
+    /// default of vegeta is more than many shells allow, and few attacks need it.
+    fn fitting(&self, room: u32) -> u32 {
+        if self.max_given { self.connections } else { self.connections.min(room) }
     }
 }
 
@@ -327,6 +336,14 @@ mod tests {
         }
         let closed = parse("-rate 0 -max-workers 10 -duration 1s").expect("an attack");
         assert_eq!((closed.rate, closed.connections), (None, 10));
+    }
+
+    #[test]
+    fn the_default_number_of_connections_fits_into_the_limit_of_descriptors() {
+        let attack = parse("-rate=1 -duration=1s").expect("an attack");
+        assert_eq!((attack.fitting(4000), attack.fitting(1_000_000)), (4000, CONNECTIONS));
+        let asked = parse("-rate=1 -max-connections=5000").expect("an attack");
+        assert_eq!(asked.fitting(4000), 5000);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A server with a queue: requests come when they come, are served in that order, and wait while all places are taken.
 
-use crate::ab::arms::{Arm, Arms, Block, BlockSpec};
+use crate::ab::arms::{Arm, ArmError, Arms, Block, BlockSpec};
 use crate::simulate::world::World;
 use crate::stats::{Distribution, Rng};
 
@@ -61,7 +61,7 @@ impl SimulatedArms {
 }
 
 impl Arms for SimulatedArms {
-    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, String> {
+    fn block(&mut self, arm: Arm, spec: &BlockSpec) -> Result<Block, ArmError> {
         let server = match arm {
             Arm::Baseline => self.baseline,
             Arm::Candidate => self.candidate,

@@ -3,6 +3,7 @@
 //! They are written here and not taken from a library because each is short, and because what an answer means must be
 //! readable beside it: which distribution, which conditions, exact or approximate.
 
+pub mod binomial;
 pub mod bootstrap;
 pub mod distribution;
 pub mod normal;
