@@ -4,6 +4,7 @@ use super::body::{BodyLength, BodyReader, BodyWriteError, Step};
 use super::write;
 use crate::http::Headers;
 use crate::net::Io;
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -14,6 +15,30 @@ const READ_BYTES_IDLE: usize = 4 * 1024;
 
 /// What one read may bring while a large body passes: fewer, larger reads and writes.
 pub const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// What a connection may keep for writing while it is idle: a head and the beginning of a body that went with it.
+const OUT_BYTES_IDLE: usize = 8 * 1024;
+
+/// Large read buffers that a thread keeps for the next body: 2 MiB. More than so many bodies at once pay for the
+/// allocation, and for filling it with zeros, which costs more than everything else that is done for a body of 64 KiB.
+const SPARE_BUFFERS_MAX: usize = 32;
+
+thread_local! {
+    /// They are as long as [`READ_BYTES_MAX`] and hold what was read before; only what is read anew is ever shown.
+    static SPARE_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn large_buffer() -> Vec<u8> {
+    SPARE_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; READ_BYTES_MAX])
+}
+
+fn give_back(buffer: Vec<u8>) {
+    SPARE_BUFFERS.with_borrow_mut(|spare| {
+        if buffer.len() == READ_BYTES_MAX && spare.len() < SPARE_BUFFERS_MAX {
+            spare.push(buffer);
+        }
+    });
+}
 
 /// Pieces up to this size are copied behind the head and written with it: one system call instead of two is worth
 /// more than the copy. Larger ones go out from where they lie.
@@ -26,8 +51,12 @@ const OUT_BYTES_MAX: usize = 32 * 1024;
 pub struct Wire {
     io: Io,
     read: Vec<u8>,
+    /// The idle connection's buffer while a large one stands in for it.
+    small: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read filled the buffer, so more is waiting.
+    filled: bool,
     out: Vec<u8>,
     out_start: usize,
     needs_flush: bool,
@@ -42,8 +71,10 @@ impl Wire {
         Self {
             io,
             read: Vec::new(),
+            small: Vec::new(),
             start: 0,
             end: 0,
+            filled: false,
             out: Vec::new(),
             out_start: 0,
             needs_flush: false,
@@ -90,10 +121,13 @@ impl Wire {
     /// Gives the large buffers back when the connection goes idle.
     pub fn shrink(&mut self) {
         if self.start == self.end && self.read.len() > READ_BYTES_IDLE {
-            self.read = Vec::new();
-            (self.start, self.end) = (0, 0);
+            give_back(std::mem::replace(&mut self.read, std::mem::take(&mut self.small)));
+            // A long head may have made it larger.
+            self.read.truncate(READ_BYTES_IDLE);
+            self.read.shrink_to_fit();
+            (self.start, self.end, self.filled) = (0, 0, false);
         }
-        if self.out.is_empty() && self.out.capacity() > READ_BYTES_IDLE {
+        if self.out.is_empty() && self.out.capacity() > OUT_BYTES_IDLE {
             self.out = Vec::new();
         }
     }
@@ -102,6 +136,9 @@ impl Wire {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+            if self.filled && self.read.len() < READ_BYTES_MAX && limit >= READ_BYTES_MAX {
+                self.small = std::mem::replace(&mut self.read, large_buffer());
+            }
         }
         if self.end == self.read.len() {
             if self.start > 0 {
@@ -121,11 +158,7 @@ impl Wire {
         let count = buf.filled().len();
         self.end += count;
         self.read_bytes += count as u64;
-        // A read that fills the buffer says that more is waiting: let the next one take more.
-        if self.end == self.read.len() && self.start == 0 && self.read.len() < limit {
-            let larger = (self.read.len() * 4).min(limit);
-            self.read.resize(larger, 0);
-        }
+        self.filled = self.end == self.read.len();
         Poll::Ready(Ok(count))
     }
 
@@ -292,5 +325,52 @@ impl BodyWriter {
             _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn pair() -> (TcpStream, Wire) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        (peer, Wire::new(Io::Tcp(listener.accept().await.expect("the other end").0)))
+    }
+
+    async fn read(wire: &mut Wire, bytes: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        while got.len() < bytes {
+            let count = std::future::poll_fn(|cx| wire.poll_fill(cx, READ_BYTES_MAX)).await.expect("bytes");
+            assert!(count > 0, "the peer is still there");
+            got.extend_from_slice(wire.unread());
+            wire.consume(count);
+        }
+        got
+    }
+
+    #[test]
+    fn a_large_body_borrows_a_buffer_and_gives_it_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let (mut peer, mut wire) = pair().await;
+            for round in 0..3u8 {
+                let body: Vec<u8> = (0..200_000u32).map(|at| (at % 251) as u8 ^ round).collect();
+                let sent = body.clone();
+                let sending = async { peer.write_all(&sent).await.expect("written") };
+                let (got, ()) = tokio::join!(read(&mut wire, body.len()), sending);
+                assert!(got == body, "round {round}: what was sent, in order");
+                assert_eq!(wire.read.len(), READ_BYTES_MAX);
+                wire.shrink();
+                assert_eq!((wire.read.len(), wire.small.len()), (READ_BYTES_IDLE, 0));
+                assert_eq!(SPARE_BUFFERS.with_borrow(Vec::len), 1, "the same one each time");
+            }
+            // What is small needs none, and sees nothing of what was in it.
+            peer.write_all(b"hello").await.expect("written");
+            assert_eq!(read(&mut wire, 5).await, b"hello");
+            assert_eq!(SPARE_BUFFERS.with_borrow(Vec::len), 1);
+        });
     }
 }
