@@ -209,6 +209,8 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0702", SERVICES.split("---\n").next().unwrap_or_default().to_owned()),
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
         ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
+        ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
+        ("CEL0706", SERVICES.replace("spec: {ports", "spec: {sessionAffinity: ClientIP, ports")),
     ]
 }
 

@@ -83,9 +83,17 @@ fn snapshot(hosts: Vec<VirtualHost>) -> Snapshot {
     Snapshot::build(&Resources { listeners: vec![listener], ..Resources::default() }, None).expect("builds")
 }
 
-/// Envoy's rules, one after the other, over every domain.
+/// The name as it is, else without the dot that ends an absolute one, else `*`.
 fn scan<'a>(domains: &'a [String], authority: &str) -> Option<&'a String> {
     let authority = authority.to_ascii_lowercase();
+    let bare = authority.strip_suffix('.').filter(|bare| !bare.is_empty());
+    scan_named(domains, &authority)
+        .or_else(|| scan_named(domains, bare?))
+        .or_else(|| domains.iter().find(|domain| *domain == "*"))
+}
+
+/// Envoy's rules, one after the other, over every domain but `*`.
+fn scan_named<'a>(domains: &'a [String], authority: &str) -> Option<&'a String> {
     let longest = |matches: &dyn Fn(&str) -> bool| {
         domains.iter().filter(|domain| *domain != "*" && matches(domain)).max_by_key(|domain| domain.len())
     };
@@ -97,12 +105,7 @@ fn scan<'a>(domains: &'a [String], authority: &str) -> Option<&'a String> {
         let head = domain.strip_suffix('*');
         head.is_some_and(|head| authority.len() > head.len() && authority.starts_with(head))
     };
-    domains
-        .iter()
-        .find(|domain| **domain == authority)
-        .or_else(|| longest(&ends))
-        .or_else(|| longest(&starts))
-        .or_else(|| domains.iter().find(|domain| *domain == "*"))
+    domains.iter().find(|domain| **domain == authority).or_else(|| longest(&ends)).or_else(|| longest(&starts))
 }
 
 #[derive(Clone, Debug)]

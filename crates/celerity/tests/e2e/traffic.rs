@@ -122,11 +122,36 @@ fn a_change_on_disk_is_taken_up_and_a_broken_one_is_not() {
     let broken = documents(&[&services, &all_to("v1").replace("subsets:", "subsetz:")]);
     sidecar.config.write("mesh.yaml", &broken);
     eventually("the refusal is told", || sidecar.admin("/config_dump").contains("subsetz"));
+    let metric = |name: &str| {
+        let page = sidecar.admin("/stats/prometheus");
+        let line = page.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no {name} in {page}"))
+    };
+    assert!(metric("celerity_config_last_reload_success").ends_with(" 0"));
+    assert!(metric("celerity_config_reloads_total{result=\"rejected\"}").ends_with(" 1"));
     assert!(sidecar.process.output().contains("subsetz"), "the log says why");
     assert!((0..10).all(|_| instance() == "two"), "the running configuration stays");
 
     sidecar.config.write("mesh.yaml", &documents(&[&services, &all_to("v1")]));
     eventually("a mended one is taken up", || instance() == "one");
+    assert!(metric("celerity_config_last_reload_success").ends_with(" 1"));
+}
+
+#[test]
+fn a_short_host_of_an_entry_is_served_with_its_rules() {
+    let (one, two) = (Upstream::start("one"), Upstream::start("two"));
+    let services = service("user-service", &[(&one, "version: v1"), (&two, "version: v2")])
+        .replace("hosts: [user-service.default.svc.cluster.local]", "hosts: [user-service]");
+    let sidecar = Sidecar::start(&documents(&[&services, &all_to("v1")]));
+    for name in ["user-service", "user-service.default", "user-service.default.svc.cluster.local."] {
+        for _ in 0..5 {
+            assert_eq!(sidecar.get(name, "/echo").json()["instance"], "one", "{name}");
+        }
+    }
+    sidecar.config.write("mesh.yaml", &documents(&[&services, &all_to("v2")]));
+    eventually("a change of its routes is taken up", || {
+        sidecar.get("user-service", "/echo").json()["instance"] == "two"
+    });
 }
 
 #[test]

@@ -254,6 +254,12 @@ codes! {
     SECOND_PEER_AUTHENTICATION = "CEL0704" Warning "Another PeerAuthentication of the namespace wins"
         reason "Of several without a selector in one namespace only the first read (in Istio: the oldest) stands."
         mend "Keep one." example "two PeerAuthentications without selector";
+    ENDPOINT_WITHOUT_ADDRESS = "CEL0705" Warning "An endpoint without an address"
+        reason "An endpoint with a network and no address is reached through the gateway of that network in Istio. There are no gateways and one network here, so the endpoint gets no request."
+        mend "Give the endpoint an address." example "endpoints: [{network: other}]";
+    SERVICE_FIELD_IDLE = "CEL0706" Warning "A field of the Service that does not act here"
+        reason "kube-proxy acts on the field. A sidecar chooses the endpoint itself, before kube-proxy sees the request, and does not act on it."
+        mend "Say it in a DestinationRule, where it can be said." example "sessionAffinity: ClientIP";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

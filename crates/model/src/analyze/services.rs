@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use super::world::{World, full_name};
 use super::{Findings, codes};
-use crate::istio::{Config, SERVICE_NAME_LABEL};
+use crate::istio::{
+    Config, Document, InternalTrafficPolicy, SERVICE_NAME_LABEL, Service, SessionAffinity, TrafficDistribution,
+};
 
 pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings) {
     for document in &config.endpoint_slices {
@@ -18,8 +20,10 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
         };
         findings.add(code, "EndpointSlice", document, "metadata.labels", reason, code.mend.to_owned());
     }
+    without_address(config, findings);
     let mut seen: HashMap<String, String> = HashMap::new();
     for document in &config.services {
+        idle_fields(document, findings);
         let host = full_name(&document.meta.name, &document.meta.namespace);
         empty(&host, world, |reason, mend| {
             findings.add(&codes::SERVICE_WITHOUT_ENDPOINTS, "Service", document, "metadata.name", reason, mend);
@@ -64,6 +68,64 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
         } else {
             first_of.insert(namespace, &document.meta.name);
         }
+    }
+}
+
+/// Endpoints that only a gateway of another network could reach.
+fn without_address(config: &Config, findings: &mut Findings) {
+    let code = &codes::ENDPOINT_WITHOUT_ADDRESS;
+    let reason = |network: Option<&str>| {
+        format!(
+            "the endpoint names the network {} and no address; there is one network here, so it is left out",
+            network.unwrap_or_default()
+        )
+    };
+    for document in config.workload_entries.iter().filter(|document| document.spec.address.is_none()) {
+        let reason = reason(document.spec.network.as_deref());
+        findings.add(code, "WorkloadEntry", document, "spec.network", reason, code.mend.to_owned());
+    }
+    for document in &config.service_entries {
+        for (index, endpoint) in document.spec.endpoints.iter().enumerate().filter(|(_, one)| one.address.is_none()) {
+            let field = format!("spec.endpoints[{index}]");
+            let reason = reason(endpoint.network.as_deref());
+            findings.add(code, "ServiceEntry", document, &field, reason, code.mend.to_owned());
+        }
+    }
+}
+
+/// What kube-proxy would do for a Service, and a proxy that gets the request before it does not.
+fn idle_fields(document: &Document<Service>, findings: &mut Findings) {
+    let spec = &document.spec;
+    let mut add = |field: &str, reason: &str, mend: String| {
+        findings.add(&codes::SERVICE_FIELD_IDLE, "Service", document, field, reason.to_owned(), mend);
+    };
+    if spec.session_affinity == Some(SessionAffinity::ClientIp) {
+        let mend = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: {0}\n  namespace: {1}\nspec:\n  host: {0}\n  trafficPolicy:\n    loadBalancer:\n      consistentHash:\n        useSourceIp: true\n",
+            document.meta.name, document.meta.namespace
+        );
+        add("spec.sessionAffinity", "a client's requests go to any endpoint, as in Istio", mend);
+    }
+    if spec.internal_traffic_policy == Some(InternalTrafficPolicy::Local) {
+        add(
+            "spec.internalTrafficPolicy",
+            "endpoints of all nodes get requests: on which node this proxy runs is not known here",
+            "trafficDistribution: PreferSameZone keeps requests near; or remove the field.".to_owned(),
+        );
+    }
+    if spec.traffic_distribution == Some(TrafficDistribution::PreferSameNode) {
+        add(
+            "spec.trafficDistribution",
+            "on which node this proxy runs is not known here, so endpoints of the same zone are preferred",
+            "trafficDistribution: PreferSameZone".to_owned(),
+        );
+    }
+    if !spec.external_ips.is_empty() {
+        add(
+            "spec.externalIPs",
+            "requests for these addresses are not taken for this service's",
+            "Ask for the service by its name, or name the addresses in a ServiceEntry.".to_owned(),
+        );
     }
 }
 

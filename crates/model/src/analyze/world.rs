@@ -35,11 +35,8 @@ const IN_CLUSTER: &str = ".svc.cluster.local";
 
 /// The full name of a host that a document of `namespace` writes.
 pub(super) fn full_name(host: &str, namespace: &str) -> String {
-    if host.contains(['.', '*', ':']) {
-        host.to_ascii_lowercase()
-    } else {
-        format!("{}.{namespace}.svc.cluster.local", host.to_ascii_lowercase())
-    }
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if host.contains(['.', '*', ':']) { name } else { format!("{name}.{namespace}{IN_CLUSTER}") }
 }
 
 pub(super) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {

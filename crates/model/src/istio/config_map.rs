@@ -124,7 +124,8 @@ impl ProxySettings {
 record! {
     /// What the proxy may use, as in a Pod.
     pub struct Resources {
-        requests: Option<ResourceList> = "requests";
+        /// What Kubernetes sets aside; a running process has nothing to do with it.
+        requests: Option<ResourceList> = "requests", idle;
         limits: Option<ResourceList> = "limits";
     }
 }

@@ -13,7 +13,7 @@ record! {
         traffic_policy: Option<TrafficPolicy> = "trafficPolicy";
         subsets: Vec<Subset> = "subsets";
         /// Namespaces that see the rule; empty: all. `.` is its own, `*` all.
-        export_to: Vec<String> = "exportTo" [export_to];
+        export_to: Vec<String> = "exportTo" [export_to_someone];
         /// Client workloads that the rule is for; unset: all.
         workload_selector: Option<Selector> = "workloadSelector";
     }

@@ -33,6 +33,31 @@ choice! {
     }
 }
 
+choice! {
+    /// Whether one client's requests go to one endpoint.
+    pub enum SessionAffinity {
+        None = "None",
+        ClientIp = "ClientIP",
+    }
+}
+
+choice! {
+    /// Which endpoints get requests from within the cluster.
+    pub enum InternalTrafficPolicy {
+        Cluster = "Cluster",
+        Local = "Local",
+    }
+}
+
+choice! {
+    /// Which endpoints are preferred. The node of an endpoint is not known here, so the same node means the same zone.
+    pub enum TrafficDistribution {
+        PreferClose = "PreferClose",
+        PreferSameZone = "PreferSameZone",
+        PreferSameNode = "PreferSameNode",
+    }
+}
+
 record! {
     /// Names, address and ports of a service (v1 Service).
     pub struct Service checked check_service {
@@ -43,11 +68,17 @@ record! {
         /// The DNS name that a Service of type ExternalName stands for.
         external_name: Option<String> = "externalName" [not_empty];
         ports: Vec<ServicePort> = "ports";
+        /// Endpoints that are not ready get requests too.
+        publish_not_ready_addresses: Option<bool> = "publishNotReadyAddresses";
+        /// Endpoints of the client's region and zone first, where no DestinationRule speaks of localities.
+        traffic_distribution: Option<TrafficDistribution> = "trafficDistribution";
+        session_affinity: Option<SessionAffinity> = "sessionAffinity", idle;
+        external_ips: Vec<String> = "externalIPs", idle;
+        internal_traffic_policy: Option<InternalTrafficPolicy> = "internalTrafficPolicy", idle;
     }
     ignored {
-        "selector", "sessionAffinity", "sessionAffinityConfig", "externalIPs", "externalTrafficPolicy", "internalTrafficPolicy",
-        "healthCheckNodePort", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass",
-        "loadBalancerIP", "loadBalancerSourceRanges", "publishNotReadyAddresses", "trafficDistribution",
+        "selector", "sessionAffinityConfig", "externalTrafficPolicy", "healthCheckNodePort", "ipFamilies", "ipFamilyPolicy",
+        "allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges",
     }
 }
 
@@ -100,8 +131,8 @@ record! {
         addresses: Vec<IpAddr> = "addresses";
         conditions: Option<EndpointConditions> = "conditions";
         zone: Option<String> = "zone";
-        hostname: Option<String> = "hostname";
-        node_name: Option<String> = "nodeName";
+        hostname: Option<String> = "hostname", idle;
+        node_name: Option<String> = "nodeName", idle;
     }
     ignored { "targetRef", "deprecatedTopology", "hints" }
 }
@@ -110,6 +141,11 @@ impl Endpoint {
     /// Whether it may get requests; unknown counts as ready, as in Kubernetes.
     pub fn is_ready(&self) -> bool {
         self.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
+    }
+
+    /// It is about to end and answers until then.
+    pub fn serves_while_ending(&self) -> bool {
+        self.conditions.as_ref().is_some_and(|c| c.terminating == Some(true) && c.serving == Some(true))
     }
 }
 
@@ -128,8 +164,10 @@ record! {
         /// Name of the service's port; absent when that has none.
         name: Option<String> = "name";
         port: u16 = "port" [port];
+        /// Only TCP is spoken; a port of UDP or SCTP is as if it were not there.
         protocol: Option<TransportProtocol> = "protocol";
-        app_protocol: Option<String> = "appProtocol";
+        /// The Service's own counts, as in Istio.
+        app_protocol: Option<String> = "appProtocol", idle;
     }
 }
 

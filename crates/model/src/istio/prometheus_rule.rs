@@ -6,7 +6,7 @@ use super::record::record;
 use super::scalar::PromDuration;
 
 record! {
-    /// Groups of rules (monitoring.coreos.com PrometheusRule).
+    /// Groups of rules (monitoring.coreos.com PrometheusRule). Prometheus evaluates them; here they are read and checked.
     pub struct PrometheusRule checked check_prometheus_rule {
         groups: Vec<RuleGroup> = "groups";
     }
@@ -17,11 +17,11 @@ record! {
     pub struct RuleGroup {
         name: String = "name" [not_empty];
         /// Unset: as Prometheus is configured (1 min).
-        interval: Option<PromDuration> = "interval";
+        interval: Option<PromDuration> = "interval", idle;
         /// Largest number of alerts or series of a rule; 0 or unset: no limit.
-        limit: Option<u32> = "limit";
+        limit: Option<u32> = "limit", idle;
         /// Looks back from this much before now.
-        query_offset: Option<PromDuration> = "query_offset";
+        query_offset: Option<PromDuration> = "query_offset", idle;
         labels: BTreeMap<String, String> = "labels" [labels];
         rules: Vec<Rule> = "rules";
     }
@@ -40,7 +40,7 @@ record! {
         /// How long the expression must hold before the alert fires.
         for_: Option<PromDuration> = "for";
         /// How long it fires on after the expression no longer holds.
-        keep_firing_for: Option<PromDuration> = "keep_firing_for";
+        keep_firing_for: Option<PromDuration> = "keep_firing_for", idle;
         labels: BTreeMap<String, String> = "labels" [prometheus_labels];
         annotations: BTreeMap<String, String> = "annotations" [prometheus_labels];
     }

@@ -85,6 +85,8 @@ pub(crate) const KINDS: &[Kind] = &[
         support: |table| {
             table.field("data.dns.yaml", None, DnsSettings::support);
             table.field("data.config.yaml", None, ProxyConfigFile::support);
+            table.idle("binaryData");
+            table.idle("immutable");
         },
         read: |_, head, fields, root, cx, config| {
             let mut inner = Vec::new();

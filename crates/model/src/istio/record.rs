@@ -4,13 +4,13 @@
 /// Declares a struct that is read from a YAML mapping.
 ///
 /// Each field is `name: Type = "yamlKey" [check, ...] later "reason";`. `[check]` runs on the value once read;
-/// `later` keeps the typed field but refuses the key by name. `refused` lists keys that are known and
-/// refused, `ignored` keys that belong to Kubernetes and have no bearing on a mesh.
+/// `later` keeps the typed field but refuses the key by name; `idle` reads and checks it, though nothing here acts on it.
+/// `refused` lists keys that are known and refused, `ignored` keys that belong to Kubernetes and have no bearing on a mesh.
 macro_rules! record {
     (
         $(#[$meta:meta])*
         pub struct $name:ident $(checked $check:ident)? {
-            $( $(#[$fmeta:meta])* $field:ident : $ty:ty = $key:literal $([ $($fcheck:ident),+ ])? $(later $later:literal)? ; )*
+            $( $(#[$fmeta:meta])* $field:ident : $ty:ty = $key:literal $([ $($fcheck:ident),+ ])? $(later $later:literal)? $(, $idle:ident)? ; )*
         }
         $(refused { $($rkey:literal : $rwhy:literal),* $(,)? })?
         $(ignored { $($ikey:literal),* $(,)? })?
@@ -69,8 +69,8 @@ macro_rules! record {
             }
 
             fn support(table: &mut super::support::Support) {
-                table.record(stringify!($name), Self::REFUSED, |_table| {
-                    $( _table.field($key, super::record::later!($($later)?), <$ty as super::reader::FromNode>::support); )*
+                table.record(stringify!($name), Self::REFUSED, Self::IGNORED, |_table| {
+                    $( super::record::row!(_table, $key, $ty, super::record::later!($($later)?) $(, $idle)?); )*
                 });
             }
         }
@@ -134,4 +134,14 @@ macro_rules! later {
     };
 }
 
-pub(crate) use {choice, later, record};
+/// The row of a field in the table of what acts.
+macro_rules! row {
+    ($table:ident, $key:literal, $ty:ty, $later:expr) => {
+        $table.field($key, $later, <$ty as super::reader::FromNode>::support)
+    };
+    ($table:ident, $key:literal, $ty:ty, $later:expr, idle) => {
+        $table.idle($key)
+    };
+}
+
+pub(crate) use {choice, later, record, row};

@@ -75,7 +75,8 @@ record! {
         /// Port name of the service to port of this endpoint.
         ports: BTreeMap<String, u16> = "ports" [named_ports];
         labels: BTreeMap<String, String> = "labels" [labels];
-        network: Option<String> = "network";
+        /// One network is taken for granted: every endpoint is reached at its address.
+        network: Option<String> = "network", idle;
         locality: Option<Locality> = "locality";
         /// Share relative to the others. Unset or 0: 1.
         weight: Option<u32> = "weight";

@@ -9,6 +9,7 @@ pub(crate) struct Support {
     path: Vec<&'static str>,
     acts: String,
     refused: Vec<String>,
+    idle: Vec<String>,
     /// Records that were shown before in this row, such as the TrafficPolicy of a subset.
     seen: BTreeSet<&'static str>,
 }
@@ -28,7 +29,19 @@ impl Support {
         self.path.pop();
     }
 
-    pub(crate) fn record(&mut self, name: &'static str, refused: &[(&'static str, &str)], fields: fn(&mut Self)) {
+    /// A field that is read and has no effect here.
+    pub(crate) fn idle(&mut self, key: &'static str) {
+        let path = self.path.iter().chain([&key]).copied().collect::<Vec<_>>();
+        self.idle.push(path.join("."));
+    }
+
+    pub(crate) fn record(
+        &mut self,
+        name: &'static str,
+        refused: &[(&'static str, &str)],
+        ignored: &[&'static str],
+        fields: fn(&mut Self),
+    ) {
         if !self.seen.insert(name) {
             self.acts.push_str("{…}");
             return;
@@ -40,6 +53,7 @@ impl Support {
         self.acts.push('{');
         fields(self);
         self.acts.push('}');
+        ignored.iter().for_each(|key| self.idle(key));
     }
 
     pub(crate) fn word(&mut self, word: &str, later: Option<&str>) {
@@ -49,24 +63,31 @@ impl Support {
     }
 }
 
-/// The table in Markdown: for each kind its API versions, the fields that act and those refused by name.
-/// `{…}` stands for fields that the same row showed before.
+/// The table in Markdown: for each kind its API versions, the fields that act, those that are read and have no effect here, and
+/// those refused by name. `{…}` stands for fields that the same row showed before.
 pub fn support_table() -> String {
-    let mut table = String::from("| kind | fields that act | refused by name |\n|---|---|---|\n");
+    let mut table = String::from(
+        "| kind | fields that act | accepted, without effect here | refused by name |\n|---|---|---|---|\n",
+    );
+    let list = |paths: &[String]| match paths {
+        [] => "-".to_owned(),
+        some => some.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", "),
+    };
     for kind in super::read::KINDS {
         let mut support = Support::default();
         (kind.support)(&mut support);
         let acts = support.acts.strip_prefix('{').and_then(|s| s.strip_suffix('}')).unwrap_or(&support.acts);
-        let refused: Vec<String> = support.refused.iter().map(|path| format!("`{path}`")).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(
             table,
-            "| **{}** ({}) | `{acts}` | {} |",
+            "| **{}** ({}) | `{acts}` | {} | {} |",
             kind.name,
             kind.api_versions.join(", "),
-            if refused.is_empty() { "-".to_owned() } else { refused.join(", ") }
+            list(&support.idle),
+            list(&support.refused)
         );
     }
-    let _ = writeln!(table, "| {} | - | the whole kind |", super::read::REFUSED_KINDS.map(|(kind, _)| kind).join(", "));
+    let _ =
+        writeln!(table, "| {} | - | - | the whole kind |", super::read::REFUSED_KINDS.map(|(kind, _)| kind).join(", "));
     table
 }

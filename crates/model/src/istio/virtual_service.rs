@@ -15,7 +15,7 @@ record! {
         /// In order; the first route that matches stands.
         http: Vec<HttpRoute> = "http";
         /// Namespaces that see the document; empty: all. `.` is its own, `*` all.
-        export_to: Vec<String> = "exportTo" [export_to];
+        export_to: Vec<String> = "exportTo" [export_to_someone];
     }
     refused {
         "tls": "routing of passed-through TLS",

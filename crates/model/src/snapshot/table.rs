@@ -104,7 +104,8 @@ impl RouteTable {
     }
 
     /// The virtual host of an authority: the exact domain, else the longest `*suffix`, else the longest `prefix*`, else
-    /// `*` (Envoy `RouteMatcher::findVirtualHost`). Costs one hash, and one per distinct length of wildcards.
+    /// `*` (Envoy `RouteMatcher::findVirtualHost`). Costs one hash, and one per distinct length of wildcards. A name that
+    /// ends in a dot and is nobody's is looked for without it.
     pub fn lookup(&self, authority: &[u8]) -> Option<&Arc<VirtualHost>> {
         let authority = if self.ignore_port { without_port(authority) } else { authority };
         if self.exact.is_empty() && self.suffix.is_empty() && self.prefix.is_empty() {
@@ -120,6 +121,13 @@ impl RouteTable {
             None => Cow::Owned(authority.to_ascii_lowercase()),
         };
         let name = lowered.as_ref();
+        self.named(name)
+            .or_else(|| self.named(&without_dot(name)?))
+            .or_else(|| self.any.and_then(|at| self.hosts.get(at as usize)))
+    }
+
+    /// The virtual host of a lower-case name, `*` aside.
+    fn named(&self, name: &[u8]) -> Option<&Arc<VirtualHost>> {
         self.probe(&self.exact, name, |domain| domain.as_bytes() == name)
             .or_else(|| {
                 self.suffix_lengths.iter().find_map(|&length| {
@@ -134,7 +142,6 @@ impl RouteTable {
                     self.probe(&self.prefix, head, |domain| domain.strip_suffix('*').map(str::as_bytes) == Some(head))
                 })
             })
-            .or_else(|| self.any.and_then(|at| self.hosts.get(at as usize)))
     }
 
     fn probe(&self, map: &HashedMap<DomainAt>, key: &[u8], is_it: impl Fn(&str) -> bool) -> Option<&Arc<VirtualHost>> {
@@ -148,6 +155,15 @@ fn longest_first(mut lengths: Vec<u16>) -> Box<[u16]> {
     lengths.sort_unstable_by(|left, right| right.cmp(left));
     lengths.dedup();
     lengths.into()
+}
+
+/// `a.example.com.:80` without the dot that ends an absolute name (RFC 1034, 3.1): the same host. Istio gives each service a
+/// second domain for it; looked up so, it costs only the requests that write it.
+fn without_dot(authority: &[u8]) -> Option<Vec<u8>> {
+    let host = without_port(authority);
+    let mut name = host.strip_suffix(b".").filter(|name| !name.is_empty())?.to_vec();
+    name.extend_from_slice(authority.get(host.len()..)?);
+    Some(name)
 }
 
 /// The host of an authority; a colon inside of `[...]` is part of an address.

@@ -74,7 +74,7 @@ pub fn concerns(config: &Config, node: &Node) -> Vec<Concern> {
         let role = if host.starts_with('*') { Role::Everything } else { Role::Host };
         found.push(concern("DestinationRule", document, role, [host_key(&host)], []));
     }
-    found.extend(config.service_entries.iter().map(service_entry));
+    found.extend(config.service_entries.iter().map(|document| service_entry(document, node)));
     found.extend(config.workload_entries.iter().map(workload_entry));
     found.extend(config.virtual_services.iter().map(|document| virtual_service(document, node)));
     macro_rules! all {
@@ -100,8 +100,9 @@ fn concern<T>(
     Concern { source: document.source.clone(), id, role, hosts: hosts.into().into(), uses: uses.into().into() }
 }
 
-fn service_entry(document: &Document<ServiceEntry>) -> Concern {
-    let hosts: Vec<u64> = document.spec.hosts.iter().map(|host| host_key(&host.to_ascii_lowercase())).collect();
+fn service_entry(document: &Document<ServiceEntry>, node: &Node) -> Concern {
+    let key = |host: &String| host_key(&full_name(host, &document.meta.namespace, node));
+    let hosts: Vec<u64> = document.spec.hosts.iter().map(key).collect();
     let Some(selector) = &document.spec.workload_selector else {
         return concern("ServiceEntry", document, Role::Host, hosts, []);
     };

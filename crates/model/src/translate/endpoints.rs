@@ -55,6 +55,14 @@ pub(super) fn shape(node: &Node, setting: Option<&LocalityLbSetting>, outlier: b
     if outlier && !node.locality.is_empty() { Shape::Failover } else { Shape::Flat }
 }
 
+/// What `trafficDistribution` of a Service asks for (Kubernetes, Service v1: PreferClose, PreferSameZone).
+pub(super) fn near_first() -> LocalityLbSetting {
+    LocalityLbSetting {
+        failover_priority: vec![REGION_LABEL.to_owned(), ZONE_LABEL.to_owned()],
+        ..LocalityLbSetting::default()
+    }
+}
+
 pub(super) fn assign<'a>(
     name: &str,
     node: &Node,

@@ -318,37 +318,6 @@ pub fn service_inputs(index: &Index<'_>, host: &str) -> Vec<Input> {
     inputs
 }
 
-/// Whether a service becomes the same resources from `new` as from `old`: every input is equal. Comparing is much cheaper
-/// than translating, and it needs no record of what changed.
-pub fn unchanged(old: &Index<'_>, new: &Index<'_>, host: &str) -> bool {
-    let same_rules = |host: &str| {
-        let (a, b) = (old.destination_rules(host), new.destination_rules(host));
-        a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.spec == b.spec)
-    };
-    let (Some(was), Some(is)) = (old.service(host), new.service(host)) else { return false };
-    let routes = (old.virtual_service(host), new.virtual_service(host));
-    let same_routes = match routes {
-        (None, None) => true,
-        (Some(was), Some(is)) => {
-            was.spec == is.spec && was.meta.namespace == is.meta.namespace && {
-                let destinations =
-                    is.spec.http.iter().flat_map(|http| http.route.iter().map(|one| &one.destination.host));
-                destinations.into_iter().all(|name| {
-                    let other = registry::full_name(name, &is.meta.namespace, new.node);
-                    same_rules(&other) && old.service(&other).map(|s| &s.ports) == new.service(&other).map(|s| &s.ports)
-                })
-            }
-        }
-        _ => false,
-    };
-    same_routes
-        && same_rules(host)
-        && old.node == new.node
-        && old.config.peer_authentications == new.config.peer_authentications
-        && old.config.dns_settings(&old.node.namespace) == new.config.dns_settings(&new.node.namespace)
-        && was.same_as(is)
-}
-
 /// The name of an outbound cluster; `subset` is empty for the whole service.
 pub fn outbound_name(port: u16, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")

@@ -105,8 +105,11 @@ impl<'a> Workload<'a> {
     pub(super) fn port(&self, port: &Port) -> Option<u16> {
         match self.ports {
             Ports::Slice(ports) => {
+                // A UDP port may have the same name; nothing here speaks UDP.
+                let tcp = ports.iter().filter(|p| matches!(p.protocol, None | Some(TransportProtocol::Tcp)));
                 let named = |p: &&EndpointPort| p.name.as_deref().unwrap_or_default() == port.name;
-                ports.iter().find(named).or(if ports.len() == 1 { ports.first() } else { None }).map(|p| p.port)
+                let only = || tcp.clone().next().filter(|_| tcp.clone().count() == 1);
+                tcp.clone().find(named).or_else(only).map(|p| p.port)
             }
             Ports::Entry(ports) => Some(ports.get(&port.name).copied().or(port.target).unwrap_or(port.number)),
         }
@@ -144,25 +147,14 @@ pub(super) struct Service<'a> {
     pub(super) resolution: Resolution,
     pub(super) external: bool,
     pub(super) endpoints: Vec<Workload<'a>>,
+    /// The name to ask DNS for where no endpoint is named; unset: `host`.
+    pub(super) dns_name: Option<&'a str>,
+    /// Endpoints of the client's own zone first.
+    pub(super) near_first: bool,
     pub(super) subject_alt_names: &'a [String],
     pub(super) kind: &'static str,
     pub(super) meta: &'a Metadata,
     pub(super) source: &'a Source,
-}
-
-impl Service<'_> {
-    /// Equal but for where its document stands.
-    pub(super) fn same_as(&self, other: &Service<'_>) -> bool {
-        self.host == other.host
-            && self.name == other.name
-            && self.namespace == other.namespace
-            && self.addresses == other.addresses
-            && self.ports == other.ports
-            && self.resolution == other.resolution
-            && self.external == other.external
-            && self.endpoints == other.endpoints
-            && self.subject_alt_names == other.subject_alt_names
-    }
 }
 
 /// All documents, ready for look-ups by one proxy. Building it is linear in their number and cheap beside translation.
@@ -262,8 +254,11 @@ impl<'a> Index<'a> {
         let tiers = [Some(self.node.namespace.as_str()), service_namespace, Some(ROOT_NAMESPACE)];
         for namespace in tiers.into_iter().flatten() {
             let sees = |document: &&Document<DestinationRule>| {
+                let selects = document.spec.workload_selector.is_some();
                 document.meta.namespace == namespace
-                    && (namespace == self.node.namespace || visible(&document.spec.export_to, namespace, self.node))
+                    && visible(&document.spec.export_to, namespace, self.node)
+                    // A rule for chosen workloads stays in its namespace, as in Istio (pilot `push_context.go`).
+                    && (!selects || namespace == self.node.namespace)
                     && document
                         .spec
                         .workload_selector
@@ -313,12 +308,14 @@ impl<'a> Index<'a> {
             if !visible(&export, &meta.namespace, self.node) {
                 continue;
             }
-            let endpoints = slices
-                .get(&(meta.namespace.as_str(), meta.name.as_str()))
-                .into_iter()
-                .flatten()
-                .flat_map(|slice| from_slice(slice));
             let spec = &document.spec;
+            let own = slices.get(&(meta.namespace.as_str(), meta.name.as_str())).map_or(&[][..], Vec::as_slice);
+            let all = spec.publish_not_ready_addresses == Some(true);
+            let mut endpoints = from_slices(own, |endpoint| all || endpoint.is_ready());
+            if endpoints.is_empty() {
+                // While every endpoint ends, those that still serve get the requests, as kube-proxy does (KEP-1669).
+                endpoints = from_slices(own, istio::Endpoint::serves_while_ending);
+            }
             // As Istio: the name is asked of DNS, and mesh mTLS is not spoken with what is outside.
             let alias = spec.external_name.as_deref().map(|name| Workload::by_name(name, &meta.namespace));
             let external = alias.is_some();
@@ -357,7 +354,12 @@ impl<'a> Index<'a> {
                     .collect(),
                 resolution: if external { Resolution::Dns } else { Resolution::Static },
                 external,
-                endpoints: alias.into_iter().chain(endpoints.take_while(|_| !external)).collect(),
+                endpoints: match alias {
+                    Some(alias) => vec![alias],
+                    None => endpoints,
+                },
+                dns_name: None,
+                near_first: spec.traffic_distribution.is_some(),
                 subject_alt_names: &[],
                 kind: "Service",
                 meta,
@@ -388,17 +390,21 @@ impl<'a> Index<'a> {
                     target: port.target_port,
                 })
                 .collect();
-            for host in &spec.hosts {
+            for written in &spec.hosts {
                 let suffix = format!(".{}.svc.{}", meta.namespace, self.node.mesh.cluster_domain);
+                let host = full_name(written, &meta.namespace, self.node);
                 self.add(Service {
-                    host: host.to_ascii_lowercase(),
-                    name: host.strip_suffix(&suffix).unwrap_or(host).to_owned(),
+                    name: host.strip_suffix(&suffix).unwrap_or(&host).to_owned(),
+                    host,
                     namespace: &meta.namespace,
                     addresses: spec.addresses.iter().map(String::as_str).collect(),
                     ports: ports.clone(),
                     resolution: spec.resolution.unwrap_or(Resolution::None),
                     external: spec.location.unwrap_or_default() == ServiceLocation::MeshExternal,
                     endpoints: endpoints.clone(),
+                    // Where there is no Kubernetes, DNS knows a short name as it is written.
+                    dns_name: Some(written),
+                    near_first: false,
                     subject_alt_names: &spec.subject_alt_names,
                     kind: "ServiceEntry",
                     meta,
@@ -442,11 +448,15 @@ impl<'a> Selectable<'a> {
     }
 }
 
-fn from_slice<'a>(slice: &'a Document<istio::EndpointSlice>) -> Vec<Workload<'a>> {
-    let labels = Arc::new(slice.endpoint_labels());
-    let ready = slice.spec.endpoints.iter().filter(|endpoint| endpoint.is_ready());
-    ready
-        .filter_map(|endpoint| {
+fn from_slices<'a>(
+    slices: &[&'a Document<istio::EndpointSlice>],
+    wanted: impl Fn(&istio::Endpoint) -> bool,
+) -> Vec<Workload<'a>> {
+    let mut workloads = Vec::new();
+    for slice in slices {
+        let labels = Arc::new(slice.endpoint_labels());
+        let chosen = slice.spec.endpoints.iter().filter(|endpoint| wanted(endpoint));
+        workloads.extend(chosen.filter_map(|endpoint| {
             Some(Workload {
                 name: "",
                 address: Cow::Owned(crate::ip::text(*endpoint.addresses.first()?)),
@@ -457,8 +467,9 @@ fn from_slice<'a>(slice: &'a Document<istio::EndpointSlice>) -> Vec<Workload<'a>
                 namespace: &slice.meta.namespace,
                 ports: Ports::Slice(&slice.spec.ports),
             })
-        })
-        .collect()
+        }));
+    }
+    workloads
 }
 
 fn from_entry<'a>(name: &'a str, entry: &'a WorkloadEntry, namespace: &'a str) -> Option<Workload<'a>> {
@@ -474,16 +485,15 @@ fn from_entry<'a>(name: &'a str, entry: &'a WorkloadEntry, namespace: &'a str) -
     })
 }
 
-/// `user-service` in `default` is `user-service.default.svc.<domain>`; a name with a dot, a wildcard or an address is full.
+/// `user-service` in `default` is `user-service.default.svc.<domain>`; a name with a dot, a wildcard or an address is full. The
+/// dot at the end of an absolute name is none of it.
 pub(super) fn full_name(host: &str, namespace: &str, node: &Node) -> String {
-    if host.contains(['.', '*', ':']) {
-        host.to_ascii_lowercase()
-    } else {
-        format!("{host}.{namespace}.svc.{}", node.mesh.cluster_domain)
-    }
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if host.contains(['.', '*', ':']) { name } else { format!("{name}.{namespace}.svc.{}", node.mesh.cluster_domain) }
 }
 
-/// Whether a proxy sees a document of `namespace` that is exported so.
+/// Whether a proxy sees a document of `namespace` that is exported so. As in Istio, its own namespace is no exception: a document
+/// that is exported to others alone, or to nobody (`~`), is not for the proxies beside it.
 fn visible(export_to: &[String], namespace: &str, node: &Node) -> bool {
     let to = |word: &String| word == "*" || *word == node.namespace || (word == "." && namespace == node.namespace);
     export_to.is_empty() || export_to.iter().any(to)

@@ -132,10 +132,13 @@ fn one_cluster(
     cluster::http_options(&mut made, policy, upstream, auto_sni, auto_san);
     transport(index, service, &mut made, policy, &reached, port, subset, inner(upstream));
 
-    let setting = policy.load_balancer.as_ref().and_then(|balancer| balancer.locality_lb_setting.as_ref());
-    let shape = endpoints::shape(node, setting, policy.outlier_detection.is_some());
+    let own = policy.load_balancer.as_ref().and_then(|balancer| balancer.locality_lb_setting.as_ref());
+    // A Service's trafficDistribution acts where no rule says anything of localities, and without outlier detection too.
+    let near = (service.near_first && own.is_none() && !node.locality.is_empty()).then(endpoints::near_first);
+    let setting = own.or(near.as_ref());
+    let shape = endpoints::shape(node, setting, policy.outlier_detection.is_some() || near.is_some());
     // A DNS service without endpoints is reached by its own name.
-    let local = [Workload::by_name(&service.host, service.namespace)];
+    let local = [Workload::by_name(service.dns_name.unwrap_or(&service.host), service.namespace)];
     match discovery {
         DiscoveryType::OriginalDst => return made,
         DiscoveryType::Eds => {

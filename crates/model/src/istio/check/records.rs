@@ -122,6 +122,10 @@ pub(crate) fn check_tls(tls: &ClientTls, cx: &mut Cx) {
 }
 
 pub(crate) fn check_rule(rule: &DestinationRule, cx: &mut Cx) {
+    if rule.workload_selector.is_some() && (rule.export_to.len() > 1 || rule.export_to.iter().any(|to| to == "*")) {
+        let reason = "a rule with a workloadSelector is for its own namespace only; write exportTo: [.] or remove it";
+        cx.error_at("exportTo", ErrorKind::Conflict, reason);
+    }
     for (index, subset) in rule.subsets.iter().enumerate() {
         if rule.subsets.iter().take(index).any(|earlier| earlier.name == subset.name) {
             let reason = format!("the subset {} is defined twice; remove or rename one", subset.name);

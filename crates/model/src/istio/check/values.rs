@@ -188,6 +188,14 @@ pub(crate) fn hosts(values: &[String], cx: &mut Cx) {
     }
 }
 
+/// As [`export_to`], without `~`: that is a ServiceEntry's own (Istio, ServiceEntry reference).
+pub(crate) fn export_to_someone(values: &[String], cx: &mut Cx) {
+    if values.iter().any(|value| value == "~") {
+        cx.bad("~ (nobody) is for a ServiceEntry only; write . for the document's own namespace");
+    }
+    export_to(values, cx);
+}
+
 pub(crate) fn export_to(values: &[String], cx: &mut Cx) {
     for (index, value) in values.iter().enumerate() {
         if !matches!(value.as_str(), "." | "*" | "~") && !is_dns_label(value) {
