@@ -1,4 +1,4 @@
-//! Envoy's response flags: why a response is what it is, in two letters
+//! Envoy's response flags, those whose events happen here: why a response is what it is, in two letters
 //! (envoy `docs/root/configuration/observability/access_log/usage`, `%RESPONSE_FLAGS%`).
 
 use std::fmt;
@@ -22,56 +22,38 @@ flags! {
     NO_HEALTHY_UPSTREAM = 0, "UH";
     /// The connection to the endpoint failed.
     UPSTREAM_CONNECTION_FAILURE = 1, "UF";
-    /// A circuit breaker is full.
+    /// A circuit breaker is full: of requests, of those that wait, or of retries.
     UPSTREAM_OVERFLOW = 2, "UO";
     /// No route matches.
     NO_ROUTE_FOUND = 3, "NR";
-    /// The retries or the connect attempts are used up.
+    /// The retries are used up.
     UPSTREAM_RETRY_LIMIT_EXCEEDED = 4, "URX";
     /// The upstream took longer than the timeout.
     UPSTREAM_REQUEST_TIMEOUT = 5, "UT";
-    /// The upstream closed the connection in the middle.
+    /// The upstream closed the connection before it answered.
     UPSTREAM_CONNECTION_TERMINATION = 6, "UC";
-    /// We reset the stream.
-    LOCAL_RESET = 7, "LR";
     /// The upstream reset the stream.
-    UPSTREAM_REMOTE_RESET = 8, "UR";
+    UPSTREAM_REMOTE_RESET = 7, "UR";
     /// The client closed the connection.
-    DOWNSTREAM_CONNECTION_TERMINATION = 9, "DC";
+    DOWNSTREAM_CONNECTION_TERMINATION = 8, "DC";
     /// The client reset the stream.
-    DOWNSTREAM_REMOTE_RESET = 10, "DR";
+    DOWNSTREAM_REMOTE_RESET = 9, "DR";
     /// A delay was injected.
-    DELAY_INJECTED = 11, "DI";
+    DELAY_INJECTED = 10, "DI";
     /// An abort was injected.
-    FAULT_INJECTED = 12, "FI";
-    /// A rate limit refused.
-    RATE_LIMITED = 13, "RL";
-    /// The authorization service refused.
-    UNAUTHORIZED_EXTERNAL_SERVICE = 14, "UAEX";
+    FAULT_INJECTED = 11, "FI";
     /// The stream was idle too long.
-    STREAM_IDLE_TIMEOUT = 15, "SI";
-    /// A header must not have this value.
-    INVALID_ENVOY_REQUEST_HEADERS = 16, "IH";
+    STREAM_IDLE_TIMEOUT = 12, "SI";
     /// The client's message breaks the protocol.
-    DOWNSTREAM_PROTOCOL_ERROR = 17, "DPE";
+    DOWNSTREAM_PROTOCOL_ERROR = 13, "DPE";
     /// The upstream's message breaks the protocol.
-    UPSTREAM_PROTOCOL_ERROR = 18, "UPE";
-    /// The upstream's response came too late for the stream's whole duration.
-    UPSTREAM_MAX_STREAM_DURATION_REACHED = 19, "UMSDR";
+    UPSTREAM_PROTOCOL_ERROR = 14, "UPE";
     /// The overload manager refused.
-    OVERLOAD_MANAGER = 20, "OM";
-    /// The name could not be resolved.
-    DNS_RESOLUTION_FAILURE = 21, "DF";
+    OVERLOAD_MANAGER = 15, "OM";
     /// The route's cluster does not exist.
-    NO_CLUSTER_FOUND = 22, "NC";
-    /// The filter's configuration is not there.
-    NO_FILTER_CONFIG_FOUND = 23, "NFCF";
-    /// The request took longer than the timeout of the whole of it.
-    DURATION_TIMEOUT = 24, "DT";
+    NO_CLUSTER_FOUND = 16, "NC";
     /// The response came from the cache.
-    RESPONSE_FROM_CACHE_FILTER = 25, "RFCF";
-    /// A local health check failed.
-    FAILED_LOCAL_HEALTH_CHECK = 26, "LH";
+    RESPONSE_FROM_CACHE_FILTER = 17, "RFCF";
 }
 
 impl ResponseFlags {
@@ -87,6 +69,10 @@ impl ResponseFlags {
 
     pub fn insert(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+
+    pub fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
     }
 
     /// Whether it tells of anything that went wrong; an answer from the cache is none.

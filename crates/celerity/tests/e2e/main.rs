@@ -6,6 +6,7 @@ mod compare;
 mod dns;
 mod drain;
 mod explain;
+mod flags;
 mod framing;
 mod grpc;
 mod mtls;

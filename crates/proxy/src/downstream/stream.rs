@@ -186,6 +186,18 @@ impl<'a> DownstreamStream<'a> {
         }
     }
 
+    /// Whether the client reset this stream of HTTP/2. Asked once it is over: what waits for the stream is forgotten.
+    pub fn was_reset(&mut self) -> bool {
+        match self {
+            Self::H1(_) => false,
+            Self::H2(side) => {
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                let failed = side.stream.split().0.poll_failed(&mut cx);
+                matches!(failed, Poll::Ready(error) if error.is_peer_reset())
+            }
+        }
+    }
+
     /// Breaks the response off, so that the client sees that it is not whole.
     pub fn abort(&mut self) {
         match self {

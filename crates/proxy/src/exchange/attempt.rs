@@ -14,8 +14,7 @@ use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
 use crate::upstream::shared::{ClusterShared, RareEvents};
 use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
 use celerity_model::snapshot::{
-    Chosen, Cluster, Discovery, Forward, HostRewrite, HttpFilter, Limits, RetryPolicy, Route, VirtualHost,
-    WeightedCluster,
+    Chosen, Cluster, Discovery, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
 };
 use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::server_timing::{Asked, HOPS};
@@ -100,19 +99,12 @@ impl<'a> Exchange<'a> {
         if !std::mem::replace(&mut self.rewritten, true) {
             self.rewrite(host, route, forward, weighted);
         }
-        // A copy that may not switch protocols would be no WebSocket request.
-        if !self.websocket {
-            self.mirror(forward, false);
-        }
+        self.mirror(forward, false);
         let timeout = self.timeout_of(forward);
 
         let Some(permit) = RequestPermit::take(&pool.shared, &cluster.policy.limits) else {
             RareEvents::add(&pool.shared.events.request_overflows);
-            return Err(Failure::new(
-                503,
-                ResponseFlags::UPSTREAM_OVERFLOW,
-                "the cluster's requests are at their limit",
-            ));
+            return Err(Failure::overflow("the cluster's requests are at their limit"));
         };
         let hash = self.hash(forward, &cluster);
         let policy = forward.retry.as_deref();
@@ -122,8 +114,8 @@ impl<'a> Exchange<'a> {
         let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
         let (mut retries, mut replays, mut moves) = (0, 0, 0);
         let (mut met_priorities, mut tried_priorities) = (0_u64, 0_u64);
-        // Held while a retry is under way, given back with the next one or the exchange.
-        let mut held: [Option<RetryPermit>; 1] = [None];
+        // Held while a retry is under way, given back when it is over.
+        let mut held: Option<RetryPermit> = None;
 
         loop {
             self.ledger.begin_attempt(State::Pick, self.worker.clock.now());
@@ -153,7 +145,7 @@ impl<'a> Exchange<'a> {
                     if self.asked == Asked::Hops && self.worker.clock.runs() && stream.is_from_mesh() {
                         self.inner_hops = fields::take_list(&mut self.response.headers, b"server-timing");
                     }
-                    pool.report(self.worker, &endpoint, Outcome::Status(self.response.status));
+                    pool.report(self.worker, &endpoint, Outcome::Status(self.judged_status()));
                     pool.series.answered(self.response.status);
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &End::Status));
                     if !wanted {
@@ -162,14 +154,16 @@ impl<'a> Exchange<'a> {
                         }
                         return Ok(Up { stream, length, weighted, hop, _request: permit });
                     }
-                    if let Some(next) = self.next_retry(policy, &pool, retries) {
-                        held[0] = Some(next);
-                        drop(stream);
-                        self.patience.set_per_try_idle(None, Instant::now());
-                    } else {
-                        self.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                        return Ok(Up { stream, length, weighted, hop, _request: permit });
+                    drop(held.take());
+                    match self.next_retry(policy, &pool, retries) {
+                        Ok(next) => held = Some(next),
+                        Err(why) => {
+                            self.flags.insert(why);
+                            return Ok(Up { stream, length, weighted, hop, _request: permit });
+                        }
                     }
+                    drop(stream);
+                    self.patience.set_per_try_idle(None, Instant::now());
                 }
                 Err(end) => {
                     // The configuration was swapped while the request waited: it goes on in the cluster as it is now.
@@ -197,14 +191,13 @@ impl<'a> Exchange<'a> {
                         pool.report(self.worker, &endpoint, outcome);
                     }
                     let wanted = policy.is_some_and(|policy| self.wants_retry(policy, &end));
-                    let next = if wanted { self.next_retry(policy, &pool, retries) } else { None };
+                    drop(held.take());
+                    let next = if wanted { self.next_retry(policy, &pool, retries) } else { Err(ResponseFlags::NONE) };
                     match next {
-                        Some(next) => held[0] = Some(next),
-                        None => {
+                        Ok(next) => held = Some(next),
+                        Err(why) => {
                             let mut failure = failure_of(&end);
-                            if wanted {
-                                failure.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                            }
+                            failure.flags.insert(why);
                             return Err(failure);
                         }
                     }
@@ -414,9 +407,7 @@ impl<'a> Exchange<'a> {
         }
         if let Some(path) = forward.path_rewrite.apply(&route.matching, &self.request.path) {
             let original = std::mem::replace(&mut self.request.path, path);
-            let suppressed = matches!(self.manager.filters.last(),
-                Some(HttpFilter::Router(router)) if router.suppress_envoy_headers);
-            if !suppressed {
+            if !self.suppresses_envoy_headers() {
                 self.request.headers.set(b"x-envoy-original-path", &original);
             }
         }
@@ -483,9 +474,8 @@ impl<'a> Exchange<'a> {
     fn is_free_replay(&self, end: &End) -> bool {
         match end {
             End::Attempt(AttemptError::Unprocessed(_)) => true,
-            End::Attempt(AttemptError::Idle(_)) => {
-                self.request.method.is_idempotent() && self.upload.length() == BodyLength::Empty
-            }
+            // Whether a body can be sent again is for the caller to see.
+            End::Attempt(AttemptError::Idle(_)) => self.request.method.is_idempotent(),
             _ => false,
         }
     }
@@ -511,16 +501,33 @@ impl<'a> Exchange<'a> {
         )
     }
 
-    /// The permit for one more retry, if the policy, the body and the cluster allow one.
-    fn next_retry(&self, policy: Option<&RetryPolicy>, pool: &ClusterPool, done: u32) -> Option<RetryPermit> {
-        if policy.is_none_or(|policy| done >= policy.num_retries) || !self.upload.can_repeat() {
-            return None;
+    /// The permit for one more retry, if the policy, the body and the cluster allow one; else the flag that says why
+    /// there is none (Envoy `RetryStateImpl::shouldRetry`, whose giving up for a large body has no flag). The permit of
+    /// the retry before must have been given back: it is over.
+    fn next_retry(
+        &self,
+        policy: Option<&RetryPolicy>,
+        pool: &ClusterPool,
+        done: u32,
+    ) -> Result<RetryPermit, ResponseFlags> {
+        if !self.upload.can_repeat() {
+            return Err(ResponseFlags::NONE);
+        }
+        if policy.is_none_or(|policy| done >= policy.num_retries) {
+            return Err(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         }
         if !pool.shared.try_take_retry(&pool.cluster.policy.limits) {
             RareEvents::add(&pool.shared.events.retry_overflows);
-            return None;
+            return Err(ResponseFlags::UPSTREAM_OVERFLOW);
         }
-        Some(RetryPermit(pool.shared.clone()))
+        Ok(RetryPermit(pool.shared.clone()))
+    }
+
+    /// The status that outlier detection hears of: a gRPC failure comes with 200. Only what stands in the head counts, as
+    /// in Envoy (`Filter::onUpstreamHeaders`): when trailers come the response has been given already.
+    fn judged_status(&self) -> u16 {
+        let grpc = if self.is_grpc { fields::grpc_status(&self.response.headers) } else { None };
+        grpc.map_or(self.response.status, fields::http_status_of_grpc)
     }
 
     async fn back_off(
@@ -560,41 +567,62 @@ fn no_endpoint(cluster: &Cluster) -> &'static str {
 /// What outlier detection hears of an attempt without a response. Our own limits say nothing about the endpoint.
 fn outcome_of(end: &End) -> Option<Outcome> {
     match end {
-        End::Acquire(AcquireError::Connect { .. }) => Some(Outcome::ConnectFailed),
-        End::Acquire(_) | End::Status => None,
+        End::Acquire(error) => outcome_of_acquire(error),
+        End::Status => None,
         End::Attempt(_) => Some(Outcome::Reset),
         End::PerTry | End::PerTryIdle => Some(Outcome::Timeout),
+    }
+}
+
+/// See [`outcome_of`].
+pub(super) fn outcome_of_acquire(error: &AcquireError) -> Option<Outcome> {
+    match error {
+        AcquireError::Connect { .. } => Some(Outcome::ConnectFailed),
+        AcquireError::PendingOverflow | AcquireError::Gone(_) => None,
     }
 }
 
 fn failure_of(end: &End) -> Failure {
     let prefix = "upstream connect error or disconnect/reset before headers";
     match end {
-        End::Acquire(AcquireError::PendingOverflow) => {
-            Failure::new(503, ResponseFlags::UPSTREAM_OVERFLOW, format!("{prefix}. reset reason: overflow"))
-        }
+        End::Acquire(AcquireError::PendingOverflow) => Failure::overflow(format!("{prefix}. reset reason: overflow")),
         End::Acquire(error) => Failure::new(
             503,
             ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             format!("{prefix}. reset reason: connection failure. {error}"),
         ),
-        End::Attempt(AttemptError::Protocol(reason)) => Failure::new(
-            502,
-            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-            format!("{prefix}. reset reason: protocol error. {reason}"),
-        ),
-        End::Attempt(AttemptError::Refused) => Failure::new(
-            503,
-            ResponseFlags::UPSTREAM_REMOTE_RESET,
-            format!("{prefix}. reset reason: remote refused stream reset"),
-        ),
-        End::Attempt(error) => Failure::new(
-            503,
-            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-            format!("{prefix}. reset reason: connection termination. {error}"),
-        ),
+        End::Attempt(error) => {
+            let (status, reason) = match error {
+                AttemptError::Protocol(_) => (502, "protocol error"),
+                AttemptError::Refused => (503, "remote refused stream reset"),
+                AttemptError::RemoteReset(_) => (503, "remote reset"),
+                _ => (503, "connection termination"),
+            };
+            Failure::new(status, error.flags(), format!("{prefix}. reset reason: {reason}. {error}"))
+        }
         End::PerTry => Failure::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream per-try timeout"),
         End::PerTryIdle => Failure::of_time(Expired::PerTryIdle),
         End::Status => Failure::new(503, ResponseFlags::NONE, "retries used up"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_limits_say_nothing_about_an_endpoint() {
+        let address = ([127, 0, 0, 1], 1).into();
+        let refused = AcquireError::Connect { address, reason: "refused".into(), timed_out: false, tls: false };
+        assert_eq!(outcome_of_acquire(&refused), Some(Outcome::ConnectFailed));
+        assert_eq!(outcome_of_acquire(&AcquireError::PendingOverflow), None);
+        assert_eq!(outcome_of_acquire(&AcquireError::Gone(address)), None);
+    }
+
+    #[test]
+    fn only_what_was_dropped_is_marked_as_overloaded() {
+        assert!(failure_of(&End::Acquire(AcquireError::PendingOverflow)).overloaded);
+        let failure = failure_of(&End::Attempt(AttemptError::RemoteReset("why".into())));
+        assert_eq!((failure.overloaded, failure.status, failure.flags.to_string().as_str()), (false, 503, "UR"));
     }
 }

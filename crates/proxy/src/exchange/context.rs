@@ -42,38 +42,57 @@ pub struct Failure {
     pub details: String,
     /// The client is gone: nothing can be answered.
     pub client_gone: bool,
+    /// A circuit breaker dropped it: the answer says so (Envoy `x-envoy-overloaded`).
+    pub overloaded: bool,
+    /// The gRPC status, where it is not the one that follows from `status`.
+    pub grpc_status: Option<u32>,
 }
+
+/// gRPC `DEADLINE_EXCEEDED`.
+const GRPC_DEADLINE_EXCEEDED: u32 = 4;
 
 impl Failure {
     pub fn new(status: u16, flags: ResponseFlags, details: impl Into<String>) -> Self {
-        Self { status, flags, details: details.into(), client_gone: false }
+        Self { status, flags, details: details.into(), client_gone: false, overloaded: false, grpc_status: None }
+    }
+
+    /// A limit of the cluster is reached; nothing was sent.
+    pub fn overflow(details: impl Into<String>) -> Self {
+        Self { overloaded: true, ..Self::new(503, ResponseFlags::UPSTREAM_OVERFLOW, details) }
     }
 
     pub fn of_client(error: &ClientError) -> Self {
         match error {
-            ClientError::Gone(_) => Self {
-                status: 0,
-                flags: ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
-                details: error.to_string(),
-                client_gone: true,
-            },
+            ClientError::Gone(_) => {
+                let flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+                Self { client_gone: true, ..Self::new(0, flags, error.to_string()) }
+            }
             ClientError::Malformed(_) => Self::new(400, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, error.to_string()),
             ClientError::Length => Self::new(502, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, error.to_string()),
         }
     }
 
     pub fn of_time(expired: Expired) -> Self {
+        // Envoy `Utility::maybeRequestTimeoutCode`: whom one waits for decides, and that is the client until the request is in.
+        let status = |request_is_in| if request_is_in { 504 } else { 408 };
         match expired {
             Expired::Overall | Expired::PerTry => {
                 Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout")
             }
-            Expired::Idle => Self::new(504, ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout"),
-            Expired::PerTryIdle => Self::new(504, ResponseFlags::STREAM_IDLE_TIMEOUT, "upstream per-try idle timeout"),
-            Expired::Request => Self::new(
-                408,
-                ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
-                "the request did not arrive within request_timeout",
-            ),
+            Expired::PerTryIdle => {
+                Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream per-try idle timeout")
+            }
+            Expired::Idle { request_is_in } => {
+                Self::new(status(request_is_in), ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout")
+            }
+            // Envoy has no flag for these two.
+            Expired::Duration { request_is_in } => {
+                let failure = Self::new(status(request_is_in), ResponseFlags::NONE, "downstream duration timeout");
+                Self { grpc_status: Some(GRPC_DEADLINE_EXCEEDED), ..failure }
+            }
+            Expired::Request => {
+                Self::new(408, ResponseFlags::NONE, "the request did not arrive within request_timeout")
+            }
         }
     }
 }
@@ -241,7 +260,7 @@ impl<'a> Exchange<'a> {
             duration = forward.max_stream_duration.or(duration);
         }
         let duration = duration.filter(|limit| !limit.is_zero());
-        self.patience.set_overall(duration.and_then(|limit| self.began.checked_add(limit)));
+        self.patience.set_duration(duration.and_then(|limit| self.began.checked_add(limit)));
     }
 
     pub fn format_context(&self) -> FormatContext<'_> {

@@ -123,6 +123,24 @@ pub(super) fn grpc_status(headers: &Headers) -> Option<u32> {
     std::str::from_utf8(headers.get_id(HeaderId::GrpcStatus)?).ok()?.trim().parse().ok()
 }
 
+/// Envoy's mapping from gRPC status to HTTP status (`Grpc::Utility::grpcToHttpStatus`).
+pub(super) fn http_status_of_grpc(code: u32) -> u16 {
+    match code {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// A random UUID, version 4 (RFC 9562, section 5.4).
 fn request_id(rng: &mut Rng) -> [u8; 36] {
     // Two digits at a time: one by one they were 3 % of a request's instructions.
@@ -445,6 +463,13 @@ mod tests {
         for wrong in [&b""[..], b"S", b"5", b"5x", b"123456789S", b"-1S"] {
             assert_eq!(grpc_timeout(wrong), None);
         }
+    }
+
+    #[test]
+    fn a_grpc_failure_is_one_of_http() {
+        let server_errors: Vec<u32> = (0..20).filter(|code| http_status_of_grpc(*code) >= 500).collect();
+        assert_eq!(server_errors, [2, 4, 12, 13, 14, 15, 17, 18, 19]);
+        assert_eq!([0, 4, 14].map(http_status_of_grpc), [200, 504, 503]);
     }
 
     #[test]

@@ -23,6 +23,11 @@ impl Exchange<'_> {
         if ended == Ended::Unanswered && self.flags == ResponseFlags::NONE {
             self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
+        // One stream given up is another thing than a connection that is gone.
+        if self.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION) && down.was_reset() {
+            self.flags.remove(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+            self.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+        }
         // In a response without messages the head is the trailers (gRPC over HTTP/2, "Trailers-Only").
         let grpc_status =
             if self.is_grpc { self.grpc_status.or_else(|| fields::grpc_status(&self.response.headers)) } else { None };
@@ -46,9 +51,7 @@ impl Exchange<'_> {
         worker.record(&self, outcome, sample, &breakdown, now);
         self.log(&breakdown);
         worker.give_head_back(std::mem::take(&mut self.response));
-        let reusable = ended == Ended::Whole && (self.upload.is_finished() || self.upload.is_read());
-        let _ = down;
-        reusable
+        ended == Ended::Whole && (self.upload.is_finished() || self.upload.is_read())
     }
 }
 

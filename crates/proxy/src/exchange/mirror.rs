@@ -3,7 +3,7 @@
 //! A mirror must cost the client nothing: it is a task of its own, is never retried, and is left out when too many are
 //! under way. Only a request whose whole body is here is copied, so that no upload waits for its mirror.
 
-use super::attempt::RequestPermit;
+use super::attempt::{RequestPermit, outcome_of_acquire};
 use super::context::Exchange;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};
@@ -46,7 +46,8 @@ impl Drop for InFlight {
 impl Exchange<'_> {
     /// Sends the route's mirrors, once, as soon as the whole request is known. `at_end`: it won't be known better.
     pub(super) fn mirror(&mut self, forward: &Forward, at_end: bool) {
-        if forward.mirrors.is_empty() || self.mirrored || !self.rewritten {
+        // A copy of a request for a switch of protocols that may not switch would be no WebSocket request.
+        if forward.mirrors.is_empty() || self.mirrored || !self.rewritten || self.websocket {
             return;
         }
         let Some(body) = self.upload.whole() else {
@@ -107,8 +108,10 @@ async fn send(worker: &Rc<Worker>, cluster: &Arc<Cluster>, head: &RequestHead, b
     let connections = endpoint.pool_for(http2);
     let lease = match connections.acquire().await {
         Ok(lease) => lease,
-        Err(_) => {
-            pool.report(worker, &endpoint, Outcome::ConnectFailed);
+        Err(error) => {
+            if let Some(outcome) = outcome_of_acquire(&error) {
+                pool.report(worker, &endpoint, outcome);
+            }
             return None;
         }
     };

@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
-    /// The route's timeout, or the stream's longest duration: response flag UT.
+    /// The route's timeout: response flag UT.
     Overall,
+    /// The stream's longest duration: no flag.
+    Duration { request_is_in: bool },
     /// One attempt took too long.
     PerTry,
-    /// Nothing of one attempt moved for too long: response flag SI.
+    /// Nothing of one attempt moved for too long: response flag UT.
     PerTryIdle,
     /// Nothing moved for too long: response flag SI.
-    Idle,
-    /// The request itself did not arrive in time.
+    Idle { request_is_in: bool },
+    /// The request itself did not arrive in time: no flag.
     Request,
 }
 
@@ -24,6 +26,10 @@ pub enum Expired {
 pub struct Patience {
     deadline: Deadline,
     overall: Option<Instant>,
+    /// `overall` is the stream's longest duration, and not the route's timeout.
+    overall_is_duration: bool,
+    /// The client has sent all of its request.
+    request_is_in: bool,
     per_try: Option<Instant>,
     /// The limit and when the attempt began.
     per_try_idle: Option<(Duration, Instant)>,
@@ -37,6 +43,8 @@ impl Patience {
         let mut patience = Self {
             deadline: Deadline::never(timers),
             overall: None,
+            overall_is_duration: false,
+            request_is_in: false,
             per_try: None,
             per_try_idle: None,
             request: request.and_then(|limit| now.checked_add(limit)),
@@ -52,12 +60,21 @@ impl Patience {
         self.arm();
     }
 
+    /// When the route's timeout ends the wait for the response.
     pub fn set_overall(&mut self, at: Option<Instant>) {
-        if at.is_some() {
-            self.overall = match (self.overall, at) {
-                (Some(old), Some(new)) => Some(old.min(new)),
-                (_, at) => at,
-            };
+        self.limit_overall(at, false);
+    }
+
+    /// When the stream ends, whatever is under way.
+    pub fn set_duration(&mut self, at: Option<Instant>) {
+        self.limit_overall(at, true);
+    }
+
+    fn limit_overall(&mut self, at: Option<Instant>, is_duration: bool) {
+        if let Some(at) = at
+            && self.overall.is_none_or(|old| at < old)
+        {
+            (self.overall, self.overall_is_duration) = (Some(at), is_duration);
             self.arm();
         }
     }
@@ -65,7 +82,7 @@ impl Patience {
     /// Only silence ends a tunnel, and `overall`: the limits of a request and its response are met.
     pub fn tunnel_begins(&mut self, now: Instant, overall: Option<Instant>) {
         (self.per_try, self.per_try_idle, self.request) = (None, None, None);
-        self.overall = overall;
+        (self.overall, self.overall_is_duration) = (overall, true);
         self.progress = now;
         self.arm();
     }
@@ -92,6 +109,7 @@ impl Patience {
 
     /// The request has arrived whole.
     pub fn request_is_in(&mut self) {
+        self.request_is_in = true;
         if self.request.take().is_some() {
             self.arm();
         }
@@ -129,8 +147,10 @@ impl Patience {
             }
             let now = Instant::now();
             let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            let request_is_in = self.request_is_in;
             if passed(self.overall) {
-                return Poll::Ready(Expired::Overall);
+                let duration = Expired::Duration { request_is_in };
+                return Poll::Ready(if self.overall_is_duration { duration } else { Expired::Overall });
             }
             if passed(self.per_try) {
                 return Poll::Ready(Expired::PerTry);
@@ -142,7 +162,7 @@ impl Patience {
                 return Poll::Ready(Expired::Request);
             }
             if passed(self.idle_at()) {
-                return Poll::Ready(Expired::Idle);
+                return Poll::Ready(Expired::Idle { request_is_in });
             }
             // Something moved in the meantime: wait for what is left.
             self.deadline.set(None);

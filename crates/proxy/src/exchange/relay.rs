@@ -71,6 +71,10 @@ pub(super) async fn until_head(
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending => {
+                    // What is still on its way up waits for the upstream, no longer for the client.
+                    if upload.is_read() {
+                        patience.request_is_in();
+                    }
                     let state = if waits_for_client { State::RequestBodyWait } else { State::UpstreamFlush };
                     ledger.enter_direction(Direction::Request, state, clock.now());
                 }

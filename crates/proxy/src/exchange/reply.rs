@@ -8,7 +8,8 @@ use crate::downstream::stream::DownstreamStream;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, Method, ResponseHead};
 use celerity_model::snapshot::{
-    DirectResponse, HeaderMutations, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost, WeightedCluster,
+    DirectResponse, HeaderMutations, HttpFilter, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
+    WeightedCluster,
 };
 use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
@@ -57,12 +58,14 @@ impl<'a> Exchange<'a> {
                 let failure = match broken {
                     Broken::Client(error) => Failure::of_client(&error),
                     Broken::Expired(expired) => Failure::of_time(expired),
-                    Broken::Upstream(error) => {
-                        Failure::new(0, ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, error.to_string())
-                    }
+                    Broken::Upstream(error) => Failure::new(0, error.flags(), error.to_string()),
                 };
                 self.flags.insert(failure.flags);
                 self.details = failure.details;
+                if !failure.client_gone {
+                    // What came before goes on to the client, as far as it takes it at once.
+                    let _ = poll_fn(|cx| std::task::Poll::Ready(down.poll_flush(cx))).await;
+                }
                 down.abort();
                 Ended::Broken
             }
@@ -178,9 +181,14 @@ impl<'a> Exchange<'a> {
     ) -> Ended {
         self.flags.insert(flags);
         self.response = ResponseHead::new(status);
+        self.own_answer(down, body, None).await
+    }
+
+    /// Sends `self.response` in the proxy's own name. `code`: the gRPC status, where it does not follow from HTTP's.
+    async fn own_answer(&mut self, down: &mut DownstreamStream<'_>, body: &[u8], code: Option<u32>) -> Ended {
         if self.is_grpc {
             // A gRPC client reads its status from trailers; one that gets HTTP's would report nothing useful.
-            let code = grpc_status(status);
+            let code = code.unwrap_or_else(|| grpc_status(self.response.status));
             self.response.status = 200;
             self.response.headers.push(b"content-type", b"application/grpc");
             self.response.headers.push(b"grpc-status", itoa::Buffer::new().format(code).as_bytes());
@@ -255,10 +263,20 @@ impl<'a> Exchange<'a> {
         if matches!(failure.status, 400 | 408 | 413) {
             self.last = true;
         }
+        self.flags.insert(failure.flags);
+        self.response = ResponseHead::new(failure.status);
+        if failure.overloaded && !self.suppresses_envoy_headers() {
+            self.response.headers.push(b"x-envoy-overloaded", b"true");
+        }
         let body = std::mem::take(&mut self.details);
-        let ended = self.reply(down, failure.status, body.as_bytes(), failure.flags).await;
+        let ended = self.own_answer(down, body.as_bytes(), failure.grpc_status).await;
         self.details = body;
         ended
+    }
+
+    /// Whether the router adds no `x-envoy-` headers (Envoy `Router.suppress_envoy_headers`).
+    pub(super) fn suppresses_envoy_headers(&self) -> bool {
+        matches!(self.manager.filters.last(), Some(HttpFilter::Router(router)) if router.suppress_envoy_headers)
     }
 
     pub async fn direct(

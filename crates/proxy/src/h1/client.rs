@@ -16,6 +16,8 @@ const HEAD_BYTES_MAX: usize = 60 * 1024;
 pub enum ResponseError {
     #[error("the upstream's response is malformed: {0}")]
     Head(#[from] HeadError),
+    #[error("the upstream's connection ended inside its response's head")]
+    Cut,
     #[error("the upstream closed the connection before it answered")]
     Closed,
     #[error("the upstream broke the connection before it answered: {0}")]
@@ -107,17 +109,14 @@ impl ClientConn {
             if unread.len() >= HEAD_BYTES_MAX {
                 return Poll::Ready(Err(HeadError::TooLarge.into()));
             }
-            let was_empty = unread.is_empty();
-            if ready!(self.wire.poll_fill(cx, READ_BYTES_MAX))? == 0 {
-                let error = if was_empty { ResponseError::Closed } else { HeadError::Malformed.into() };
-                return Poll::Ready(Err(error));
+            let began = !unread.is_empty();
+            match ready!(self.wire.poll_fill(cx, READ_BYTES_MAX)) {
+                Ok(0) | Err(_) if began => return Poll::Ready(Err(ResponseError::Cut)),
+                Ok(0) => return Poll::Ready(Err(ResponseError::Closed)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
-    }
-
-    /// Whether any byte of a response has been seen since the request was started.
-    pub fn saw_response(&self) -> bool {
-        !self.wire.unread().is_empty()
     }
 
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, BodyReadError>> {

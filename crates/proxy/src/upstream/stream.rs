@@ -6,6 +6,7 @@ use crate::h1::client::ResponseError;
 use crate::h1::{BodyLength, body::BodyReadError, body::BodyWriteError};
 use crate::h2;
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
+use celerity_telemetry::ResponseFlags;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -22,32 +23,43 @@ pub enum AttemptError {
     /// A connection that had carried other requests ended before it answered this one.
     #[error("the idle upstream connection was closed under the request: {0}")]
     Idle(String),
+    /// The peer ended this one HTTP/2 stream on purpose.
+    #[error("the upstream reset the stream: {0}")]
+    RemoteReset(String),
     #[error("the upstream connection ended: {0}")]
     Reset(String),
     #[error("the upstream broke the protocol: {0}")]
     Protocol(String),
 }
 
+impl AttemptError {
+    /// What the access log says of it (Envoy `Filter::streamResetReasonToResponseFlag`).
+    pub fn flags(&self) -> ResponseFlags {
+        match self {
+            Self::Refused | Self::RemoteReset(_) => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            Self::Protocol(_) => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            Self::Unprocessed(_) | Self::Idle(_) | Self::Reset(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+        }
+    }
+}
+
 impl From<h2::Error> for AttemptError {
     fn from(error: h2::Error) -> Self {
-        if error.code() == Some(h2::Code::REFUSED_STREAM) && error.is_peer_reset() {
-            Self::Refused
-        } else if error.is_unprocessed() {
-            Self::Unprocessed(error.to_string())
-        } else {
-            Self::Reset(error.to_string())
+        match error.kind() {
+            h2::Kind::PeerReset(h2::Code::REFUSED_STREAM) => Self::Refused,
+            _ if error.is_unprocessed() => Self::Unprocessed(error.to_string()),
+            h2::Kind::PeerReset(_) => Self::RemoteReset(error.to_string()),
+            // A stream is reset from this side for what the peer sent on it.
+            h2::Kind::Violation(..) | h2::Kind::LocalReset(..) => Self::Protocol(error.to_string()),
+            _ => Self::Reset(error.to_string()),
         }
     }
 }
 
 impl From<BodyReadError> for AttemptError {
     fn from(error: BodyReadError) -> Self {
-        match error {
-            BodyReadError::Framing(crate::h1::body::BodyError::Truncated) | BodyReadError::Io(_) => {
-                Self::Reset(error.to_string())
-            }
-            BodyReadError::Framing(_) => Self::Protocol(error.to_string()),
-        }
+        // As in Envoy a message that the connection's end cuts off is a broken one, however the connection ended.
+        Self::Protocol(error.to_string())
     }
 }
 
@@ -64,7 +76,7 @@ impl From<io::Error> for AttemptError {
 }
 
 enum Kind {
-    H1 { lease: Option<Box<H1Lease>>, reused: bool, written_before: u64 },
+    H1 { lease: Option<Box<H1Lease>>, reused: bool, written_before: u64, read_before: u64 },
     H2 { stream: Option<h2::ClientStream>, has_piece: bool, taken: usize, to_head: bool, ended: bool },
 }
 
@@ -90,9 +102,9 @@ impl UpstreamStream {
         let kind = match lease {
             Lease::H1(mut lease) => {
                 let reused = lease.conn.requests > 0;
-                let written_before = lease.conn.wire.written_bytes;
+                let (written_before, read_before) = (lease.conn.wire.written_bytes, lease.conn.wire.read_bytes);
                 lease.conn.start(head, length);
-                Kind::H1 { lease: Some(lease), reused, written_before }
+                Kind::H1 { lease: Some(lease), reused, written_before, read_before }
             }
             Lease::H2(lease) => {
                 let ended = length == BodyLength::Empty;
@@ -138,7 +150,15 @@ impl UpstreamStream {
     /// Sends some of the request's body; says how much.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, AttemptError>> {
         match &mut self.kind {
-            Kind::H1 { lease: Some(lease), .. } => Poll::Ready(Ok(ready!(lease.conn.poll_send(cx, data))?)),
+            Kind::H1 { lease: Some(lease), .. } => {
+                Poll::Ready(ready!(lease.conn.poll_send(cx, data)).map_err(|error| match error {
+                    BodyWriteError::Io(error) => {
+                        let was_reset = error.kind() == io::ErrorKind::ConnectionReset;
+                        self.classify(error.into(), was_reset)
+                    }
+                    error => error.into(),
+                }))
+            }
             Kind::H2 { stream: Some(stream), .. } => {
                 Poll::Ready(Ok(ready!(stream.split().0.poll_data(cx, data, false))?))
             }
@@ -188,7 +208,9 @@ impl UpstreamStream {
         match &mut self.kind {
             Kind::H1 { lease: Some(lease), .. } => match ready!(lease.conn.poll_head(cx, head)) {
                 Ok(length) => Poll::Ready(Ok(length)),
-                Err(ResponseError::Head(error)) => Poll::Ready(Err(AttemptError::Protocol(error.to_string()))),
+                Err(error @ (ResponseError::Head(_) | ResponseError::Cut)) => {
+                    Poll::Ready(Err(AttemptError::Protocol(error.to_string())))
+                }
                 Err(error) => {
                     let was_reset =
                         matches!(&error, ResponseError::Io(error) if error.kind() == io::ErrorKind::ConnectionReset);
@@ -263,7 +285,11 @@ impl UpstreamStream {
     /// was read and acted on, since the kernel delays acknowledgements and takes none from a reset.
     fn classify(&self, error: AttemptError, was_reset: bool) -> AttemptError {
         match (&self.kind, error) {
-            (Kind::H1 { lease: Some(lease), reused: true, written_before }, AttemptError::Reset(reason)) => {
+            // An interim response says that the request arrived.
+            (Kind::H1 { lease: Some(lease), read_before, .. }, error) if lease.conn.wire.read_bytes != *read_before => {
+                error
+            }
+            (Kind::H1 { lease: Some(lease), reused: true, written_before, .. }, AttemptError::Reset(reason)) => {
                 let wire = &lease.conn.wire;
                 let acked = (!wire.io().is_tls()).then(|| super::tcp_info::bytes_acked(wire.io().tcp())).flatten();
                 // The handshake's SYN counts as one acknowledged byte.
@@ -314,5 +340,25 @@ impl Drop for UpstreamStream {
                 self.pool.stream_ended();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_envoys_flag() {
+        let flag = |kind| AttemptError::from(h2::Error::new(kind)).flags().to_string();
+        assert_eq!(flag(h2::Kind::PeerReset(h2::Code::REFUSED_STREAM)), "UR");
+        assert_eq!(flag(h2::Kind::PeerReset(h2::Code::INTERNAL_ERROR)), "UR");
+        assert_eq!(flag(h2::Kind::Violation(h2::Code::PROTOCOL_ERROR, "why")), "UPE");
+        assert_eq!(flag(h2::Kind::LocalReset(h2::Code::PROTOCOL_ERROR, "why")), "UPE");
+        assert_eq!(flag(h2::Kind::GoAway(h2::Code::NO_ERROR)), "UC");
+        assert_eq!(flag(h2::Kind::Closed), "UC");
+        assert_eq!(
+            AttemptError::from(BodyReadError::Io(io::ErrorKind::ConnectionReset.into())).flags().to_string(),
+            "UPE"
+        );
     }
 }

@@ -1,0 +1,257 @@
+//! What the access log and the client are told when something goes wrong: the same as Envoy says.
+use std::path::PathBuf;
+use std::time::Duration;
+
+use celerity_testkit::raw::{self, Server, Step};
+use celerity_testkit::{TempDir, Upstream, client};
+
+use crate::cache::{answer, origins};
+use crate::support::{PATIENCE, Sidecar, documents, eventually, service};
+
+/// A sidecar whose access log can be read.
+struct Logged {
+    sidecar: Sidecar,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Logged {
+    fn start(parts: &[&str]) -> Self {
+        let folder = TempDir::new();
+        let log = folder.path().join("access.log");
+        let arguments = ["--inbound", "off", "--access-log", &log.display().to_string()];
+        Self { sidecar: Sidecar::start_with(&documents(parts), &arguments), log, _folder: folder }
+    }
+
+    /// The flags of every request to this path so far.
+    fn flags(&self, path: &str) -> Vec<String> {
+        let lines = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let of_path = lines.filter(|line| line["path"] == path);
+        of_path.map(|line| line["response_flags"].as_str().unwrap_or("-").to_owned()).collect()
+    }
+
+    fn says(&self, path: &str, flags: &str) {
+        eventually(&format!("{path} is logged"), || !self.flags(path).is_empty());
+        assert!(self.flags(path).iter().all(|seen| seen == flags), "{path}: {:?}, not {flags}", self.flags(path));
+    }
+}
+
+fn routed(http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: user-service, namespace: default}}\n\
+         spec:\n  hosts: [user-service]\n  http: [{{{http}, route: [{{destination: {{host: user-service}}}}]}}]\n"
+    )
+}
+
+fn rule(policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: user-service, namespace: default}}\n\
+         spec:\n  host: user-service\n  trafficPolicy: {{{policy}}}\n"
+    )
+}
+
+const NO_RETRIES: &str = "retries: {attempts: 0}";
+
+#[test]
+fn a_retry_gives_its_unit_of_the_limit_back_before_the_next_takes_one() {
+    for policy in ["connectionPool: {http: {maxRetries: 1}}", "retryBudget: {percent: 0, minRetryConcurrency: 1}"] {
+        let bad = Upstream::start("bad");
+        bad.answer_with(503);
+        let services = service("user-service", &[(&bad, "version: v1")]);
+        let retries = routed("retries: {attempts: 3, retryOn: '5xx'}");
+        let logged = Logged::start(&[&services, &rule(policy), &retries]);
+        assert_eq!(logged.sidecar.get("user-service", "/x").status, 503);
+        assert_eq!(bad.requests(), 4, "{policy}");
+        logged.says("/x", "URX");
+    }
+}
+
+#[test]
+fn a_retry_that_the_circuit_breaker_refuses_says_so() {
+    let bad = Upstream::start("bad");
+    bad.answer_with(503);
+    bad.delay(Duration::from_millis(400));
+    let services = service("user-service", &[(&bad, "version: v1")]);
+    let policy = rule("connectionPool: {http: {maxRetries: 1}}");
+    let logged = Logged::start(&[&services, &policy, &routed("retries: {attempts: 1, retryOn: '5xx'}")]);
+    let asked = || logged.sidecar.get("user-service", "/x");
+    let seen: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(asked)).collect();
+        all.into_iter().map(|one| one.join().expect("an answer")).collect()
+    });
+    // The upstream's answer came: nothing was dropped.
+    assert!(seen.iter().all(|seen| seen.status == 503 && seen.header("x-envoy-overloaded").is_none()));
+    eventually("all four are logged", || logged.flags("/x").len() == 4);
+    let flags = logged.flags("/x");
+    assert!(flags.iter().any(|flags| flags == "UO") && flags.iter().any(|flags| flags == "URX"), "{flags:?}");
+}
+
+#[test]
+fn what_a_circuit_breaker_drops_is_marked() {
+    let slow = Upstream::start("slow");
+    slow.delay(Duration::from_millis(600));
+    let services = service("user-service", &[(&slow, "version: v1")]);
+    let policy = rule("connectionPool: {http: {http2MaxRequests: 1}}");
+    let logged = Logged::start(&[&services, &policy, &routed(NO_RETRIES)]);
+    let seen: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..3).map(|_| scope.spawn(|| logged.sidecar.get("user-service", "/x"))).collect();
+        all.into_iter().map(|one| one.join().expect("an answer")).collect()
+    });
+    let marked = |seen: &celerity_testkit::Response| seen.header("x-envoy-overloaded") == Some("true");
+    assert!(seen.iter().any(|seen| seen.status == 503));
+    assert!(seen.iter().all(|seen| marked(seen) == (seen.status == 503)), "{seen:?}");
+}
+
+/// Bytes of an HTTP/2 server: its settings, once the client's first request is there.
+fn http2_answers(frames: &[u8]) -> Vec<Step> {
+    // HEADERS with END_STREAM and END_HEADERS on stream 1.
+    let request = [1, 5, 0, 0, 0, 1];
+    vec![
+        Step::Hear(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+        Step::Say(vec![0, 0, 0, 4, 0, 0, 0, 0, 0]),
+        Step::Hear(request.to_vec()),
+        Step::Say(frames.to_vec()),
+        // The connection stays: only the stream ended.
+        Step::Hear(b"nothing more comes".to_vec()),
+    ]
+}
+
+/// RST_STREAM of stream 1.
+const fn reset(code: u8) -> [u8; 13] {
+    [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, code]
+}
+
+#[test]
+fn a_stream_that_the_upstream_resets_is_no_lost_connection() {
+    let internal_error = reset(2);
+    let head = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+    let data = [0, 0, 2, 0, 0, 0, 0, 0, 1, b'h', b'i'];
+    let half = [&head[..], &data, &internal_error].concat();
+    for (path, frames, status, flags) in [("/reset", &internal_error[..], 503, "UR"), ("/half", &half, 200, "UR")] {
+        let server = Server::start(vec![http2_answers(frames)]);
+        let services = origins(&[(&server, "v1")]).replace("name: http,", "name: http2,").replace("{http:", "{http2:");
+        let services = services.replace("protocol: HTTP}", "protocol: HTTP2}");
+        let logged = Logged::start(&[&services, &routed(NO_RETRIES)]);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: user-service\r\nConnection: close\r\n\r\n");
+        let (heard, _) = raw::exchange(logged.sidecar.outbound, request.as_bytes(), PATIENCE).expect("an answer");
+        let heard = String::from_utf8_lossy(&heard);
+        assert!(heard.starts_with(&format!("HTTP/1.1 {status}")), "{heard}");
+        assert!(status == 200 || heard.contains("reset reason: remote reset"), "{heard}");
+        logged.says(path, flags);
+    }
+}
+
+#[test]
+fn a_response_that_is_cut_off_breaks_the_protocol() {
+    for (path, said, status) in [
+        ("/head", "HTTP/1.1 20", 502),
+        ("/body", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", 200),
+        ("/chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabc", 200),
+    ] {
+        let server = Server::start(vec![answer(said)]);
+        let logged = Logged::start(&[&origins(&[(&server, "v1")]), &routed(NO_RETRIES)]);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: user-service\r\nConnection: close\r\n\r\n");
+        let (heard, _) = raw::exchange(logged.sidecar.outbound, request.as_bytes(), PATIENCE).expect("an answer");
+        let heard = String::from_utf8_lossy(&heard);
+        assert!(heard.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {heard}");
+        logged.says(path, "UPE");
+    }
+}
+
+fn manager(settings: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: times, namespace: default}}\nspec:\n  \
+         configPatches:\n  - applyTo: NETWORK_FILTER\n    match: {{context: SIDECAR_OUTBOUND, listener: {{filterChain: {{filter: \
+         {{name: envoy.filters.network.http_connection_manager}}}}}}}}\n    patch: {{operation: MERGE, value: {{typed_config: \
+         {{'@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
+         {settings}}}}}}}\n"
+    )
+}
+
+/// A request whose body never comes whole.
+fn unfinished(sidecar: &Sidecar, path: &str) -> String {
+    let request = format!("POST {path} HTTP/1.1\r\nHost: user-service\r\nContent-Length: 10\r\n\r\nabc");
+    let (heard, end) = raw::exchange(sidecar.outbound, request.as_bytes(), PATIENCE).expect("an answer");
+    assert_eq!(end, raw::End::Closed);
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+#[test]
+fn who_is_waited_for_decides_between_408_and_504() {
+    let upstream = Upstream::start("one");
+    let services = service("user-service", &[(&upstream, "version: v1")]);
+    for (settings, whole, part) in [
+        ("stream_idle_timeout: 0.3s", "SI", "SI"),
+        ("common_http_protocol_options: {max_stream_duration: 0.3s}", "-", "-"),
+        ("request_timeout: 0.3s", "-", "-"),
+    ] {
+        let logged = Logged::start(&[&services, &manager(settings), &routed(NO_RETRIES)]);
+        let heard = unfinished(&logged.sidecar, "/part");
+        assert!(heard.starts_with("HTTP/1.1 408"), "{settings}: {heard}");
+        logged.says("/part", part);
+        let status = client::get(logged.sidecar.outbound, "user-service", "/delay/1500").status;
+        // A request that has come is no longer waited for.
+        assert_eq!(status, if settings.starts_with("request") { 200 } else { 504 }, "{settings}");
+        logged.says("/delay/1500", whole);
+    }
+}
+
+#[test]
+fn a_grpc_failure_in_the_head_counts_for_outlier_detection() {
+    let failure = || {
+        answer(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 14\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        )
+    };
+    let server = Server::start((0..8).map(|_| failure()).collect());
+    let policy = rule(
+        "outlierDetection: {consecutive5xxErrors: 2, interval: 60s, baseEjectionTime: 60s, maxEjectionPercent: 100}",
+    );
+    let sidecar = Sidecar::start(&documents(&[&origins(&[(&server, "v1")]), &policy, &routed(NO_RETRIES)]));
+    let mut ejected_after = 0;
+    for nth in 0..8 {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        let seen = sidecar.client().request("POST", "user-service", "/a.B/C", &headers, b"").expect("an answer");
+        assert_eq!((seen.status, seen.header("grpc-status")), (200, Some("14")));
+        if seen.header("grpc-message").is_some_and(|message| message.contains("no healthy upstream")) {
+            ejected_after = nth;
+            break;
+        }
+    }
+    assert_eq!(ejected_after, 2);
+}
+
+#[test]
+fn a_request_for_a_websocket_is_not_mirrored() {
+    let (upstream, shadow) = (Upstream::start("one"), Upstream::start("shadow"));
+    let services = documents(&[
+        &service("user-service", &[(&upstream, "version: v1")]),
+        &service("shadow", &[(&shadow, "version: v1")]),
+    ]);
+    let sidecar = Sidecar::start(&documents(&[&services, &routed("mirror: {host: shadow}")]));
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let refused = sidecar.client().request("GET", "user-service", "/socket", &upgrade, b"").expect("an answer");
+    assert_eq!(refused.status, 200);
+    assert_eq!(sidecar.get("user-service", "/plain").status, 200);
+    eventually("the other is mirrored", || shadow.heads().iter().any(|head| head.contains("/plain")));
+    assert!(!shadow.heads().iter().any(|head| head.contains("/socket")), "{:?}", shadow.heads());
+}
+
+#[test]
+fn a_put_is_sent_again_on_a_connection_that_was_closed_under_it() {
+    let upstream = Upstream::start("one");
+    let services = service("user-service", &[(&upstream, "version: v1")]);
+    let sidecar = Sidecar::start(&documents(&[&services, &routed(NO_RETRIES)]));
+    let mut client = sidecar.client();
+    assert_eq!(client.get("user-service", "/first").expect("an answer").status, 200);
+    upstream.close_idle_under_request(true);
+    let seen = client.request("PUT", "user-service", "/x", &[], b"some words").expect("an answer");
+    assert_eq!((seen.status, seen.json()["body"].as_str()), (200, Some("some words")));
+    assert_eq!(upstream.accepted(), 2);
+}
