@@ -207,13 +207,13 @@ pub async fn connect(
     Ok(stream)
 }
 
-/// Where a redirected connection wanted to go (SO_ORIGINAL_DST, iptables REDIRECT). `None` when it was not redirected: it
+/// Where a redirected connection, which came to `local`, wanted to go (SO_ORIGINAL_DST, iptables REDIRECT). `None` when it was not redirected: it
 /// came to our own address, or this kernel tracks no connections.
 #[must_use]
-pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+pub fn original_destination(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     // A socket for both families tells an IPv4 client's addresses as IPv6 ones, and redirected it as IPv4.
-    let local = canonical(stream.local_addr().ok()?);
+    let local = canonical(local);
     let socket = SockRef::from(stream);
     let found = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     let original = canonical(found.ok()?.as_socket()?);
@@ -309,7 +309,7 @@ mod tests {
         client.read_u8().await.unwrap();
         let info = tcp_info(&client).unwrap();
         assert!(info.rtt_us > 0 && info.congestion_window_segments > 0, "{info:?}");
-        assert_eq!(original_destination(&server), None);
+        assert_eq!(original_destination(&server, address), None);
     }
 
     #[tokio::test]

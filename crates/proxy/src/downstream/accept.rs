@@ -5,17 +5,19 @@ use super::conn::{Accepted, Conn};
 use super::{h1, h2, opaque};
 use crate::drain::FIRST_BYTES_GRACE;
 use crate::h1::Wire;
+use crate::h1::wire::READ_BYTES_MAX;
 use crate::net::Io;
 use crate::tls::{Alpn, Hello, Sniffed, sniff};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Codec, ConnectionView, Direction, FilterChain, Listener};
 use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::metrics::names;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Time for the first bytes of a connection where the listener sets none.
@@ -87,12 +89,12 @@ async fn empty_and_close(worker: &Rc<Worker>, name: &Arc<str>, socket: TcpListen
 const HANDSHAKES_LAST: Duration = Duration::from_millis(100);
 
 pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) {
-    let _ = stream.set_nodelay(true);
     let Ok(local) = stream.local_addr() else { return };
     let running = worker.running();
     let Some(listener) = running.snapshot.listener(&name).cloned() else { return };
     worker.count(&names::LISTENER_DOWNSTREAM_CX_TOTAL);
-    let original_dst = if listener.use_original_dst { crate::sockets::original_destination(&stream) } else { None };
+    let original_dst =
+        if listener.use_original_dst { crate::sockets::original_destination(&stream, local) } else { None };
     if let Some(meant) = original_dst
         && listener.direction == Direction::Outbound
         && let Some(cluster) = running.snapshot.cluster_by_name(PASSTHROUGH_CLUSTER).cloned()
@@ -138,15 +140,18 @@ pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream,
         return;
     };
     let first_request_wait = chain.manager.timeouts.idle.unwrap_or(FIRST_REQUEST_WAIT);
+    let mut wire = Wire::new(Io::Tcp(stream));
     let http2 = match chain.manager.codec {
         Codec::Http1 => false,
         Codec::Http2 => true,
-        Codec::Auto => match first_bytes(&worker, || starts_with_preface(&stream, first_request_wait)).await {
-            Some(http2) => http2,
-            None => return,
-        },
+        Codec::Auto => {
+            match first_bytes(&worker, async || starts_with_preface(&mut wire, first_request_wait).await).await {
+                Some(http2) => http2,
+                None => return,
+            }
+        }
     };
-    serve(&worker, Accepted { is_http2: http2, ..accepted(chain) }, Io::Tcp(stream), Duration::ZERO).await;
+    serve(&worker, Accepted { is_http2: http2, ..accepted(chain) }, wire, Duration::ZERO).await;
 }
 
 async fn admit_tls(
@@ -195,16 +200,17 @@ async fn admit_tls(
         is_http2: http2,
         ..accepted(chain)
     };
-    serve(worker, accepted, Io::TlsServer(Box::new(done.stream)), done.duration).await;
+    serve(worker, accepted, Wire::new(Io::TlsServer(Box::new(done.stream))), done.duration).await;
 }
 
-async fn serve(worker: &Rc<Worker>, accepted: Accepted, io: Io, handshake: Duration) {
+async fn serve(worker: &Rc<Worker>, accepted: Accepted, wire: Wire, handshake: Duration) {
     let http2 = accepted.is_http2;
     let conn = Conn::new(worker, accepted);
     if http2 {
-        h2::serve(conn, io, handshake).await;
+        let (io, early) = wire.into_parts();
+        h2::serve(conn, io, early, handshake).await;
     } else {
-        h1::serve(conn, Wire::new(io), handshake).await;
+        h1::serve(conn, wire, handshake).await;
     }
 }
 
@@ -219,23 +225,22 @@ async fn first_bytes<T>(worker: &Worker, mut look: impl AsyncFnMut() -> Option<T
     tokio::time::timeout(FIRST_BYTES_GRACE, look()).await.ok().flatten()
 }
 
-/// Looks at the first bytes without taking them. `None`: the client closed, or sent nothing in time.
-async fn starts_with_preface(stream: &TcpStream, wait: Duration) -> Option<bool> {
-    let deadline = Instant::now() + wait;
-    let mut bytes = [0; PREFACE.len()];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let seen = tokio::time::timeout(left, stream.peek(&mut bytes)).await.ok()?.ok()?;
-        if seen == 0 {
-            return None;
+/// Reads the first bytes, as far as they tell. `None`: the client closed, or sent nothing in time.
+async fn starts_with_preface(wire: &mut Wire, wait: Duration) -> Option<bool> {
+    let look = async {
+        loop {
+            let seen = wire.unread();
+            let compared = seen.len().min(PREFACE.len());
+            if seen[..compared] != PREFACE[..compared] {
+                return Some(false);
+            }
+            if compared == PREFACE.len() {
+                return Some(true);
+            }
+            if poll_fn(|cx| wire.poll_fill(cx, READ_BYTES_MAX)).await.ok()? == 0 {
+                return None;
+            }
         }
-        if bytes[..seen] != PREFACE[..seen] {
-            return Some(false);
-        }
-        if seen == PREFACE.len() {
-            return Some(true);
-        }
-        // A preface in pieces: peeking again at once would spin.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    };
+    tokio::time::timeout(wait, look).await.ok()?
 }

@@ -13,7 +13,7 @@ use celerity_telemetry::{Ledger, State};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
+pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duration) {
     let worker = conn.worker.clone();
     let clock = worker.clock;
     let manager = conn.manager(&worker.running());
@@ -28,7 +28,7 @@ pub(super) async fn serve(conn: Conn, io: Io, handshake: Duration) {
         .http2
         .keepalive
         .map(|keepalive| h2::Keepalive { interval: keepalive.interval, timeout: keepalive.timeout });
-    let (connection, mut incoming) = h2::accept(io, settings);
+    let (connection, mut incoming) = h2::accept_with(io, early, settings);
     let control = incoming.control();
     let mut running = tokio::task::spawn_local(connection.run());
 

@@ -29,6 +29,8 @@ pub struct ServerConn {
     to_head: bool,
     close: bool,
     aborted: bool,
+    /// The client has closed its side.
+    peer_closed: bool,
 }
 
 impl ServerConn {
@@ -48,6 +50,7 @@ impl ServerConn {
             to_head: false,
             close: false,
             aborted: false,
+            peer_closed: false,
         }
     }
 
@@ -62,7 +65,8 @@ impl ServerConn {
             return Ok(true);
         }
         self.wire.shrink();
-        Ok(poll_fn(|cx| self.wire.poll_fill(cx, super::wire::READ_BYTES_MAX)).await? > 0)
+        self.peer_closed = poll_fn(|cx| self.wire.poll_fill(cx, super::wire::READ_BYTES_MAX)).await? == 0;
+        Ok(!self.peer_closed)
     }
 
     /// Reads the next request's head, which may take `limit` bytes.
@@ -198,6 +202,11 @@ impl ServerConn {
     pub async fn linger(&mut self, limit: u64) {
         if self.aborted {
             // An end of stream would make a response that broke off look whole. Dropping the socket resets it.
+            return;
+        }
+        // A client that has sent all it meant to send loses nothing when the socket is simply dropped.
+        let said_all = self.peer_closed || !self.meta.keep_alive && self.reader.is_done() && !self.has_unread();
+        if said_all && !self.wire.has_unwritten() && !self.wire.io().is_tls() {
             return;
         }
         if poll_fn(|cx| self.wire.poll_shutdown(cx)).await.is_err() {

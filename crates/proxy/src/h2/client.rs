@@ -20,7 +20,7 @@ use super::settings::ClientSettings;
 pub fn connect<Io: AsyncRead + AsyncWrite + Unpin>(io: Io, settings: ClientSettings) -> (Connection<Io>, Client) {
     let core = Core::new(Role::Client, settings.common, settings.max_concurrent_streams);
     let core = Rc::new(RefCell::new(core));
-    (Connection::new(io, core.clone()), Client { core })
+    (Connection::new(io, Vec::new(), core.clone()), Client { core })
 }
 
 /// Starts requests on a connection. Cloning counts a reference; the connection ends when the last clone is gone and

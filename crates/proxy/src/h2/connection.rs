@@ -37,6 +37,8 @@ thread_local! {
 pub struct Connection<Io> {
     io: Io,
     core: Rc<RefCell<Core>>,
+    /// What was read before the protocol was known.
+    early: Vec<u8>,
     input: Vec<u8>,
     filled: usize,
     /// The transport may hold octets that it accepted.
@@ -61,12 +63,13 @@ impl<Io> Drop for Connection<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
-    pub(crate) fn new(io: Io, core: Rc<RefCell<Core>>) -> Self {
+    pub(crate) fn new(io: Io, early: Vec<u8>, core: Rc<RefCell<Core>>) -> Self {
         let now = Instant::now();
         let (keepalive, owed_within) = (core.borrow().settings.keepalive, core.borrow().settings.owed_within);
         Self {
             io,
             core,
+            early,
             input: Vec::new(),
             filled: 0,
             unflushed: false,
@@ -212,7 +215,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             self.input = buffer(READ_BUFFER.max(2 * (core.settings.max_frame_size as usize + frame::HEADER_LEN)));
         }
         let mut space = ReadBuf::new(self.input.get_mut(self.filled..).unwrap_or_default());
-        match ready!(Pin::new(&mut self.io).poll_read(cx, &mut space)) {
+        let early = std::mem::take(&mut self.early);
+        let read = if early.is_empty() {
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut space))
+        } else {
+            space.put_slice(&early);
+            Ok(())
+        };
+        match read {
             Err(error) => return Poll::Ready(Err(Error::new(Kind::Io(error.kind())))),
             Ok(()) if space.filled().is_empty() => {
                 self.peer_closed = true;

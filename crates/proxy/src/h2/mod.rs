@@ -30,5 +30,5 @@ pub use client::{Client, ClientStream, connect};
 pub use connection::Connection;
 pub use error::{Code, Error, Kind};
 pub use handle::{Receiver, Sender};
-pub use server::{Incoming, ServerControl, ServerStream, accept};
+pub use server::{Incoming, ServerControl, ServerStream, accept, accept_with};
 pub use settings::{ClientSettings, Common, Keepalive, ServerSettings};

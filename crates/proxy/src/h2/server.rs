@@ -18,9 +18,18 @@ use super::settings::ServerSettings;
 /// Starts the server's side on `io`. The caller spawns [`Connection::run`] on the worker's thread and takes requests
 /// from [`Incoming`]. The client's preface is read from `io`.
 pub fn accept<Io: AsyncRead + AsyncWrite + Unpin>(io: Io, settings: ServerSettings) -> (Connection<Io>, Incoming) {
+    accept_with(io, Vec::new(), settings)
+}
+
+/// As [`accept`], where the connection's first bytes were read to know the protocol.
+pub fn accept_with<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    early: Vec<u8>,
+    settings: ServerSettings,
+) -> (Connection<Io>, Incoming) {
     let core = Core::new(Role::Server, settings.common, settings.max_concurrent_streams);
     let core = Rc::new(RefCell::new(core));
-    (Connection::new(io, core.clone()), Incoming { control: ServerControl { core } })
+    (Connection::new(io, early, core.clone()), Incoming { control: ServerControl { core } })
 }
 
 /// The requests of one connection. Dropping it refuses further ones and ends the connection gracefully.
