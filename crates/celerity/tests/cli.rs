@@ -71,6 +71,27 @@ fn analyze_ends_with_one_for_an_error_only() {
 }
 
 #[test]
+fn translate_says_why_there_is_no_cluster_and_what_the_proxy_refuses() {
+    let root = celerity_testkit::environment::root();
+    let output = celerity(&["translate", &root.join("examples/tutorial").display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no Service and no ServiceEntry was read"), "{}", stderr(&output));
+
+    let folder = celerity_testkit::TempDir::new();
+    let lua = "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: f}\nspec:\n  configPatches:\n  - applyTo: HTTP_FILTER\n    match: {context: SIDECAR_OUTBOUND, listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}}\n    patch:\n      operation: INSERT_FIRST\n      value: {name: envoy.filters.http.lua, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, inline_code: x}}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n";
+    let path = folder.write("a.yaml", lua).display().to_string();
+    let translated = celerity(&["translate", &path]);
+    let said = stderr(&translated);
+    assert_eq!(translated.status.code(), Some(0), "{said}");
+    assert!(said.contains("`celerity proxy` refuses this") && said.contains("lua"), "{said}");
+    assert!(said.contains("say nothing to a mesh: 1"), "{said}");
+    let analyzed = celerity(&["analyze", &path]);
+    assert_eq!(analyzed.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&analyzed.stdout).into_owned();
+    assert!(text.contains("a.yaml:6: error CEL0411") && text.contains("info CEL0010"), "{text}");
+}
+
+#[test]
 fn translate_says_where_each_resource_came_from() {
     let root = celerity_testkit::environment::root();
     let path = |inside: &str| root.join(inside).display().to_string();

@@ -64,6 +64,12 @@ fn peer(name: &str, namespace: &str) -> String {
 
 const CHAIN: &str = "listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}";
 
+fn lua() -> String {
+    format!(
+        "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND, {CHAIN}}}, patch: {{operation: INSERT_FIRST, value: {{name: envoy.filters.http.lua, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, inline_code: x}}}}}}}}"
+    )
+}
+
 /// A text that gives each code.
 fn examples() -> Vec<(&'static str, String)> {
     let to = "route: [{destination: {host: reviews}}]";
@@ -112,6 +118,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0217", policy("{tls: {mode: ISTIO_MUTUAL, sni: a}}")),
         ("CEL0218", policy("{connectionPool: {http: {maxRequestsPerConnection: 1}}}")),
         ("CEL0219", policy("{connectionPool: {tcp: {maxConnections: 100}, http: {http1MaxPendingRequests: 100000}}}")),
+        ("CEL0220", policy("{tls: {mode: DISABLE, sni: a.example.com}}")),
         ("CEL0301", routes(&format!("  - {to}\n  - match: [{{uri: {{prefix: /a}}}}]\n    {to}"))),
         (
             "CEL0302",
@@ -134,6 +141,19 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0310", routes(&format!("  - {to}\n    timeout: 1s\n    retries: {{attempts: 2, perTryTimeout: 1s}}"))),
         ("CEL0311", routes(&format!("  - {to}\n    retries: {{perTryTimeout: 1s}}"))),
         ("CEL0312", routes(&format!("  - match: [{{uri: {{prefix: /a}}}}]\n    {to}"))),
+        ("CEL0313", routes("  - {directResponse: {status: 200}, timeout: 1s}")),
+        (
+            "CEL0314",
+            routes(
+                "  - {route: [{destination: {host: reviews}}], mirrors: [{destination: {host: reviews}}], mirrorPercentage: {value: 10}}",
+            ),
+        ),
+        ("CEL0315", routes("  - {route: [{destination: {host: reviews}}], mirror: {host: no-such}}")),
+        (
+            "CEL0316",
+            routes(&format!("  - {to}"))
+                .replace("hosts: [reviews]", "hosts: [reviews]\n  gateways: [mesh, my-gateway]"),
+        ),
         (
             "CEL0401",
             patch(&format!(
@@ -186,6 +206,13 @@ fn examples() -> Vec<(&'static str, String)> {
                 CHAIN.replace("manager}", "manager, subFilter: {name: envoy.filters.http.fault}}")
             )),
         ),
+        ("CEL0411", patch(&lua())),
+        (
+            "CEL0412",
+            patch(
+                "{applyTo: CLUSTER, match: {proxy: {proxyVersion: '^1\\.9.*'}}, patch: {operation: MERGE, value: {}}}",
+            ),
+        ),
         ("CEL0501", config_map("c", "note: hello")),
         (
             "CEL0502",
@@ -205,6 +232,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0603", alert("alert: A, for: 5m, expr: 'histogram_quantile(0.9, sum(rate(x_bucket[5m])) by (job)) > 1'")),
         ("CEL0604", alert("alert: A, for: 5m, expr: 'rate(x[1m]) > 1'")),
         ("CEL0605", alert("alert: A, expr: up == 0")),
+        ("CEL0606", alert("alert: A, for: 5m, expr: 'this is ((( not promql'")),
         ("CEL0701", SERVICES.split("---\n").nth(1).unwrap_or_default().to_owned()),
         ("CEL0702", SERVICES.split("---\n").next().unwrap_or_default().to_owned()),
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
@@ -287,4 +315,30 @@ fn the_mend_of_a_reading_error_says_what_would_be_right() {
         let found = findings(&text);
         assert!(found.iter().any(|f| f.mend.starts_with(wanted)), "{wanted}: {found:?}");
     }
+}
+
+#[test]
+fn what_the_proxy_refuses_is_told_of_the_patch_that_makes_it() {
+    let sound = "{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {connect_timeout: 1s}}}";
+    let other = "{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {preconnect_policy: {per_upstream_preconnect_ratio: 1.5}}}}";
+    let blamed = |text: &str| {
+        let found = findings(text);
+        found.iter().filter(|f| f.code == "CEL0411").map(|f| (f.line, f.field.clone())).collect::<Vec<_>>()
+    };
+    let head = format!("{SERVICES}{}", patch(sound));
+    assert_eq!(blamed(&head), []);
+    let line = u32::try_from(head.lines().count()).expect("few");
+    let one = format!("{head}  - {}\n  - {sound}\n", lua());
+    assert_eq!(blamed(&one), [(line + 1, "spec.configPatches[1].patch".to_owned())]);
+    let two = format!("{one}  - {other}\n");
+    let fields: Vec<String> = blamed(&two).into_iter().map(|(_, field)| field).collect();
+    assert_eq!(fields, ["spec.configPatches[1].patch", "spec.configPatches[3].patch"]);
+}
+
+#[test]
+fn routes_of_a_gateway_hide_none_of_the_mesh() {
+    let to = "route: [{destination: {host: reviews}}]";
+    let text = routes(&format!("  - match: [{{gateways: [my-gateway]}}]\n    {to}\n  - {to}"));
+    let found = codes_of(&text);
+    assert!(found.contains(&"CEL0316") && !found.contains(&"CEL0301"), "{found:?}");
 }

@@ -275,3 +275,42 @@ fn a_dump_of_a_cluster_is_read_as_it_is() {
 fn a_file_of_anything_else_is_an_error_whatever_its_name() {
     assert!(!errors("{\"name\": \"a-package\", \"version\": \"1.0.0\"}").is_empty());
 }
+
+#[test]
+fn header_changes_that_no_proxy_can_make_are_refused() {
+    let route = |headers: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [a]\n  http:\n  - {{route: [{{destination: {{host: a}}}}], headers: {headers}}}\n"
+        )
+    };
+    for headers in [
+        "{request: {remove: [Host]}}",
+        "{request: {set: {':path': /x}}}",
+        "{response: {set: {host: a}}}",
+        "{response: {add: {':status': '200'}}}",
+        "{response: {remove: [':status']}}",
+    ] {
+        let error = one(&route(headers));
+        assert_eq!(error.kind, ErrorKind::BadValue, "{error}");
+    }
+    common::read(&route("{request: {set: {':authority': b}, add: {Host: c}}}")).expect("an authority may be set");
+}
+
+#[test]
+fn what_is_exported_to_nobody_or_beyond_its_selector_is_refused() {
+    assert_eq!(one(&rule("  host: a\n  exportTo: ['~']\n")).kind, ErrorKind::BadValue);
+    let selector = "  host: a\n  workloadSelector: {matchLabels: {app: b}}\n";
+    assert_eq!(one(&rule(&format!("{selector}  exportTo: ['*']\n"))).kind, ErrorKind::Conflict);
+    common::read(&rule(&format!("{selector}  exportTo: [.]\n"))).expect("its own namespace");
+}
+
+#[test]
+fn gateways_stand_beside_the_mesh_only() {
+    let text = |gateways: &str, inner: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [a]\n  gateways: {gateways}\n  http:\n  - {{match: [{{gateways: {inner}}}], redirect: {{uri: /}}}}\n"
+        )
+    };
+    common::read(&text("[mesh, my-gateway]", "[my-gateway]")).expect("the mesh's half acts");
+    assert_eq!(one(&text("[my-gateway]", "[]")).kind, ErrorKind::NotSupported);
+}

@@ -230,3 +230,16 @@ fn what_cannot_be_applied_is_refused_by_name() {
     );
     assert!(wrong_type.contains("did you mean envoy.extensions.filters.http.buffer.v3.Buffer?"), "{wrong_type}");
 }
+
+#[test]
+fn a_patch_for_a_version_is_for_the_version_of_the_semantics() {
+    let patch = |pattern: &str| {
+        format!(
+            "{{applyTo: CLUSTER, match: {{context: SIDECAR_OUTBOUND, proxy: {{proxyVersion: '{pattern}'}}}}, patch: {{operation: MERGE, value: {{connect_timeout: 7s}}}}}}"
+        )
+    };
+    for (pattern, matched) in [("^1\\.30.*", true), ("1\\..*", true), ("30", true), ("^1\\.9.*", false), ("^30", false)]
+    {
+        assert_eq!(!made(&[&patch(pattern)]).patches.is_empty(), matched, "{pattern}");
+    }
+}

@@ -421,3 +421,21 @@ fn an_external_name_is_asked_of_dns_and_gets_no_mesh_mtls() {
     let domains = all["routes"]["pay.default.svc.cluster.local:80"]["domains"].as_array().expect("domains").clone();
     assert!(domains.contains(&json!("pay")));
 }
+
+#[test]
+fn a_host_that_is_added_is_the_authority_and_gateway_matches_are_left_out() {
+    let yaml = format!(
+        "{}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [user-service]\n  gateways: [mesh, my-gateway]\n  http:\n  - {{name: outer, match: [{{gateways: [my-gateway]}}], redirect: {{uri: /}}}}\n  - {{name: inner, route: [{{destination: {{host: user-service}}}}], headers: {{request: {{add: {{Host: other.example.com, x: '1'}}}}}}}}\n",
+        service_and_endpoints()
+    );
+    let all = resources(&yaml, &node());
+    let routes =
+        all["routes"]["user-service.default.svc.cluster.local:80"]["routes"].as_array().expect("routes").clone();
+    assert_eq!(routes.len(), 1, "{routes:?}");
+    assert_eq!(
+        (&routes[0]["name"], &routes[0]["route"]["host_rewrite_literal"]),
+        (&json!("inner"), &json!("other.example.com"))
+    );
+    let added = routes[0]["request_headers_to_add"].as_array().expect("headers");
+    assert_eq!(added.len(), 1, "{added:?}");
+}

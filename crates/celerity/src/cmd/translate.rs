@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use celerity_model::snapshot::Snapshot;
 use celerity_model::translate::{self, Explanation, Index, Input};
 use serde_json::{Value, json};
 
@@ -68,6 +69,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         for report in &resources.patches {
             term::line(format_args!("# {}", config::patch_line(report)));
         }
+    }
+    if config.services.is_empty() && config.service_entries.is_empty() {
+        term::note(
+            "note: no Service and no ServiceEntry was read, so no service has a cluster: name their files as well, or ask \
+             `celerity analyze` what is wrong",
+        );
+    }
+    if !config.passed_over.is_empty() {
+        let count = config.passed_over.len();
+        term::note(format_args!(
+            "note: documents passed over, for they say nothing to a mesh: {count}; `celerity analyze` names them"
+        ));
+    }
+    // Envoy may take what this program's own proxy does not.
+    for error in Snapshot::build(&resources, None).err().unwrap_or_default() {
+        term::note(format_args!("note: `celerity proxy` refuses this: {error}"));
     }
     for note in &resources.notes {
         term::note(format_args!("note: {}: {}", place(&note.input), note.message));

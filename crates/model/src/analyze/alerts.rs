@@ -1,9 +1,9 @@
-//! PrometheusRules: alerts that cannot fire, or cannot say what they mean. A look at the text of the expression, not a
-//! whole PromQL parser: what is not understood is not reported.
+//! PrometheusRules: alerts that cannot fire, or cannot say what they mean. Beyond the form of an expression this is a look at its
+//! text: what is not understood is not reported.
 
 use std::time::Duration;
 
-use super::{Code, Findings, codes};
+use super::{Code, Findings, codes, promql};
 use crate::istio::{Config, Document, PrometheusRule, Rule, scalar};
 
 /// Twice Prometheus' default scrape interval.
@@ -24,6 +24,11 @@ fn one(document: &Document<PrometheusRule>, rule: &Rule, path: &str, findings: &
         findings.add(code, "PrometheusRule", document, &format!("{path}.{field}"), reason, mend);
     };
     let expr = rule.expr.as_str();
+    if let Some(found) = promql::mistake(expr) {
+        let reason = format!("character {}: {}", found.position, found.message);
+        add(&codes::NO_PROMQL, "expr", reason, codes::NO_PROMQL.mend.to_owned());
+        return;
+    }
     let name = rule.alert.as_deref().or(rule.record.as_deref()).unwrap_or_default();
     let groups = by_lists(expr);
     if let Some(series) = rule.alert.is_some().then(|| rated_below(expr)).flatten() {

@@ -135,6 +135,9 @@ codes! {
     LONG_QUEUE = "CEL0219" Info "A queue longer than anyone waits"
         reason "http1MaxPendingRequests allows far more waiting requests than connections can serve before clients give up; under overload latency grows instead of failing fast."
         mend "Bound the queue by time: connections x (the longest wait you accept / mean service time)." example "http: {http1MaxPendingRequests: 100000}";
+    TLS_FIELDS_IDLE = "CEL0220" Warning "TLS settings that the mode does not use"
+        reason "mode: DISABLE sends plain text, whatever else is set; ISTIO_MUTUAL verifies its peer in any case."
+        mend "Write mode: SIMPLE or MUTUAL, or remove the other fields." example "tls: {mode: DISABLE, sni: a.example.com}";
 
     SHADOWED_ROUTE = "CEL0301" Warning "The route is never reached"
         reason "An earlier route of the same VirtualService matches everything that this one matches."
@@ -172,6 +175,18 @@ codes! {
     NO_CATCH_ALL = "CEL0312" Info "Requests that match no route get 404"
         reason "Every route of the VirtualService has conditions. As soon as it exists, a request that meets none of them is answered with 404 and does not reach the service."
         mend "Add a last route without match." example "http: [{match: [{uri: {prefix: /a}}], route: …}]";
+    IDLE_BESIDE_ANSWER = "CEL0313" Warning "Without effect beside redirect or directResponse"
+        reason "The proxy answers itself: nothing is sent anywhere, so there is nothing to time, to retry or to mirror."
+        mend "Remove the field." example "directResponse: {status: 200}, timeout: 1s";
+    MIRROR_SHARE_IDLE = "CEL0314" Warning "mirrorPercentage without mirror"
+        reason "mirrorPercentage is the share of mirror alone. Each of mirrors has a percentage of its own; unset it is 100 %."
+        mend "mirrors: [{destination: {…}, percentage: {value: 10}}]" example "mirrors: [{destination: {host: a}}], mirrorPercentage: {value: 10}";
+    UNKNOWN_MIRROR = "CEL0315" Warning "The mirror leads nowhere"
+        reason "The host, the port or the subset of a mirror is not known, so the copies of the requests are lost. The requests themselves are not harmed."
+        mend "Mend the mirror's destination, or remove the mirror." example "mirror: {host: no-such-service}";
+    GATEWAY_ROUTES = "CEL0316" Info "Routes for gateways do not act here"
+        reason "There are sidecars only. What is for mesh acts, what is for a gateway waits for one."
+        mend "Nothing, if a gateway elsewhere has these routes." example "gateways: [mesh, my-gateway]";
 
     FILTER_NAMED_BY_VALUE = "CEL0401" Warning "A filter is named by value instead of subFilter"
         reason "The patch has no subFilter. On Istio such a REMOVE or MERGE matches every filter, the router included, and breaks the chain. Here it acts on the filter that value.name names."
@@ -203,6 +218,12 @@ codes! {
     VALUE_IGNORED = "CEL0410" Info "REMOVE does not read a value"
         reason "The match already says which resource is removed; the value has no effect."
         mend "Remove value." example "operation: REMOVE with a subFilter and a value";
+    PATCH_NOT_TAKEN = "CEL0411" Error "The proxy refuses what the patch makes"
+        reason "The patch is right for Envoy, but its outcome holds something that this proxy does not do, such as a Lua filter. The proxy refuses the whole configuration."
+        mend "Remove the patch, or what the reason names from its value." example "operation: INSERT_BEFORE, value: {name: envoy.filters.http.lua, …}";
+    OTHER_VERSION = "CEL0412" Info "The patch is for another version of Istio"
+        reason "match.proxy.proxyVersion is a regular expression over the version of Istio; the semantics here are those of 1.30.0. The patch is passed over, as Istio does."
+        mend "Remove match.proxy.proxyVersion if the patch is meant for this proxy." example "match: {proxy: {proxyVersion: '^1\\.9.*'}}";
 
     CONFIG_MAP_WITHOUT_EFFECT = "CEL0501" Info "The ConfigMap has no effect"
         reason "Only the keys dns.yaml, and config.yaml with proxy in it, mean something to the mesh."
@@ -241,6 +262,9 @@ codes! {
     ALERT_AT_ONCE = "CEL0605" Info "The alert fires without waiting"
         reason "Without for, a single evaluation fires the alert."
         mend "for: 5m" example "an alert without for";
+    NO_PROMQL = "CEL0606" Error "The expression is no PromQL"
+        reason "Prometheus refuses the whole file of rules when one expression cannot be read. The reason names the first character that does not fit, counted from 1 within the expression."
+        mend "Mend the expression at this place." example "expr: sum(rate(x[5m]) > 1";
 
     SLICE_WITHOUT_SERVICE = "CEL0701" Warning "The EndpointSlice belongs to no service"
         reason "The label kubernetes.io/service-name is missing, or names a Service that is not there."

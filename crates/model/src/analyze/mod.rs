@@ -5,6 +5,7 @@ mod codes;
 mod merged;
 mod patches;
 mod policy;
+mod promql;
 mod routes;
 mod rules;
 mod services;

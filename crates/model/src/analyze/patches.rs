@@ -1,7 +1,7 @@
 //! EnvoyFilters. What a patch matches, and how its value is understood, is the patch engine's to say; its reports become
 //! findings here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -11,8 +11,12 @@ use crate::istio::{
     ApplyTo, Config, ConfigPatch, DEFAULT_NAMESPACE, Document, EnvoyFilter, PatchContext, PatchOperation,
     ROOT_NAMESPACE, scalar,
 };
-use crate::patch::{Outcome, PatchError, PatchReport, WarningKind};
-use crate::translate::{Node, translate};
+use crate::patch::{
+    ISTIO_VERSION, Origin, Outcome, Patch, PatchError, PatchReport, PatchSet, WarningKind, Workload, is_of_version,
+    patches,
+};
+use crate::snapshot::{BuildError, Snapshot};
+use crate::translate::{Index, Node, translate, translate_unpatched};
 
 const KIND: &str = "EnvoyFilter";
 /// Different proxies that are tried to find out whether a patch matches anything.
@@ -30,9 +34,17 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         }
     }
     let mut reports: Vec<PatchReport> = Vec::new();
+    let mut blamed: HashSet<(String, u32, usize)> = HashSet::new();
     for node in nodes(config) {
         match translate(config, &node) {
             Ok(resources) => {
+                if Snapshot::build(&resources, None).is_err() {
+                    for (origin, errors) in not_taken(config, &node) {
+                        if blamed.insert((origin.file.clone(), origin.line, origin.index)) {
+                            findings.list.push(not_taken_finding(&origin, &errors));
+                        }
+                    }
+                }
                 for report in resources.patches {
                     match reports.iter_mut().find(|known| known.origin == report.origin) {
                         // Matched for any proxy is matched.
@@ -48,6 +60,59 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         }
     }
     findings.list.extend(patch_findings(&reports));
+}
+
+/// The patches whose outcome the proxy refuses to run with, each with what it says. Only asked for where it refuses the whole.
+fn not_taken(config: &Config, node: &Node) -> Vec<(Origin, Vec<BuildError>)> {
+    let workload = Workload { namespace: &node.namespace, labels: &node.labels, metadata: &node.metadata };
+    let Ok(all) = patches(config, workload) else { return Vec::new() };
+    let plain = translate_unpatched(&Index::new(config, node));
+    // What no patch touches is built once.
+    let Ok(base) = Snapshot::build(&plain, None) else { return Vec::new() };
+    let errors_with = |list: Vec<Patch>| {
+        let mut resources = plain.clone();
+        PatchSet::new(list).ok()?.apply(&mut resources);
+        Snapshot::build(&resources, Some(&base)).err()
+    };
+    let Some(errors) = errors_with(all.clone()) else { return Vec::new() };
+    // One patch alone is to blame if all is well without it; else each that spoils what was well before it.
+    for leave_out in 0..all.len() {
+        let mut others = all.clone();
+        let left_out = others.remove(leave_out);
+        if errors_with(others).is_none() {
+            return vec![(left_out.origin, errors)];
+        }
+    }
+    let (mut kept, mut found) = (Vec::with_capacity(all.len()), Vec::new());
+    for patch in all {
+        kept.push(patch);
+        if let Some(errors) = errors_with(kept.clone()) {
+            found.extend(kept.pop().map(|patch| (patch.origin, errors)));
+        }
+    }
+    found
+}
+
+/// Errors of one patch that are told; the others are of the same sort.
+const ERRORS_SHOWN: usize = 3;
+
+fn not_taken_finding(origin: &Origin, errors: &[BuildError]) -> Finding {
+    let code = &codes::PATCH_NOT_TAKEN;
+    let mut shown: Vec<String> = errors.iter().take(ERRORS_SHOWN).map(ToString::to_string).collect();
+    if errors.len() > ERRORS_SHOWN {
+        shown.push(format!("and {} more", errors.len() - ERRORS_SHOWN));
+    }
+    Finding {
+        code: code.id,
+        severity: code.severity,
+        title: code.title,
+        file: origin.file.clone(),
+        line: origin.line,
+        document: format!("{KIND} {}", origin.document),
+        field: format!("spec.configPatches[{}].patch", origin.index),
+        reason: shown.join("; "),
+        mend: code.mend.to_owned(),
+    }
 }
 
 /// One proxy for each namespace and selector that patches name, with an address of the namespace's endpoints, so that it
@@ -135,6 +200,12 @@ fn one(document: &Document<EnvoyFilter>, patch: &ConfigPatch, path: &str, findin
     if patch.match_.as_ref().and_then(|m| m.context) == Some(PatchContext::Gateway) {
         let (reason, mend) = plain(&codes::GATEWAY_PATCH);
         add(&codes::GATEWAY_PATCH, "match.context", reason, mend);
+    }
+    let version = patch.match_.as_ref().and_then(|m| m.proxy.as_ref()?.proxy_version.as_deref());
+    if let Some(pattern) = version.filter(|pattern| !is_of_version(pattern)) {
+        let reason = format!("{pattern} does not meet {ISTIO_VERSION}, the version of Istio whose semantics these are");
+        let (_, mend) = plain(&codes::OTHER_VERSION);
+        add(&codes::OTHER_VERSION, "match.proxy.proxyVersion", reason, mend);
     }
     let Some(change) = &patch.patch else { return };
     let sub_filter = patch.match_.as_ref().and_then(|m| {

@@ -301,7 +301,27 @@ impl Place<'_> {
     fn tls(&self, policy: &TrafficPolicy, path: &str, findings: &mut Findings) {
         let Some(tls) = &policy.tls else { return };
         let mode = tls.mode.unwrap_or_default();
-        if tls.insecure_skip_verify == Some(true) {
+        let skips = tls.insecure_skip_verify == Some(true);
+        let idle: Vec<&str> = match mode {
+            TlsMode::Disable => [
+                ("clientCertificate", tls.client_certificate.is_some()),
+                ("privateKey", tls.private_key.is_some()),
+                ("caCertificates", tls.ca_certificates.is_some()),
+                ("subjectAltNames", !tls.subject_alt_names.is_empty()),
+                ("sni", tls.sni.is_some()),
+                ("insecureSkipVerify", tls.insecure_skip_verify.is_some()),
+            ]
+            .into_iter()
+            .filter_map(|(field, is_set)| is_set.then_some(field))
+            .collect(),
+            TlsMode::IstioMutual if skips => vec!["insecureSkipVerify"],
+            _ => Vec::new(),
+        };
+        if let Some(first) = idle.first() {
+            let reason = format!("with mode: {} nothing reads {}", mode.as_str(), idle.join(", "));
+            let code = &codes::TLS_FIELDS_IDLE;
+            self.add(code, path, &format!("tls.{first}"), reason, code.mend.to_owned(), findings);
+        } else if skips {
             self.plain(&codes::NO_VERIFICATION, path, "tls.insecureSkipVerify", findings);
         }
         if mode == TlsMode::IstioMutual && tls.sni.is_some() {

@@ -45,7 +45,34 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
             }
         }
         routes(document, world, findings);
+        for_gateways(document, findings);
     }
+}
+
+/// What only a gateway would do.
+fn for_gateways(document: &Document<VirtualService>, findings: &mut Findings) {
+    let mut check = |gateways: &[String], field: &str| {
+        let others: Vec<&str> = gateways.iter().map(String::as_str).filter(|name| *name != MESH).collect();
+        if !others.is_empty() {
+            let alone = if others.len() == gateways.len() { "so no sidecar uses it" } else { "the mesh's part acts" };
+            let code = &codes::GATEWAY_ROUTES;
+            let reason = format!("there is no gateway {}; {alone}", others.join(", "));
+            findings.add(code, KIND, document, field, reason, code.mend.to_owned());
+        }
+    };
+    check(&document.spec.gateways, "spec.gateways");
+    for (at, route) in document.spec.http.iter().enumerate() {
+        for (index, one) in route.matches.iter().enumerate() {
+            check(&one.gateways, &format!("spec.http[{at}].match[{index}].gateways"));
+        }
+    }
+}
+
+/// The gateway that means every sidecar.
+const MESH: &str = "mesh";
+
+fn is_for_sidecars(one: &HttpMatch) -> bool {
+    one.gateways.is_empty() || one.gateways.iter().any(|gateway| gateway == MESH)
 }
 
 fn routes(document: &Document<VirtualService>, world: &World<'_>, findings: &mut Findings) {
@@ -91,7 +118,7 @@ impl Route<'_> {
 
     fn check(&self, route: &HttpRoute, world: &World<'_>, findings: &mut Findings) {
         for (index, one) in route.route.iter().enumerate() {
-            self.destination(&one.destination, &format!("route[{index}].destination"), world, findings);
+            self.destination(&one.destination, &format!("route[{index}].destination"), world, false, findings);
             if route.route.len() > 1 && one.weight.unwrap_or(0) == 0 {
                 let code = &codes::WEIGHT_ZERO;
                 self.add(
@@ -103,6 +130,13 @@ impl Route<'_> {
                 );
             }
         }
+        if let Some(mirror) = &route.mirror {
+            self.destination(mirror, "mirror", world, true, findings);
+        }
+        for (index, mirror) in route.mirrors.iter().enumerate() {
+            self.destination(&mirror.destination, &format!("mirrors[{index}].destination"), world, true, findings);
+        }
+        self.idle(route, findings);
         self.fault(route, findings);
         self.retries(route, findings);
         if route.cors_policy.as_ref().is_some_and(|c| !c.allow_origin.is_empty()) {
@@ -117,33 +151,56 @@ impl Route<'_> {
         }
     }
 
-    fn destination(&self, destination: &Destination, field: &str, world: &World<'_>, findings: &mut Findings) {
+    /// Fields beside which there is nothing for them to act on.
+    fn idle(&self, route: &HttpRoute, findings: &mut Findings) {
+        let answers = match (&route.redirect, &route.direct_response) {
+            (Some(_), _) => Some("redirect"),
+            (None, Some(_)) => Some("directResponse"),
+            (None, None) => None,
+        };
+        let code = &codes::IDLE_BESIDE_ANSWER;
+        for (field, is_set) in [
+            ("timeout", route.timeout.is_some()),
+            ("retries", route.retries.is_some()),
+            ("mirror", route.mirror.is_some()),
+            ("mirrors", !route.mirrors.is_empty()),
+        ] {
+            if let Some(answer) = answers.filter(|_| is_set) {
+                let reason = format!("{answer} answers at once, so {field} has nothing to act on");
+                self.add(code, field, reason, code.mend.to_owned(), findings);
+            }
+        }
+        if route.mirror_percentage.is_some() && route.mirror.is_none() {
+            let code = &codes::MIRROR_SHARE_IDLE;
+            self.add(code, "mirrorPercentage", code.reason.to_owned(), code.mend.to_owned(), findings);
+        }
+    }
+
+    /// A mirror that leads nowhere costs its copies only.
+    fn destination(
+        &self,
+        destination: &Destination,
+        field: &str,
+        world: &World<'_>,
+        is_mirror: bool,
+        findings: &mut Findings,
+    ) {
+        let or_mirror = |code: &'static Code| if is_mirror { &codes::UNKNOWN_MIRROR } else { code };
+        let loss = if is_mirror { "every copy is lost" } else { "every request of this route fails with 503" };
         let host = full_name(&destination.host, &self.document.meta.namespace);
         if world.knows_hosts_like(&host) {
             if !world.is_known(&host) {
-                let reason = format!(
-                    "no Service and no ServiceEntry has the host {host}: every request of this route fails with 503"
-                );
-                self.add(
-                    &codes::UNKNOWN_DESTINATION,
-                    &format!("{field}.host"),
-                    reason,
-                    codes::UNKNOWN_DESTINATION.mend.to_owned(),
-                    findings,
-                );
+                let reason = format!("no Service and no ServiceEntry has the host {host}: {loss}");
+                let code = or_mirror(&codes::UNKNOWN_DESTINATION);
+                self.add(code, &format!("{field}.host"), reason, code.mend.to_owned(), findings);
             }
             if let (Some(known), Some(port)) = (world.hosts.get(&host), destination.port_number())
                 && !known.ports.contains(&port)
             {
                 let ports: Vec<String> = known.ports.iter().map(u16::to_string).collect();
                 let reason = format!("{host} has no port {port}; it has {}", ports.join(", "));
-                self.add(
-                    &codes::UNKNOWN_PORT,
-                    &format!("{field}.port"),
-                    reason,
-                    codes::UNKNOWN_PORT.mend.to_owned(),
-                    findings,
-                );
+                let code = or_mirror(&codes::UNKNOWN_PORT);
+                self.add(code, &format!("{field}.port"), reason, code.mend.to_owned(), findings);
             }
         }
         let Some(subset) = &destination.subset else { return };
@@ -157,14 +214,12 @@ impl Route<'_> {
             names.sort_unstable();
             let known =
                 if names.is_empty() { "defines none".to_owned() } else { format!("defines {}", names.join(", ")) };
-            let reason = format!(
-                "the subset {subset} of {host} is not defined (a DestinationRule {known}): every request of this route fails with 503"
-            );
+            let reason = format!("the subset {subset} of {host} is not defined (a DestinationRule {known}): {loss}");
             let mend = format!(
                 "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: {subset}\nspec:\n  host: {}\n  subsets:\n  - name: {subset}\n    labels:\n      version: {subset}\n",
                 destination.host
             );
-            self.add(&codes::UNKNOWN_SUBSET, &format!("{field}.subset"), reason, mend, findings);
+            self.add(or_mirror(&codes::UNKNOWN_SUBSET), &format!("{field}.subset"), reason, mend, findings);
         }
     }
 
@@ -301,7 +356,8 @@ fn is_catch_all(one: &HttpMatch) -> bool {
 
 fn match_covers(wide: &HttpMatch, narrow: &HttpMatch) -> bool {
     let folded = wide.ignore_uri_case == Some(true);
-    (folded || narrow.ignore_uri_case != Some(true) || wide.uri.is_none())
+    is_for_sidecars(wide)
+        && (folded || narrow.ignore_uri_case != Some(true) || wide.uri.is_none())
         && path_covers(wide.uri.as_ref(), narrow.uri.as_ref(), folded)
         && covers_text(wide.scheme.as_ref(), narrow.scheme.as_ref(), false)
         && covers_text(wide.method.as_ref(), narrow.method.as_ref(), false)

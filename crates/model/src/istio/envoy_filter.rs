@@ -112,7 +112,7 @@ record! {
 record! {
     /// Properties of the proxy.
     pub struct ProxyMatch {
-        /// Regular expression over the proxy's version.
+        /// Regular expression that the version of Istio whose semantics these are must meet (1.30.0).
         proxy_version: Option<String> = "proxyVersion" [regex];
         /// All must be equal.
         metadata: BTreeMap<String, String> = "metadata";

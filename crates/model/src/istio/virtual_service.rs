@@ -10,8 +10,8 @@ record! {
     pub struct VirtualService checked check_virtual_service {
         /// Short names (resolved in the document's namespace), full names, wildcards or addresses.
         hosts: Vec<String> = "hosts" [hosts];
-        /// Only `mesh`, the sidecars; empty means the same.
-        gateways: Vec<String> = "gateways" [mesh_only];
+        /// `mesh`, the sidecars, must be among them; empty means the same. Others do not act.
+        gateways: Vec<String> = "gateways" [with_mesh];
         /// In order; the first route that matches stands.
         http: Vec<HttpRoute> = "http";
         /// Namespaces that see the document; empty: all. `.` is its own, `*` all.
@@ -72,8 +72,8 @@ record! {
         source_labels: BTreeMap<String, String> = "sourceLabels" [labels];
         /// Namespace of the client workload.
         source_namespace: Option<String> = "sourceNamespace";
-        /// Only `mesh`.
-        gateways: Vec<String> = "gateways" [mesh_only];
+        /// Empty or with `mesh`: for sidecars. Others never match here.
+        gateways: Vec<String> = "gateways";
     }
     refused {
         "statPrefix": "statistics of a single route",
@@ -276,7 +276,7 @@ record! {
 
 record! {
     /// Changes of headers.
-    pub struct HeaderChanges {
+    pub struct HeaderChanges checked check_header_changes {
         request: Option<HeaderOperations> = "request";
         response: Option<HeaderOperations> = "response";
     }

@@ -19,6 +19,15 @@ pub struct Workload<'a> {
     pub metadata: &'a BTreeMap<String, String>,
 }
 
+/// The release of Istio whose semantics the documents have here, as a sidecar of that release tells it (`ISTIO_VERSION`).
+pub const ISTIO_VERSION: &str = "1.30.0";
+
+/// Whether `match.proxy.proxyVersion` means this proxy: a regular expression that [`ISTIO_VERSION`] must meet somewhere, as in
+/// Istio. Reading has bounded and compiled it before.
+pub fn is_of_version(pattern: &str) -> bool {
+    regex::Regex::new(pattern).is_ok_and(|regex| regex.is_match(ISTIO_VERSION))
+}
+
 /// The patches for one proxy: by priority, then those of the root namespace before the workload's own, then as read.
 ///
 /// # Errors
@@ -82,11 +91,8 @@ fn convert(
             istio::PatchContext::Gateway | istio::PatchContext::Waypoint => Context::Gateway,
         };
         if let Some(proxy) = &matches.proxy {
-            if proxy.proxy_version.is_some() {
-                return Err(refuse(
-                    "match.proxy.proxyVersion",
-                    "is not supported: versions of this proxy are not Istio's",
-                ));
+            if proxy.proxy_version.as_deref().is_some_and(|pattern| !is_of_version(pattern)) {
+                return Ok(None);
             }
             if !proxy.metadata.iter().all(|(key, value)| workload.metadata.get(key) == Some(value)) {
                 return Ok(None);

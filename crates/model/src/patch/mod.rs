@@ -8,6 +8,7 @@
 //! - REMOVE and MERGE of a filter without `subFilter` (or `filter`) but with `value.name` act on the filter of that name.
 //!   Istio lets such a patch match every filter, the router included. Without either name it is refused.
 //! - The outbound side has one listener and one route configuration; a port in `routeConfiguration` selects virtual hosts.
+//! - `match.proxy.proxyVersion` is met by [`ISTIO_VERSION`], whatever the version of this program.
 //! - Values of the wrapper types replace each other in a MERGE, so that `false` can beat `true`.
 //!
 //! As in Istio, INSERT_BEFORE without a named filter inserts at the front, and INSERT_AFTER at the end; an HTTP filter that would
@@ -27,7 +28,7 @@ use serde_json::Value;
 
 use crate::translate::Resources;
 use apply::Compiled;
-pub use convert::{Workload, patches};
+pub use convert::{ISTIO_VERSION, Workload, is_of_version, patches};
 use place::Trace;
 pub use spec::{
     ApplyTo, ClusterMatch, Context, FilterChainMatch, HttpRouteMatch, ListenerMatch, Operation, Origin, Outcome,

@@ -298,7 +298,9 @@ fn additions(operations: &HeaderOperations) -> (Vec<HeaderValueOption>, Option<S
     };
     let mut all = options(&operations.set, HeaderAppendAction::OverwriteIfExistsOrAdd);
     all.extend(options(&operations.add, HeaderAppendAction::AppendIfExistsOrAdd));
-    (all, operations.set.iter().find(|(name, _)| is_host(name)).map(|(_, value)| value.clone()))
+    // Added or set, there is one authority; of both, the one that is set stands, as in Istio.
+    let host = operations.set.iter().chain(&operations.add).find(|(name, _)| is_host(name));
+    (all, host.map(|(_, value)| value.clone()))
 }
 
 fn per_filter(http: &HttpRoute) -> HashMap<String, Any> {

@@ -2,7 +2,7 @@
 
 use super::super::reader::{Cx, ErrorKind};
 use super::super::virtual_service::{
-    Fault, FaultAbort, FaultDelay, HttpRoute, Redirect, Retries, Rewrite, StringMatch, VirtualService,
+    Fault, FaultAbort, FaultDelay, HeaderChanges, HttpRoute, Redirect, Retries, Rewrite, StringMatch, VirtualService,
 };
 
 fn conflict(cx: &mut Cx, reason: &str) {
@@ -30,6 +30,9 @@ pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
     if route.route.is_empty() && (route.fault.is_some() || route.rewrite.is_some()) {
         conflict(cx, "fault and rewrite go only with route; remove them");
     }
+    if route.mirror.is_some() && !route.mirrors.is_empty() {
+        conflict(cx, "mirror and mirrors exclude each other; move mirror into mirrors");
+    }
     let sum: u64 = route.route.iter().map(|r| u64::from(r.weight.unwrap_or(0))).sum();
     if route.route.len() > 1 && sum == 0 {
         cx.error_at("route", ErrorKind::BadValue, "the weights add up to 0; give at least one destination a weight");
@@ -42,6 +45,28 @@ pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
     if prefix_only && !all_prefix {
         let reason = "prefixRewrite goes only with matches of a path's prefix; write uri";
         cx.error_at("redirect.prefixRewrite", ErrorKind::Conflict, reason);
+    }
+}
+
+/// As Istio: names that begin with a colon, and `host`, are no headers to change; the authority of a request may be set.
+pub(crate) fn check_header_changes(changes: &HeaderChanges, cx: &mut Cx) {
+    let is_authority = |name: &str| name.eq_ignore_ascii_case("host") || name == ":authority";
+    let is_internal = |name: &str| name.starts_with(':') || is_authority(name);
+    let mut refuse = |field: &str, name: &str| {
+        let reason = format!("{name} cannot be changed here; remove it");
+        cx.error_at(field, ErrorKind::BadValue, reason);
+    };
+    if let Some(request) = &changes.request {
+        for (field, map) in [("request.set", &request.set), ("request.add", &request.add)] {
+            map.keys().filter(|name| is_internal(name) && !is_authority(name)).for_each(|name| refuse(field, name));
+        }
+        request.remove.iter().filter(|name| is_internal(name)).for_each(|name| refuse("request.remove", name));
+    }
+    if let Some(response) = &changes.response {
+        for (field, map) in [("response.set", &response.set), ("response.add", &response.add)] {
+            map.keys().filter(|name| is_internal(name)).for_each(|name| refuse(field, name));
+        }
+        response.remove.iter().filter(|name| is_internal(name)).for_each(|name| refuse("response.remove", name));
     }
 }
 

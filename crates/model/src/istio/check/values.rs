@@ -267,12 +267,14 @@ pub(crate) fn metric_name(name: &str, cx: &mut Cx) {
     }
 }
 
-pub(crate) fn mesh_only(values: &[String], cx: &mut Cx) {
-    if let Some(other) = values.iter().find(|v| *v != "mesh") {
-        cx.error(
-            ErrorKind::NotSupported,
-            format!("not supported yet: the gateway {other}; only mesh, the sidecars, acts"),
+/// Routes that no sidecar has are refused whole: with gateways alone nothing of them would act.
+pub(crate) fn with_mesh(values: &[String], cx: &mut Cx) {
+    if !values.is_empty() && !values.iter().any(|value| value == "mesh") {
+        let reason = format!(
+            "not supported yet: gateways ({}); only mesh, the sidecars, acts; add mesh if these routes are for them too",
+            values.join(", ")
         );
+        cx.error(ErrorKind::NotSupported, reason);
     }
 }
 
