@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use celerity_model::istio::Locality;
 use celerity_model::patch::pool;
 use celerity_model::snapshot::Snapshot;
-use celerity_model::translate::{Needed, Node, Resources, concerns, host_key, translate};
+use celerity_model::translate::{Index, Needed, Node, Resources, concerns, explain, host_key, translate};
 use serde_json::{Value, json};
 use support::{config, node};
 
@@ -257,4 +257,42 @@ fn routes_lead_to_hosts_of_another_namespace() {
     let short = yaml.replace("host: b.shop.svc.cluster.local", "host: b");
     let action = pool::json(&made(&short, &node()).routes[0].virtual_hosts[0].routes[0])["route"]["cluster"].clone();
     assert_eq!(action, json!("outbound|80||b.default.svc.cluster.local"), "short names stay in their namespace");
+}
+
+#[test]
+fn every_resource_says_where_it_came_from() {
+    let yaml = format!(
+        "{}{}{}---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {{mtls: {{mode: PERMISSIVE}}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c, namespace: istio-system}}\ndata: {{config.yaml: 'proxy: {{concurrency: 2}}'}}\n{}",
+        support::service_and_endpoints(),
+        rule("r", "default", "user-service", 1, ""),
+        service("ports: [{name: http, port: 80}]", "ports: [{port: 8080}]\nendpoints: [{addresses: [10.0.0.1]}]\n"),
+        document(
+            "VirtualService",
+            "v",
+            "default",
+            "hosts: [b.example.com], http: [{route: [{destination: {host: a}}]}]"
+        ),
+    );
+    let config = config(&yaml);
+    let me = Node { addresses: vec![[127, 0, 1, 4].into()], ..node() };
+    let said = explain(&Index::new(&config, &me));
+    let from = |name: &str| -> Vec<String> {
+        let found = said.iter().find(|one| one.name == name).unwrap_or_else(|| panic!("nothing of {name}"));
+        found.inputs.iter().map(|input| format!("{} {}", input.kind, input.id)).collect()
+    };
+    assert_eq!(from("outbound"), ["ConfigMap istio-system/c"]);
+    assert_eq!(
+        from("inbound"),
+        ["ServiceEntry default/user-service", "PeerAuthentication default/p", "ConfigMap istio-system/c"]
+    );
+    assert_eq!(from("inbound|8080||"), ["ServiceEntry default/user-service", "DestinationRule default/r"]);
+    assert_eq!(from(A), ["Service default/a", "EndpointSlice default/a-1"]);
+    let user = from("outbound|80||user-service.default.svc.cluster.local");
+    assert_eq!((user.len(), user[5].as_str()), (6, "WorkloadEntry default/user-4"), "{user:?}");
+    assert_eq!(from("b.example.com:80"), ["VirtualService default/v"]);
+    let made = made(&yaml, &me);
+    let names = made.clusters.iter().map(|c| &c.name).chain(made.listeners.iter().map(|l| &l.name));
+    for name in names.filter(|name| *name != "PassthroughCluster") {
+        assert!(said.iter().any(|one| one.name == *name), "nothing is said of {name}");
+    }
 }

@@ -54,17 +54,32 @@ fn own<'i, 'a>(index: &'i Index<'a>) -> impl Iterator<Item = (&'i Service<'a>, &
     })
 }
 
-pub(super) fn inbound(index: &Index<'_>) -> Inbound {
-    let node = index.node;
+/// The inbound clusters by name, each with the host whose rules it has.
+pub(super) fn clusters_and_hosts(index: &Index<'_>) -> BTreeMap<String, String> {
+    let mut hosts = BTreeMap::new();
+    for one in served(index) {
+        hosts.entry(cluster_name(one.target)).or_insert_with(|| one.service.host.clone());
+    }
+    hosts
+}
+
+fn served<'i, 'a>(index: &'i Index<'a>) -> Vec<Served<'i, 'a>> {
     let mut served = Vec::new();
     for (service, mine) in own(index) {
         for port in service.ports.iter().filter(|port| port.protocol != Protocol::Opaque) {
             let Some(number) = mine.port(port) else { continue };
             // An endpoint that names the inbound listener's own port means the application's behind it.
-            let target = if number == node.inbound.port() { port.target.unwrap_or(port.number) } else { number };
+            let is_inbound = number == index.node.inbound.port();
+            let target = if is_inbound { port.target.unwrap_or(port.number) } else { number };
             served.push(Served { service, port, target });
         }
     }
+    served
+}
+
+pub(super) fn inbound(index: &Index<'_>) -> Inbound {
+    let node = index.node;
+    let served = served(index);
     let mode =
         |served: &Served<'_, '_>| authentication::mode(index.config, &node.namespace, &node.labels, served.target);
     let secured: Vec<&Served<'_, '_>> =

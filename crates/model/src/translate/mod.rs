@@ -249,9 +249,12 @@ pub fn outbound_routes(mut virtual_hosts: Vec<VirtualHost>) -> RouteConfiguratio
     }
 }
 
+/// Nothing says at which port a host is that no service has; HTTP's own it is.
+const ROUTES_ALONE_PORT: u16 = 80;
+
 /// Virtual hosts, at port 80, of hosts that no service has but a VirtualService names.
 pub fn hosts_of_routes_alone(index: &Index<'_>) -> Vec<VirtualHost> {
-    let port = Port { number: 80, name: "http".to_owned(), protocol: Protocol::Http, target: None };
+    let port = Port { number: ROUTES_ALONE_PORT, name: "http".to_owned(), protocol: Protocol::Http, target: None };
     index
         .hosts_of_routes_alone()
         .map(|(host, document)| VirtualHost {
@@ -296,11 +299,7 @@ pub fn unknown_hosts(node: &Node) -> VirtualHost {
 pub fn service_inputs(index: &Index<'_>, host: &str) -> Vec<Input> {
     let mut inputs = Vec::new();
     let Some(service) = index.service(host) else { return inputs };
-    inputs.push(Input {
-        kind: service.kind,
-        id: format!("{}/{}", service.meta.namespace, service.meta.name),
-        source: service.source.clone(),
-    });
+    inputs.push(explain::of_service(service));
     inputs.extend(index.destination_rules(host).into_iter().map(|document| Input::of("DestinationRule", document)));
     if let Some(document) = index.virtual_service(host) {
         inputs.push(Input::of("VirtualService", document));
