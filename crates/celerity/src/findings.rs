@@ -17,9 +17,11 @@ pub(crate) fn text(findings: &[Finding], colour: bool) -> String {
     let mut out = String::new();
     for finding in findings {
         out.push_str(&heading(finding, colour));
-        out.push_str(&format!("\n    {}", finding.document));
-        if !finding.field.is_empty() {
-            out.push_str(&format!(", {}", finding.field));
+        // What is no document of any kind has neither.
+        let about: Vec<&str> =
+            [finding.document.as_str(), finding.field.as_str()].into_iter().filter(|s| !s.is_empty()).collect();
+        if !about.is_empty() {
+            out.push_str(&format!("\n    {}", about.join(", ")));
         }
         out.push_str(&format!("\n    {}\n", indented(&finding.reason)));
         if !finding.mend.is_empty() {

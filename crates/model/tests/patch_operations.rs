@@ -243,3 +243,42 @@ fn a_patch_for_a_version_is_for_the_version_of_the_semantics() {
         assert_eq!(!made(&[&patch(pattern)]).patches.is_empty(), matched, "{pattern}");
     }
 }
+
+#[test]
+fn a_port_of_the_application_is_matched_where_a_chain_is_for_it_alone() {
+    let insert = |port: u32, context: &str| {
+        format!(
+            "{{applyTo: HTTP_FILTER, match: {{context: {context}, listener: {{portNumber: {port}, filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager}}}}}}}}, patch: {{operation: INSERT_FIRST, {BUFFER}}}}}"
+        )
+    };
+    let all = ["buffer", "fault", "cors", "router"];
+    let inbound = made(&[&insert(8080, "SIDECAR_INBOUND")]);
+    assert_eq!(http_filters(&inbound, "inbound"), all);
+    assert_eq!(http_filters(&inbound, "outbound"), ["fault", "cors", "router"]);
+    let chain = "{applyTo: HTTP_FILTER, match: {context: SIDECAR_INBOUND, listener: {filterChain: {destinationPort: 8080, filter: {name: envoy.filters.network.http_connection_manager}}}}, patch: {operation: INSERT_FIRST, ";
+    assert_eq!(http_filters(&made(&[&format!("{chain}{BUFFER}}}}}")]), "inbound"), all);
+    for (port, context, why) in [
+        (8081, "SIDECAR_INBOUND", "serves every port"),
+        (80, "SIDECAR_OUTBOUND", "serves every port, so none is for port 80"),
+    ] {
+        match &made(&[&insert(port, context)]).patches[0].outcome {
+            Outcome::Unmatched(reason) => assert!(reason.contains(why), "{reason}"),
+            Outcome::Matched { places, .. } => panic!("{port} matched {places:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_inbound_cluster_is_matched_by_its_service() {
+    let patch = |service: &str| {
+        format!(
+            "{{applyTo: CLUSTER, match: {{context: SIDECAR_INBOUND, cluster: {{service: {service}}}}}, patch: {{operation: MERGE, value: {{connect_timeout: 7s}}}}}}"
+        )
+    };
+    let hits = |service: &str| match &made(&[&patch(service)]).patches[0].outcome {
+        Outcome::Matched { places, .. } => places.clone(),
+        Outcome::Unmatched(_) => Vec::new(),
+    };
+    assert_eq!(hits("user-service.default.svc.cluster.local"), ["cluster inbound|8080||"]);
+    assert_eq!(hits("other.default.svc.cluster.local"), Vec::<String>::new());
+}

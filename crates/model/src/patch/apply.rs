@@ -132,19 +132,26 @@ pub(crate) fn listeners(list: &mut Vec<Listener>, compiled: &Compiled, trace: &m
     let names = list.iter().map(|listener| listener.name.clone()).collect();
     trace.near(0, || place::none_of("listener", names));
     for listener in list.iter_mut() {
-        if !in_context(context, direction(listener)) || !listener_matches(listener, condition) {
+        if !in_context(context, direction(listener)) {
             continue;
         }
+        if !listener_matches(listener, condition) {
+            if let Some(reason) = place::shared_port(listener, condition) {
+                trace.near(1, || reason);
+            }
+            continue;
+        }
+        let port = place::port_of_listener(listener);
         let place = format!("listener {}", listener.name);
         if compiled.patch.apply_to == ApplyTo::FilterChain {
-            let selects = |chain: &FilterChain| chain_matches(chain, condition);
+            let selects = |chain: &FilterChain| chain_matches(port, chain, condition);
             let label = |chain: &FilterChain| format!("{place}, filter chain {}", chain.name);
             trace.near(1, || format!("no filter chain of {place} matches"));
             edit(&mut listener.filter_chains, compiled, true, selects, label, trace);
             continue;
         }
         for chain in listener.filter_chains.iter_mut().chain(listener.default_filter_chain.as_mut()) {
-            if !chain_matches(chain, condition) {
+            if !chain_matches(port, chain, condition) {
                 trace.near(1, || format!("no filter chain of {place} matches"));
                 continue;
             }

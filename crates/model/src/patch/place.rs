@@ -2,9 +2,13 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address::PortSpecifier};
-use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost, route::Action};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::google::protobuf::value::Kind;
 
+use super::pool::unpack;
 use super::spec::{
     ApplyTo, ClusterMatch, Context, HttpRouteMatch, ListenerMatch, Outcome, PLACES_MAX, RouteAction, RouteMatch,
     VhostMatch,
@@ -86,10 +90,39 @@ pub(crate) fn listener_matches(listener: &Listener, condition: Option<&ListenerM
         other => other,
     });
     name.is_none_or(|name| name == listener.name)
-        && condition.port.is_none_or(|port| port_of_listener(listener) == Some(port))
+        && condition.port.is_none_or(|port| {
+            port_of_listener(listener) == Some(port)
+                || listener.filter_chains.iter().any(|chain| application_port(chain) == Some(port))
+        })
 }
 
-fn port_of_listener(listener: &Listener) -> Option<u32> {
+/// The one port of the application that an inbound chain serves; `None` for a chain that serves several.
+///
+/// Istio has a chain for each port, so a patch for `portNumber: 8080` means the chain of the application's 8080. Here the chains
+/// differ by TLS, and one may serve several ports: such a patch then matches nothing rather than all of them.
+fn application_port(chain: &FilterChain) -> Option<u32> {
+    let mut managers = chain.filters.iter().filter_map(|filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => unpack::<HttpConnectionManager>(any),
+        _ => None,
+    });
+    match managers.next()?.route_specifier? {
+        RouteSpecifier::RouteConfig(routes) => routes.name.strip_prefix("inbound|")?.split('|').next()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Why a patch for a port of a listener finds none, where there is more to say than that no listener matches.
+pub(crate) fn shared_port(listener: &Listener, condition: Option<&ListenerMatch>) -> Option<String> {
+    let port = condition.and_then(|condition| condition.port)?;
+    (port_of_listener(listener) != Some(port)).then(|| {
+        format!(
+            "one listener, {}, serves every port, so none is for port {port} alone; leave out portNumber",
+            listener.name
+        )
+    })
+}
+
+pub(crate) fn port_of_listener(listener: &Listener) -> Option<u32> {
     match listener.address.as_ref()?.address.as_ref()? {
         Address::SocketAddress(socket) => match socket.port_specifier.as_ref()? {
             PortSpecifier::PortValue(port) => Some(*port),
@@ -99,8 +132,17 @@ fn port_of_listener(listener: &Listener) -> Option<u32> {
     }
 }
 
-pub(crate) fn chain_matches(chain: &FilterChain, condition: Option<&ListenerMatch>) -> bool {
-    let Some(wanted) = condition.and_then(|listener| listener.filter_chain.as_ref()) else { return true };
+pub(crate) fn chain_matches(
+    listener_port: Option<u32>,
+    chain: &FilterChain,
+    condition: Option<&ListenerMatch>,
+) -> bool {
+    let Some(condition) = condition else { return true };
+    let of_application = |port: u32| application_port(chain) == Some(port);
+    if condition.port.is_some_and(|port| listener_port != Some(port) && !of_application(port)) {
+        return false;
+    }
+    let Some(wanted) = &condition.filter_chain else { return true };
     let matches = chain.filter_chain_match.as_ref();
     wanted.name.as_ref().is_none_or(|name| *name == chain.name)
         && wanted.sni.as_ref().is_none_or(|sni| matches.is_some_and(|m| m.server_names.contains(sni)))
@@ -113,9 +155,10 @@ pub(crate) fn chain_matches(chain: &FilterChain, condition: Option<&ListenerMatc
                 protocols.split(',').all(|one| m.application_protocols.iter().any(|has| has == one.trim()))
             })
         })
-        && wanted
-            .destination_port
-            .is_none_or(|port| matches.is_some_and(|m| m.destination_port.as_ref().is_some_and(|p| p.value == port)))
+        && wanted.destination_port.is_none_or(|port| {
+            matches.is_some_and(|m| m.destination_port.as_ref().is_some_and(|p| p.value == port))
+                || of_application(port)
+        })
 }
 
 /// Whose traffic a route configuration is: `inbound|8080||` or `outbound`.
@@ -192,5 +235,19 @@ pub(crate) fn cluster_matches(cluster: &Cluster, condition: Option<&ClusterMatch
     let (port, subset, host) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     condition.port.is_none_or(|wanted| port == Some(wanted.to_string().as_str()))
         && condition.subset.as_ref().is_none_or(|wanted| wanted == subset)
-        && condition.service.as_ref().is_none_or(|wanted| wanted == host)
+        && condition.service.as_ref().is_none_or(|wanted| wanted == host || is_of_service(cluster, wanted))
+}
+
+/// An inbound cluster has no host in its name; what it was made for stands in its metadata.
+fn is_of_service(cluster: &Cluster, host: &str) -> bool {
+    let about =
+        cluster.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get("istio")?.fields.get("services"));
+    let Some(Kind::ListValue(services)) = about.and_then(|value| value.kind.as_ref()) else { return false };
+    services.values.iter().any(|service| match &service.kind {
+        Some(Kind::StructValue(service)) => service
+            .fields
+            .get("host")
+            .is_some_and(|value| matches!(&value.kind, Some(Kind::StringValue(text)) if text == host)),
+        _ => false,
+    })
 }
