@@ -342,3 +342,17 @@ fn routes_of_a_gateway_hide_none_of_the_mesh() {
     let found = codes_of(&text);
     assert!(found.contains(&"CEL0316") && !found.contains(&"CEL0301"), "{found:?}");
 }
+
+#[test]
+fn a_rule_for_chosen_workloads_does_not_meet_the_rule_for_all() {
+    let both = |more: &str| {
+        format!(
+            "{}{}",
+            policy("{connectionPool: {tcp: {maxConnections: 5}}}"),
+            rule("s", &format!("trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 9}}}}}}{more}"))
+        )
+    };
+    assert!(codes_of(&both("")).contains(&"CEL0101"));
+    let found = codes_of(&both(", workloadSelector: {matchLabels: {app: a}}"));
+    assert!(!found.contains(&"CEL0101") && !found.contains(&"CEL0102"), "{found:?}");
+}

@@ -57,8 +57,10 @@ impl<'a> World<'a> {
         world.add_entries(config);
         for document in &config.destination_rules {
             let host = full_name(&document.spec.host, &document.meta.namespace);
-            // Rules of different namespaces do not merge, but for whom each acts depends on the client.
-            let key = format!("{}|{host}", document.meta.namespace);
+            // Rules of different namespaces do not merge, nor those for different workloads: for whom each acts depends on the
+            // client.
+            let selector = document.spec.workload_selector.as_ref().map(|selector| &selector.match_labels);
+            let key = format!("{}|{host}|{selector:?}", document.meta.namespace);
             let next = world.rules.len();
             let index = *world.rule_index.entry(key).or_insert(next);
             match world.rules.get_mut(index) {
