@@ -88,32 +88,52 @@ async fn empty_and_close(worker: &Rc<Worker>, name: &Arc<str>, socket: TcpListen
 /// For the clients' part of handshakes that were under way when the socket stopped taking new ones: a round trip.
 const HANDSHAKES_LAST: Duration = Duration::from_millis(100);
 
+/// A connection whose filter chain and protocol are known.
+struct Admitted {
+    accepted: Accepted,
+    wire: Wire,
+    handshake: Duration,
+}
+
+/// Serves a connection from its first byte to its last.
 pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) {
-    let Ok(local) = stream.local_addr() else { return };
+    // A future of its own: what it took to know the connection, the Snapshot included, is let go before it is served.
+    let Some(Admitted { accepted, wire, handshake }) = recognise(&worker, name, stream, client).await else { return };
+    let http2 = accepted.is_http2;
+    let conn = Conn::new(&worker, accepted);
+    if http2 {
+        let (io, early) = wire.into_parts();
+        h2::serve(conn, io, early, handshake).await;
+    } else {
+        h1::serve(conn, wire, handshake).await;
+    }
+}
+
+/// `None`: the connection ended here, refused, relayed as it is, or closed by its client.
+async fn recognise(worker: &Rc<Worker>, name: Arc<str>, stream: TcpStream, client: SocketAddr) -> Option<Admitted> {
+    let local = stream.local_addr().ok()?;
     let running = worker.running();
-    let Some(listener) = running.snapshot.listener(&name).cloned() else { return };
+    let listener = running.snapshot.listener(&name).cloned()?;
     worker.count(&names::LISTENER_DOWNSTREAM_CX_TOTAL);
     let original_dst =
         if listener.use_original_dst { crate::sockets::original_destination(&stream, local) } else { None };
     if let Some(meant) = original_dst
         && listener.direction == Direction::Outbound
         && let Some(cluster) = running.snapshot.cluster_by_name(PASSTHROUGH_CLUSTER).cloned()
+        && !first_bytes(worker, || opaque::speaks_http(&stream, FIRST_REQUEST_WAIT)).await?
     {
-        match first_bytes(&worker, || opaque::speaks_http(&stream, FIRST_REQUEST_WAIT)).await {
-            Some(true) => {}
-            Some(false) => return opaque::relay(&worker, &cluster, stream, meant).await,
-            None => return,
-        }
+        opaque::relay(worker, &cluster, stream, meant).await;
+        return None;
     }
     let inspect_timeout =
         if listener.inspect_timeout.is_zero() { FIRST_BYTES_TIMEOUT } else { listener.inspect_timeout };
     let looks_for_tls = listener.inspects_tls
         || listener.chains.iter().chain(listener.default_chain.as_deref()).any(|chain| chain.tls.is_some());
     let is_tls = looks_for_tls
-        && match first_bytes(&worker, async || sniff(&stream, inspect_timeout).await.ok()).await {
+        && match first_bytes(worker, async || sniff(&stream, inspect_timeout).await.ok()).await {
             Some(Sniffed::Tls) => true,
             Some(Sniffed::Plain | Sniffed::Silent) => false,
-            Some(Sniffed::Closed) | None => return,
+            Some(Sniffed::Closed) | None => return None,
         };
     let accepted = |chain: &FilterChain| Accepted {
         listener: name.clone(),
@@ -131,39 +151,35 @@ pub(super) async fn admit(worker: Rc<Worker>, name: Arc<str>, stream: TcpStream,
     };
     let port = original_dst.unwrap_or(local).port();
     if is_tls {
-        return admit_tls(&worker, &listener, stream, port, accepted).await;
+        return recognise_tls(worker, &listener, stream, port, accepted).await;
     }
     let view = ConnectionView { destination_port: port, ..ConnectionView::default() };
     let Some(chain) = listener.chain(&view).filter(|chain| chain.tls.is_none()) else {
         // STRICT mutual TLS and a client that speaks plain text: there is nothing to say that it would understand.
         worker.count(&names::LISTENER_SSL_CONNECTION_ERROR);
-        return;
+        return None;
     };
     let first_request_wait = chain.manager.timeouts.idle.unwrap_or(FIRST_REQUEST_WAIT);
     let mut wire = Wire::new(Io::Tcp(stream));
     let http2 = match chain.manager.codec {
         Codec::Http1 => false,
         Codec::Http2 => true,
-        Codec::Auto => {
-            match first_bytes(&worker, async || starts_with_preface(&mut wire, first_request_wait).await).await {
-                Some(http2) => http2,
-                None => return,
-            }
-        }
+        Codec::Auto => first_bytes(worker, async || starts_with_preface(&mut wire, first_request_wait).await).await?,
     };
-    serve(&worker, Accepted { is_http2: http2, ..accepted(chain) }, wire, Duration::ZERO).await;
+    Some(Admitted { accepted: Accepted { is_http2: http2, ..accepted(chain) }, wire, handshake: Duration::ZERO })
 }
 
-async fn admit_tls(
+async fn recognise_tls(
     worker: &Rc<Worker>,
     listener: &Listener,
     stream: TcpStream,
     port: u16,
     accepted: impl Fn(&FilterChain) -> Accepted,
-) {
+) -> Option<Admitted> {
     let failed = |error: &dyn std::fmt::Display| {
         worker.count(&names::LISTENER_SSL_CONNECTION_ERROR);
         worker.shared.log_limited("handshake", format_args!("TLS handshake on {} failed: {error}", listener.name));
+        None
     };
     let hello = match Hello::read(stream, FIRST_BYTES_TIMEOUT).await {
         Ok(hello) => hello,
@@ -200,18 +216,7 @@ async fn admit_tls(
         is_http2: http2,
         ..accepted(chain)
     };
-    serve(worker, accepted, Wire::new(Io::TlsServer(Box::new(done.stream))), done.duration).await;
-}
-
-async fn serve(worker: &Rc<Worker>, accepted: Accepted, wire: Wire, handshake: Duration) {
-    let http2 = accepted.is_http2;
-    let conn = Conn::new(worker, accepted);
-    if http2 {
-        let (io, early) = wire.into_parts();
-        h2::serve(conn, io, early, handshake).await;
-    } else {
-        h1::serve(conn, wire, handshake).await;
-    }
+    Some(Admitted { accepted, wire: Wire::new(Io::TlsServer(Box::new(done.stream))), handshake: done.duration })
 }
 
 /// What `look` sees of a connection's first bytes, which it leaves unread. A connection that says nothing does not outlast a
