@@ -19,7 +19,7 @@ use celerity_telemetry::access_log::{AccessLog, Choice, Record};
 use celerity_telemetry::metrics::{
     Counter, Family, LedgerShard, Outcome, Peer, Registry, Reporter, RequestSeries, Sample, Shard, names,
 };
-use celerity_telemetry::{Breakdown, Clock, Rng, Tick};
+use celerity_telemetry::{Breakdown, Clock, Lag, Rng, Tick};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
@@ -229,6 +229,10 @@ pub struct Worker {
     closing_began: Notify,
     /// Connections since the start.
     pub accepted: Cell<u64>,
+    /// When the exchange that runs now was woken.
+    pub woken: Cell<Tick>,
+    /// When the last configuration was taken up: its begin and its end.
+    swapped: Cell<(Tick, Tick)>,
     /// Sockets that still accept.
     pub listening: Cell<usize>,
     shard: Shard,
@@ -269,6 +273,8 @@ pub fn run(start: Start) -> std::io::Result<()> {
             closing: Cell::new(false),
             closing_began: Notify::new(),
             accepted: Cell::new(0),
+            woken: Cell::default(),
+            swapped: Cell::default(),
             listening: Cell::new(start.sockets.len()),
             shard: start.shard,
             ledgers: RefCell::new(ledgers),
@@ -281,6 +287,9 @@ pub fn run(start: Start) -> std::io::Result<()> {
             series: RefCell::default(),
         });
         for (name, socket) in start.sockets {
+            if start.ledger {
+                crate::net::stamp(&socket)?;
+            }
             let socket = tokio::net::TcpListener::from_std(socket)?;
             tokio::task::spawn_local(accept::accept_all(worker.clone(), name, socket));
         }
@@ -348,6 +357,7 @@ impl Worker {
     }
 
     fn apply(self: &Rc<Self>, running: Arc<Running>) {
+        let began = self.clock.now();
         let snapshot = running.snapshot.clone();
         let before = self.running.replace(Rc::new(running));
         if waits_differ(&before.snapshot, &snapshot) {
@@ -356,6 +366,16 @@ impl Worker {
         }
         self.clusters.take_up(self, &snapshot);
         self.series.borrow_mut().clear();
+        self.swapped.set((began, self.clock.now()));
+    }
+
+    /// Whose fault it is that something lay unread for so long, until `now`.
+    pub fn lag(&self, waited: Duration, now: Tick) -> Lag {
+        let waited = self.clock.ticks_of(waited);
+        let from = Tick(now.0.saturating_sub(waited));
+        let (began, ended) = self.swapped.get();
+        let swap = ended.min(now).since(began.max(from)).min(waited);
+        Lag { loop_lag: waited - swap, swap }
     }
 
     fn give_connection(&self, cluster: u64, endpoint: u64) {

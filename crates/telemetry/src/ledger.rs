@@ -80,16 +80,14 @@ pub enum State {
     Pick,
     /// Copying bytes and the exchange's own bookkeeping.
     Copy,
-    /// From the kernel's accept to the first read.
+    /// A new connection's first bytes were there, and were not yet read.
     AcceptWait,
-    /// Ready to go on, but the worker's event loop was busy with others.
+    /// What this request waited for was there, and the worker was busy with others, or did not run at all.
     LoopLag,
     /// Waiting for a free connection of the pool.
     PoolPending,
-    /// Waiting for an HTTP/2 stream or for flow-control window.
+    /// Waiting for an HTTP/2 stream, for its window, or for room in what its connection writes.
     StreamWait,
-    /// Waiting in a limiter's queue.
-    LimiterQueue,
     /// Between two attempts.
     RetryBackoff,
     /// A delay that the configuration injects (fault filter).
@@ -102,29 +100,19 @@ pub enum State {
     Parse,
     /// Writing message heads and frames.
     Serialise,
-    /// Header compression.
-    Hpack,
-    /// Body compression.
-    Compression,
-    /// Waiting for a name's address.
-    Dns,
-    /// Waiting for a cluster's first endpoints or checks.
-    ClusterWarming,
-    /// Waiting for a certificate.
-    CertificateFetch,
-    /// Waiting for a swap of configuration.
+    /// As `LoopLag`, while the worker took up a configuration.
     SwapStall,
     /// From the last byte of the request to the first of the response: the service, until it is split.
     AwaitResponse,
-    /// Nobody said.
+    /// Asleep in a state of work, so for something that has no name.
     Unattributed,
 }
 
-pub const STATES: usize = 29;
+pub const STATES: usize = 23;
 
 /// The states of a category stand together, and here is where each category's end: a row is the sum of a slice. A
 /// look-up per state took 100 ns per request.
-const STATES_END: [usize; CATEGORIES] = [6, 10, 17, 23, 27, 28, 29];
+const STATES_END: [usize; CATEGORIES] = [6, 10, 16, 20, 21, 22, 23];
 
 impl State {
     pub const ALL: [Self; STATES] = [
@@ -142,18 +130,12 @@ impl State {
         Self::LoopLag,
         Self::PoolPending,
         Self::StreamWait,
-        Self::LimiterQueue,
         Self::RetryBackoff,
         Self::FaultDelay,
         Self::DownstreamTls,
         Self::UpstreamTls,
         Self::Parse,
         Self::Serialise,
-        Self::Hpack,
-        Self::Compression,
-        Self::Dns,
-        Self::ClusterWarming,
-        Self::CertificateFetch,
         Self::SwapStall,
         Self::AwaitResponse,
         Self::Unattributed,
@@ -172,16 +154,10 @@ impl State {
             | Self::LoopLag
             | Self::PoolPending
             | Self::StreamWait
-            | Self::LimiterQueue
             | Self::RetryBackoff
             | Self::FaultDelay => Category::Queueing,
-            Self::DownstreamTls
-            | Self::UpstreamTls
-            | Self::Parse
-            | Self::Serialise
-            | Self::Hpack
-            | Self::Compression => Category::Protocol,
-            Self::Dns | Self::ClusterWarming | Self::CertificateFetch | Self::SwapStall => Category::Config,
+            Self::DownstreamTls | Self::UpstreamTls | Self::Parse | Self::Serialise => Category::Protocol,
+            Self::SwapStall => Category::Config,
             Self::AwaitResponse => Category::Service,
             Self::Unattributed => Category::Unattributed,
         }
@@ -203,22 +179,21 @@ impl State {
             Self::LoopLag => "loop_lag",
             Self::PoolPending => "pool_pending",
             Self::StreamWait => "stream_wait",
-            Self::LimiterQueue => "limiter_queue",
             Self::RetryBackoff => "retry_backoff",
             Self::FaultDelay => "fault_delay",
             Self::DownstreamTls => "downstream_tls",
             Self::UpstreamTls => "upstream_tls",
             Self::Parse => "parse",
             Self::Serialise => "serialise",
-            Self::Hpack => "hpack",
-            Self::Compression => "compression",
-            Self::Dns => "dns",
-            Self::ClusterWarming => "cluster_warming",
-            Self::CertificateFetch => "certificate_fetch",
             Self::SwapStall => "swap_stall",
             Self::AwaitResponse => "service",
             Self::Unattributed => "unattributed",
         }
+    }
+
+    /// A state in which this request's task runs. In all others it waits for something.
+    fn is_work(self) -> bool {
+        matches!(self, Self::Route | Self::Filters | Self::Pick | Self::Copy | Self::Parse | Self::Serialise)
     }
 
     /// Which of two directions' states the request is in while both are under way: work before waiting, waiting on
@@ -243,6 +218,13 @@ impl State {
 pub enum Direction {
     Request,
     Response,
+}
+
+/// What lay unread for a time, in ticks: how much of it the worker took up a configuration, and the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    pub loop_lag: u64,
+    pub swap: u64,
 }
 
 /// The running account of one request, in clock ticks.
@@ -286,6 +268,15 @@ impl Ledger {
         self.state = state;
     }
 
+    /// The request's task slept until `at`. A state of work does not sleep: nobody said what it waited for.
+    #[inline]
+    pub fn woke(&mut self, at: Tick) {
+        if at > self.since && self.state.is_work() {
+            self.buckets[State::Unattributed as usize] += at.since(self.since);
+            self.since = at;
+        }
+    }
+
     /// The state that time is running into.
     pub fn state(&self) -> State {
         self.state
@@ -316,6 +307,13 @@ impl Ledger {
         self.buckets[state as usize] = self.buckets[state as usize].saturating_add(ticks);
     }
 
+    /// As [`Self::charge`]: the request had lain there when it was read. `state` is `AcceptWait` or `LoopLag`.
+    #[inline]
+    pub fn charge_lag(&mut self, state: State, lag: Lag) {
+        self.charge(state, lag.loop_lag);
+        self.charge(State::SwapStall, lag.swap);
+    }
+
     /// Moves time from one state to another, no more than there is: a connect that was measured elsewhere while this
     /// request was in `PoolPending`, say. The total stays. Says how much moved.
     pub fn reattribute(&mut self, from: State, to: State, ticks: u64) -> u64 {
@@ -331,6 +329,14 @@ impl Ledger {
         self.attempts = self.attempts.saturating_add(1);
         self.await_before = self.buckets[State::AwaitResponse as usize];
         self.before_attempt = self.total_ticks();
+    }
+
+    /// Takes out of this attempt's wait for the response how long it had lain there when it was read. Call it before what
+    /// splits the rest, after leaving `AwaitResponse`.
+    pub fn split_lag(&mut self, lag: Lag) {
+        let wait = self.attempt_wait();
+        let moved = self.reattribute(State::AwaitResponse, State::LoopLag, lag.loop_lag.min(wait));
+        self.reattribute(State::AwaitResponse, State::SwapStall, lag.swap.min(wait - moved));
     }
 
     /// Takes the round trip out of this attempt's wait for the response: what is left is the service's.
@@ -520,6 +526,32 @@ mod tests {
     }
 
     #[test]
+    fn what_lay_unread_is_neither_the_service_s_nor_the_network_s() {
+        let mut ledger = Ledger::start(State::Parse, Tick(0));
+        ledger.charge_lag(State::AcceptWait, Lag { loop_lag: 40, swap: 2 });
+        ledger.begin_attempt(State::AwaitResponse, Tick(10));
+        ledger.enter(State::Copy, Tick(110));
+        ledger.split_lag(Lag { loop_lag: 60, swap: 5 });
+        ledger.split_round_trip(10);
+        let closed = ledger.finish(Tick(110), &unit());
+        assert_eq!((closed.state(State::AcceptWait), closed.state(State::LoopLag)), (40, 60));
+        assert_eq!((closed.state(State::SwapStall), closed.state(State::RoundTrip)), (7, 10));
+        assert_eq!((closed.state(State::AwaitResponse), closed.total_ns()), (25, 152));
+    }
+
+    #[test]
+    fn a_state_of_work_that_sleeps_is_unattributed() {
+        let mut ledger = Ledger::start(State::Filters, Tick(0));
+        ledger.woke(Tick(70));
+        ledger.enter(State::PoolPending, Tick(80));
+        ledger.woke(Tick(200));
+        ledger.enter(State::Copy, Tick(210));
+        let closed = ledger.finish(Tick(210), &unit());
+        assert_eq!(closed.state(State::Unattributed), 70);
+        assert_eq!((closed.state(State::Filters), closed.state(State::PoolPending)), (10, 130));
+    }
+
+    #[test]
     fn of_two_directions_the_more_pressing_counts() {
         let mut ledger = Ledger::start(State::Copy, Tick(0));
         ledger.enter_direction(Direction::Request, State::RequestBodyWait, Tick(0));
@@ -546,7 +578,7 @@ mod tests {
     proptest! {
         /// Whatever is done to a ledger, in whatever order and with clocks that step back, the parts are the whole.
         #[test]
-        fn the_parts_sum_to_the_whole(steps in proptest::collection::vec((0_usize..7, 0_usize..STATES, 0_u64..1 << 40), 0..64)) {
+        fn the_parts_sum_to_the_whole(steps in proptest::collection::vec((0_usize..10, 0_usize..STATES, 0_u64..1 << 40), 0..64)) {
             let clock = unit();
             let mut ledger = Ledger::start(State::Unattributed, Tick(1 << 50));
             let mut latest = 1_u64 << 50;
@@ -566,6 +598,15 @@ mod tests {
                     3 => { ledger.reattribute(State::AwaitResponse, state, amount); }
                     4 => ledger.begin_attempt(state, Tick(latest)),
                     5 => ledger.split_round_trip(amount),
+                    6 => ledger.split_lag(Lag { loop_lag: amount, swap: amount / 2 }),
+                    7 => {
+                        ledger.charge_lag(state, Lag { loop_lag: amount, swap: amount / 2 });
+                        charged += amount + amount / 2;
+                    }
+                    8 => {
+                        latest += amount;
+                        ledger.woke(Tick(latest));
+                    }
                     _ => ledger.join_peer(&HopReport { category_ns: [amount; CATEGORIES] }, &clock),
                 }
             }

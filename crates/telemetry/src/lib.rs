@@ -20,5 +20,5 @@ pub mod trace;
 pub use clock::{Clock, Tick};
 pub use flags::ResponseFlags;
 pub use hop::{HOP_HEADER, HopReport};
-pub use ledger::{Breakdown, Category, Direction, LEDGER_REQUEST_HEADER, Ledger, State};
+pub use ledger::{Breakdown, Category, Direction, LEDGER_REQUEST_HEADER, Lag, Ledger, State};
 pub use rng::Rng;

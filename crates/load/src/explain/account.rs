@@ -40,19 +40,14 @@ pub struct Account {
 }
 
 /// The order in which a request usually meets the states before the wait for its endpoint, and after it.
-const BEFORE: [State; 21] = [
+const BEFORE: [State; 16] = [
     State::AcceptWait,
     State::LoopLag,
     State::Parse,
-    State::Hpack,
     State::SwapStall,
     State::Route,
     State::Filters,
     State::FaultDelay,
-    State::LimiterQueue,
-    State::Dns,
-    State::ClusterWarming,
-    State::CertificateFetch,
     State::Pick,
     State::RetryBackoff,
     State::PoolPending,
@@ -63,8 +58,7 @@ const BEFORE: [State; 21] = [
     State::RequestBodyWait,
     State::UpstreamFlush,
 ];
-const AFTER: [State; 5] =
-    [State::ResponseBodyWait, State::Compression, State::Copy, State::DownstreamFlush, State::Unattributed];
+const AFTER: [State; 4] = [State::ResponseBodyWait, State::Copy, State::DownstreamFlush, State::Unattributed];
 
 impl Account {
     /// `hops` are the accounts that came back, the innermost first.

@@ -9,7 +9,7 @@ use crate::downstream::stream::DownstreamStream;
 use crate::h1::{BodyLength, ServerConn, Wire};
 use crate::http::{Method, RequestHead, ResponseHead};
 use crate::log;
-use crate::net::Io;
+use crate::net::{Io, Socket};
 use crate::proxy::Control;
 use crate::sizing;
 use std::future::poll_fn;
@@ -156,7 +156,7 @@ async fn accept(
             Ok((stream, _)) => {
                 let control = control.clone();
                 tokio::task::spawn_local(async move {
-                    serve(&control, ServerConn::new(Wire::new(Io::Tcp(stream))), pages).await;
+                    serve(&control, ServerConn::new(Wire::new(Io::Tcp(Socket::new(stream, false)))), pages).await;
                     drop(permit);
                 });
             }

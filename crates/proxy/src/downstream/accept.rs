@@ -6,7 +6,7 @@ use super::{h1, h2, opaque};
 use crate::drain::FIRST_BYTES_GRACE;
 use crate::h1::Wire;
 use crate::h1::wire::READ_BYTES_MAX;
-use crate::net::Io;
+use crate::net::{Io, Socket};
 use crate::tls::{Alpn, Hello, Sniffed, sniff};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Codec, ConnectionView, Direction, FilterChain, Listener};
@@ -160,7 +160,7 @@ async fn recognise(worker: &Rc<Worker>, name: Arc<str>, stream: TcpStream, clien
         return None;
     };
     let first_request_wait = chain.manager.timeouts.idle.unwrap_or(FIRST_REQUEST_WAIT);
-    let mut wire = Wire::new(Io::Tcp(stream));
+    let mut wire = Wire::new(Io::Tcp(Socket::new(stream, worker.clock.runs())));
     let http2 = match chain.manager.codec {
         Codec::Http1 => false,
         Codec::Http2 => true,
@@ -181,6 +181,7 @@ async fn recognise_tls(
         worker.shared.log_limited("handshake", format_args!("TLS handshake on {} failed: {error}", listener.name));
         None
     };
+    let stream = Socket::new(stream, worker.clock.runs());
     let hello = match Hello::read(stream, FIRST_BYTES_TIMEOUT).await {
         Ok(hello) => hello,
         Err(error) => return failed(&error),

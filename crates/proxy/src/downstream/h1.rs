@@ -58,7 +58,14 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         if handshake_ticks > 0 {
             // Charged once: Envoy's connection times repeat for every request of the connection.
             ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
+            ledger.charge(State::AcceptWait, clock.ticks_of(server.wire.io().socket().first_wait()));
         }
+        if let Some(waited) = server.wire.waited() {
+            let is_first = conn.requests.get() == 0 && !conn.is_tls;
+            let state = if is_first { State::AcceptWait } else { State::LoopLag };
+            ledger.charge_lag(state, worker.lag(waited, started));
+        }
+        let read_before = server.wire.read_bytes;
         let limit = manager.max_request_headers_kb.max(1) as usize * 1024;
         let head_timeout = manager.timeouts.request_headers.filter(|limit| !limit.is_zero()).unwrap_or(HEAD_TIMEOUT);
         let mut deadline = Deadline::new(&worker.timers, began.checked_add(head_timeout));
@@ -76,6 +83,13 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             }
         };
         drop(deadline);
+        if server.wire.read_bytes != read_before {
+            // The head came in pieces: up to the last one the client was waited for.
+            let now = clock.now();
+            ledger.enter(State::Parse, now);
+            let waited = clock.ticks_of(server.wire.waited().unwrap_or_default());
+            ledger.reattribute(State::Parse, State::RequestBodyWait, now.since(started).saturating_sub(waited));
+        }
         let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
         let last = conn.count_request(&manager) || spent || conn.orphaned.get();
         let begun =

@@ -28,6 +28,7 @@ pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duratio
         .http2
         .keepalive
         .map(|keepalive| h2::Keepalive { interval: keepalive.interval, timeout: keepalive.timeout });
+    let first_wait = io.socket().first_wait();
     let (connection, mut incoming) = h2::accept_with(io, early, settings);
     let control = incoming.control();
     let mut running = tokio::task::spawn_local(connection.run());
@@ -66,8 +67,17 @@ pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duratio
             Some(Some(request)) => request,
         };
         let (started, began) = (clock.now(), Instant::now());
-        let mut ledger = Ledger::start(State::Parse, started);
-        ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
+        // Until its own task begins.
+        let mut ledger = Ledger::start(State::LoopLag, started);
+        if handshake_ticks > 0 {
+            ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
+            ledger.charge(State::AcceptWait, clock.ticks_of(first_wait));
+        }
+        if let Some(arrived) = stream.arrived() {
+            let is_first = conn.requests.get() == 0 && !conn.is_tls;
+            let state = if is_first { State::AcceptWait } else { State::LoopLag };
+            ledger.charge_lag(state, worker.lag(arrived.elapsed(), started));
+        }
         let last = conn.count_request(&manager);
         if last && !shutting_down {
             control.shutdown();

@@ -1,7 +1,7 @@
 //! Redirected connections that do not speak HTTP: bytes both ways between the client and where it meant to go.
 
 use crate::h1::Wire;
-use crate::net::Io;
+use crate::net::{Io, Socket};
 use crate::tunnel::{self, Half};
 use crate::upstream::shared::RareEvents;
 use crate::worker::Worker;
@@ -71,7 +71,8 @@ pub(super) async fn relay(worker: &Rc<Worker>, cluster: &Cluster, client: TcpStr
         return;
     };
     let _ = upstream.set_nodelay(true);
-    let (mut client, mut upstream) = (Wire::new(Io::Tcp(client)), Wire::new(Io::Tcp(upstream)));
+    let plain = |stream| Wire::new(Io::Tcp(Socket::new(stream, false)));
+    let (mut client, mut upstream) = (plain(client), plain(upstream));
     let (mut to_upstream, mut to_client) = (Half::Open, Half::Open);
     let (mut sent, mut received, mut seen) = (0, 0, (0, false));
     let mut idle = crate::timers::Deadline::new(&worker.timers, Instant::now().checked_add(IDLE_MAX));

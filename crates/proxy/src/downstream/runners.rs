@@ -14,6 +14,7 @@ use super::stream::DownstreamStream;
 use crate::exchange::{self, Begun};
 use crate::h2;
 use crate::http::RequestHead;
+use celerity_telemetry::State;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
@@ -83,7 +84,8 @@ async fn serve_all(runners: Weak<Runners>, slot: Rc<Slot>) {
             Poll::Pending
         })
         .await;
-        let Job { conn, control, mut head, mut stream, begun } = job;
+        let Job { conn, control, mut head, mut stream, mut begun } = job;
+        begun.ledger.enter(State::Parse, conn.worker.clock.now());
         exchange::serve(&conn, &mut DownstreamStream::http2(&mut stream), &mut head, begun).await;
         drop(stream);
         control.recycle(head);

@@ -12,7 +12,7 @@ use crate::outlier::Outcome;
 use crate::retry::{self, AttemptEnd};
 use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
 use crate::upstream::shared::{ClusterShared, RareEvents};
-use crate::upstream::{AcquireError, AttemptError, UpstreamStream};
+use crate::upstream::{AcquireError, AttemptError, Lease, UpstreamStream};
 use celerity_model::snapshot::{
     Chosen, Cluster, Discovery, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
 };
@@ -118,6 +118,7 @@ impl<'a> Exchange<'a> {
         let mut held: Option<RetryPermit> = None;
 
         loop {
+            self.ledger.woke(self.worker.woken.get());
             self.ledger.begin_attempt(State::Pick, self.worker.clock.now());
             let retry = policy.filter(|policy| policy.avoid_previous_hosts && !tried.is_empty());
             let attempts_max = retry.map_or(1, |policy| policy.host_attempts_max);
@@ -312,7 +313,12 @@ impl<'a> Exchange<'a> {
             self.patience.set_per_try_idle(None, Instant::now());
         }
         match result {
-            Ok(length) => Ok(Ok((stream, length))),
+            Ok(length) => {
+                if let Some(waited) = stream.waited() {
+                    self.ledger.split_lag(self.worker.lag(waited, clock.now()));
+                }
+                Ok(Ok((stream, length)))
+            }
             Err(Broken::Client(error)) => Err(Failure::of_client(&error)),
             Err(Broken::Upstream(error)) => Ok(Err(End::Attempt(error))),
             Err(Broken::Expired(Expired::PerTry)) => Ok(Err(End::PerTry)),
@@ -332,7 +338,7 @@ impl<'a> Exchange<'a> {
         &mut self,
         down: &mut DownstreamStream<'_>,
         pool: &Rc<crate::upstream::EndpointPool>,
-    ) -> Result<Result<crate::upstream::Lease, AcquireError>, Failure> {
+    ) -> Result<Result<Lease, AcquireError>, Failure> {
         self.enter(State::PoolPending);
         let acquired = {
             let own_connection = self.websocket && pool.plan.may_be_http2();
@@ -365,6 +371,9 @@ impl<'a> Exchange<'a> {
             let clock = &self.worker.clock;
             self.ledger.reattribute(State::PoolPending, State::UpstreamTls, clock.ticks_of(setup.tls));
             self.ledger.reattribute(State::PoolPending, State::UpstreamConnect, clock.ticks_of(setup.connect));
+        } else if acquired.as_ref().is_ok_and(Lease::is_http2) {
+            // An open connection, which had no stream to spare.
+            self.ledger.reattribute(State::PoolPending, State::StreamWait, u64::MAX);
         }
         Ok(acquired)
     }

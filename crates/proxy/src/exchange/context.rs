@@ -218,6 +218,7 @@ impl<'a> Exchange<'a> {
     }
 
     pub fn enter(&mut self, state: State) {
+        self.ledger.woke(self.worker.woken.get());
         self.ledger.enter(state, self.worker.clock.now());
     }
 

@@ -15,6 +15,7 @@ impl Exchange<'_> {
     pub fn finish(mut self, down: &mut DownstreamStream<'_>, ended: Ended) -> bool {
         let worker = self.worker;
         let now = worker.clock.now();
+        self.ledger.woke(worker.woken.get());
         let breakdown = if worker.clock.runs() {
             self.ledger.finish(now, &worker.clock)
         } else {

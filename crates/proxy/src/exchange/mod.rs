@@ -30,10 +30,23 @@ use crate::http::RequestHead;
 use celerity_model::snapshot::Action;
 use celerity_telemetry::metrics::names;
 use celerity_telemetry::{ResponseFlags, State};
+use std::future::{Future, poll_fn};
 use std::sync::atomic::Ordering;
 
 /// Serves one request. `true`: the client's connection may carry another one.
 pub async fn serve(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut RequestHead, begun: Begun) -> bool {
+    let worker = &conn.worker;
+    // It came awake; from now on the ledger wants each of its sleeps to have a name.
+    let mut woken = Some(begun.started);
+    let mut life = std::pin::pin!(live(conn, down, request, begun));
+    poll_fn(|cx| {
+        worker.woken.set(woken.take().unwrap_or_else(|| worker.clock.now()));
+        life.as_mut().poll(cx)
+    })
+    .await
+}
+
+async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut RequestHead, begun: Begun) -> bool {
     let worker = conn.worker.clone();
     let running = worker.running();
     let manager = conn.manager(&running);

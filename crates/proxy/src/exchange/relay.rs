@@ -75,7 +75,11 @@ pub(super) async fn until_head(
                     if upload.is_read() {
                         patience.request_is_in();
                     }
-                    let state = if waits_for_client { State::RequestBodyWait } else { State::UpstreamFlush };
+                    let state = match (waits_for_client, up.is_http2()) {
+                        (true, _) => State::RequestBodyWait,
+                        (false, true) => State::StreamWait,
+                        (false, false) => State::UpstreamFlush,
+                    };
                     ledger.enter_direction(Direction::Request, state, clock.now());
                 }
             }

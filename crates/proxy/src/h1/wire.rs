@@ -3,11 +3,12 @@
 use super::body::{BodyLength, BodyReader, BodyWriteError, Step};
 use super::write;
 use crate::http::Headers;
-use crate::net::Io;
+use crate::net::{ArrivedAt, Arrives, Io};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What an idle connection holds. Most requests and many responses fit.
@@ -102,6 +103,11 @@ impl Wire {
         (self.io, unread)
     }
 
+    /// How long what was read last had lain in the socket, and lies here since. `None` where nobody counts it.
+    pub fn waited(&self) -> Option<Duration> {
+        self.io.arrival().map(ArrivedAt::elapsed)
+    }
+
     pub fn unread(&self) -> &[u8] {
         &self.read[self.start..self.end]
     }
@@ -181,7 +187,7 @@ impl Wire {
         let nothing = match &self.io {
             // No waker is left behind: the request that takes the connection leaves its own.
             Io::Tcp(stream) => {
-                matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+                matches!(stream.tcp().try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             _ => self.poll_fill(&mut Context::from_waker(Waker::noop()), READ_BYTES_MAX).is_pending(),
         };
@@ -331,13 +337,14 @@ impl BodyWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Socket;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::{TcpListener, TcpStream};
 
     async fn pair() -> (TcpStream, Wire) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
-        (peer, Wire::new(Io::Tcp(listener.accept().await.expect("the other end").0)))
+        (peer, Wire::new(Io::Tcp(Socket::new(listener.accept().await.expect("the other end").0, false))))
     }
 
     async fn read(wire: &mut Wire, bytes: usize) -> Vec<u8> {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::{Headers, RequestHead, ResponseHead};
+use crate::net::{ArrivedAt, Arrives};
 
 use super::connection::Connection;
 use super::core::{Core, Role};
@@ -17,7 +18,10 @@ use super::settings::ClientSettings;
 
 /// Starts the client's side on `io`. The caller spawns [`Connection::run`] on the worker's thread; requests may be
 /// started at once, before the server's settings have come.
-pub fn connect<Io: AsyncRead + AsyncWrite + Unpin>(io: Io, settings: ClientSettings) -> (Connection<Io>, Client) {
+pub fn connect<Io: AsyncRead + AsyncWrite + Arrives + Unpin>(
+    io: Io,
+    settings: ClientSettings,
+) -> (Connection<Io>, Client) {
     let core = Core::new(Role::Client, settings.common, settings.max_concurrent_streams);
     let core = Rc::new(RefCell::new(core));
     (Connection::new(io, Vec::new(), core.clone()), Client { core })

@@ -14,6 +14,7 @@ use super::core::{Core, KEEPALIVE_PING, Phase};
 use super::error::{Code, Error, Kind};
 use super::frame;
 use super::stream::store;
+use crate::net::Arrives;
 
 /// One read's worth: four TLS records, or the frames of some hundred requests.
 const READ_BUFFER: usize = 64 * 1024;
@@ -62,7 +63,7 @@ impl<Io> Drop for Connection<Io> {
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
+impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
     pub(crate) fn new(io: Io, early: Vec<u8>, core: Rc<RefCell<Core>>) -> Self {
         let now = Instant::now();
         let (keepalive, owed_within) = (core.borrow().settings.keepalive, core.borrow().settings.owed_within);
@@ -234,6 +235,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
             }
         }
         self.last_read = Instant::now();
+        core.arrived = self.io.arrival();
         let now_ms = self.last_read.duration_since(self.started).as_millis() as u64;
         let taken = core.receive(self.input.get(..self.filled).unwrap_or_default(), now_ms);
         self.input.copy_within(taken..self.filled, 0);

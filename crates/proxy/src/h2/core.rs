@@ -10,6 +10,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use crate::http::{RequestHead, ResponseHead};
+use crate::net::ArrivedAt;
 
 use super::abuse::{self, Bucket};
 use super::error::{Code, Error, Kind, Violation};
@@ -90,6 +91,8 @@ pub(crate) struct Core {
     pub(crate) written: u64,
     /// Octets read, of the whole connection.
     pub(crate) received: u64,
+    /// When what was read last had come.
+    pub(crate) arrived: Option<ArrivedAt>,
     pub(crate) answers_queued: usize,
     pub(crate) send_window: SendWindow,
     pub(crate) recv_window: RecvWindow,
@@ -155,6 +158,7 @@ impl Core {
             sent: 0,
             written: 0,
             received: 0,
+            arrived: None,
             answers_queued: 0,
             send_window: SendWindow::new(DEFAULT_WINDOW),
             recv_window: RecvWindow::new(settings.connection_window),

@@ -166,6 +166,12 @@ impl<'a> Receiver<'a> {
 /// The methods that server and client streams share.
 macro_rules! stream_methods {
     () => {
+        /// When the head of the peer's message had come, where that is counted.
+        pub fn arrived(&self) -> Option<ArrivedAt> {
+            let core = self.handle.core.borrow();
+            core.streams.get(self.handle.slot).filter(|stream| stream.id == self.handle.id)?.arrived
+        }
+
         /// The two halves, for a caller that sends and receives at the same time.
         pub fn split(&mut self) -> (Sender<'_>, Receiver<'_>) {
             self.handle.split()

@@ -285,6 +285,7 @@ impl Core {
         let mut stream = Stream::new(id, State::Open, self.peer.initial_window, self.settings.stream_window);
         stream.content_length = content_length;
         stream.started_ms = self.now_ms;
+        stream.arrived = self.arrived;
         if end_stream && stream.breaks_length(true) {
             self.spare_requests.keep(head);
             return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, "a content-length and no body"));
@@ -342,6 +343,7 @@ impl Core {
                 return refuse("a content-length and no body");
             }
         }
+        stream.arrived = self.arrived;
         stream.heads.push(head);
         stream.wake_reader();
         if end_stream {

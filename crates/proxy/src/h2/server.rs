@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::{Headers, RequestHead, ResponseHead};
+use crate::net::{ArrivedAt, Arrives};
 
 use super::connection::Connection;
 use super::core::{Core, Role};
@@ -17,12 +18,15 @@ use super::settings::ServerSettings;
 
 /// Starts the server's side on `io`. The caller spawns [`Connection::run`] on the worker's thread and takes requests
 /// from [`Incoming`]. The client's preface is read from `io`.
-pub fn accept<Io: AsyncRead + AsyncWrite + Unpin>(io: Io, settings: ServerSettings) -> (Connection<Io>, Incoming) {
+pub fn accept<Io: AsyncRead + AsyncWrite + Arrives + Unpin>(
+    io: Io,
+    settings: ServerSettings,
+) -> (Connection<Io>, Incoming) {
     accept_with(io, Vec::new(), settings)
 }
 
 /// As [`accept`], where the connection's first bytes were read to know the protocol.
-pub fn accept_with<Io: AsyncRead + AsyncWrite + Unpin>(
+pub fn accept_with<Io: AsyncRead + AsyncWrite + Arrives + Unpin>(
     io: Io,
     early: Vec<u8>,
     settings: ServerSettings,

@@ -5,6 +5,7 @@ use std::task::{Context, Waker};
 use smallvec::SmallVec;
 
 use crate::http::{Headers, ResponseHead};
+use crate::net::ArrivedAt;
 
 use super::abuse::Bucket;
 use super::error::Error;
@@ -99,6 +100,8 @@ pub(crate) struct Stream {
     pub(crate) head_at: u64,
     /// Milliseconds on the connection's clock.
     pub(crate) started_ms: u64,
+    /// When the head of the peer's message had come.
+    pub(crate) arrived: Option<ArrivedAt>,
 
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -126,6 +129,7 @@ impl Stream {
             bodiless: false,
             head_at: 0,
             started_ms: 0,
+            arrived: None,
             reader: None,
             writer: None,
             watcher: None,

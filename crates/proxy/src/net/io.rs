@@ -1,5 +1,6 @@
 //! One type for every byte stream that carries HTTP: plain TCP, and TLS in either role.
 
+use super::socket::{ArrivedAt, Arrives, Socket};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,13 +11,17 @@ use tokio::net::TcpStream;
 /// The TLS states are boxed because they are a kilobyte each and plain connections should not carry it.
 #[derive(Debug)]
 pub enum Io {
-    Tcp(TcpStream),
-    TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
-    TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tcp(Socket),
+    TlsServer(Box<tokio_rustls::server::TlsStream<Socket>>),
+    TlsClient(Box<tokio_rustls::client::TlsStream<Socket>>),
 }
 
 impl Io {
     pub fn tcp(&self) -> &TcpStream {
+        self.socket().tcp()
+    }
+
+    pub fn socket(&self) -> &Socket {
         match self {
             Self::Tcp(stream) => stream,
             Self::TlsServer(stream) => stream.get_ref().0,
@@ -26,6 +31,13 @@ impl Io {
 
     pub fn is_tls(&self) -> bool {
         !matches!(self, Self::Tcp(_))
+    }
+}
+
+impl Arrives for Io {
+    /// Of the bytes that were read last: those of a TLS record that is not whole yet, too.
+    fn arrival(&self) -> Option<ArrivedAt> {
+        self.socket().arrival()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Byte streams under HTTP.
 
 pub mod io;
+pub mod socket;
 
 pub use io::Io;
+pub use socket::{ArrivedAt, Arrives, Socket, stamp};

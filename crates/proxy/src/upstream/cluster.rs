@@ -474,5 +474,6 @@ fn plan(worker: &Worker, cluster: &Cluster, endpoint: &Endpoint, http2: bool, st
         http2: settings,
         http2_streams_max: policy.http2.max_concurrent_streams,
         starvation,
+        stamped: worker.clock.runs(),
     }
 }

@@ -5,7 +5,7 @@ use super::endpoint::{AcquireError, EndpointPool};
 use super::shared::ClusterShared;
 use crate::h1::{ClientConn, Wire};
 use crate::h2;
-use crate::net::Io;
+use crate::net::{Io, Socket, stamp};
 use crate::tls::{Alpn, Connector, Peer, Target};
 use crate::worker::Command;
 use celerity_model::snapshot::TcpKeepalive;
@@ -55,6 +55,8 @@ pub struct Plan {
     pub http2: h2::ClientSettings,
     pub http2_streams_max: u32,
     pub starvation: Rc<Starvation>,
+    /// Reads say when what they read had come: the ledger is on.
+    pub stamped: bool,
 }
 
 impl std::fmt::Debug for Plan {
@@ -121,11 +123,11 @@ async fn open_untimed(plan: &Plan, address: SocketAddr, http1: bool) -> Result<C
     let Some(connector) = &plan.tls else {
         let setup = Setup { connect, tls: Duration::ZERO };
         let protocol = if protocol == Protocol::Http2 { Alpn::H2 } else { Alpn::None };
-        return Ok(speak(plan, Io::Tcp(stream), &protocol, None, Some(setup), began));
+        return Ok(speak(plan, Io::Tcp(Socket::new(stream, plan.stamped)), &protocol, None, Some(setup), began));
     };
     let authority = (!plan.authority.is_empty() && !plan.authority.contains('*')).then_some(&*plan.authority);
     let connected = connector
-        .connect(stream, Target { address, authority, http1 })
+        .connect(Socket::new(stream, plan.stamped), Target { address, authority, http1 })
         .await
         .map_err(|error| OpenError::Tls(error.to_string()))?;
     let setup = Setup { connect, tls: connected.duration };
@@ -153,6 +155,9 @@ fn speak(plan: &Plan, io: Io, alpn: &Alpn, peer: Option<Rc<Peer>>, setup: Option
 async fn connect(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
+    if plan.stamped {
+        stamp(&socket)?;
+    }
     if let Some(wanted) = plan.keepalive {
         let mut keepalive = socket2::TcpKeepalive::new();
         if let Some(time) = wanted.time {
@@ -248,6 +253,7 @@ fn feed(plan: &Rc<Plan>, shared: &Arc<ClusterShared>) -> bool {
             if let Some(pool) = wanted(donation.endpoint)
                 && let Ok(stream) = TcpStream::from_std(donation.stream)
             {
+                let stream = Socket::new(stream, plan.stamped);
                 let mut conn = ClientConn::new(Wire::new(Io::Tcp(stream)));
                 conn.requests = donation.requests;
                 pool.take_in(

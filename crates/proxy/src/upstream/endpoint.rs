@@ -77,6 +77,10 @@ pub struct H2Lease {
 }
 
 impl Lease {
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Self::H2(_))
+    }
+
     pub fn setup(&mut self) -> Option<Setup> {
         match self {
             Self::H1(lease) => lease.setup.take(),

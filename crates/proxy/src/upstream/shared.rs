@@ -94,7 +94,7 @@ pub struct Donation {
 /// closed instead: the other worker opens its own, resumed.
 pub fn off_reactor(io: Io) -> Option<std::net::TcpStream> {
     match io {
-        Io::Tcp(stream) => stream.into_std().ok(),
+        Io::Tcp(stream) => stream.into_tcp().into_std().ok(),
         Io::TlsClient(_) | Io::TlsServer(_) => None,
     }
 }

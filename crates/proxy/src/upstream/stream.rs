@@ -6,10 +6,12 @@ use crate::h1::client::ResponseError;
 use crate::h1::{BodyLength, body::BodyReadError, body::BodyWriteError};
 use crate::h2;
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
+use crate::net::ArrivedAt;
 use celerity_telemetry::ResponseFlags;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 /// Why an attempt failed, as far as it changes what is done next.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +147,15 @@ impl UpstreamStream {
 
     pub fn is_http2(&self) -> bool {
         matches!(self.kind, Kind::H2 { .. })
+    }
+
+    /// How long the response's head had lain in the socket when it was read, and has waited since.
+    pub fn waited(&self) -> Option<Duration> {
+        match &self.kind {
+            Kind::H1 { lease: Some(lease), .. } => lease.conn.wire.waited(),
+            Kind::H2 { stream: Some(stream), .. } => stream.arrived().map(ArrivedAt::elapsed),
+            _ => None,
+        }
     }
 
     /// Sends some of the request's body; says how much.
