@@ -135,6 +135,12 @@ const REQUESTS: &[Sent] = &[
     ("GET", "/a/../b", &[("x-user-id", "5")]),
     ("GET", "/a//b/./c", &[("x-user-id", "5")]),
     ("GET", "/a%2fb%20c", &[("x-user-id", "5")]),
+    ("GET", "/%6fld", &[]),
+    ("GET", "/a\\..\\old", &[]),
+    ("GET", "/re/1%32", &[("x-user-id", "7")]),
+    ("GET", "/old\\", &[("x-user-id", "5")]),
+    ("GET", "/x|^{}\"<>`%7e%2c", &[("x-user-id", "5")]),
+    ("GET", "/%%341/a//../%2e%2E/%zz?%41\\", &[("x-user-id", "5")]),
 ];
 
 /// Targets and headers whose route names a subset; for the others any of the service's endpoints may answer.

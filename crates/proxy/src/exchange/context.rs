@@ -1,6 +1,7 @@
 //! What one exchange knows while it lasts.
 
 use super::fields::{self, Client, FormatContext, View};
+use super::path;
 use super::patience::{Expired, Patience};
 use super::upload::Upload;
 use crate::downstream::Conn;
@@ -230,25 +231,34 @@ impl<'a> Exchange<'a> {
         View { head: self.request, source: Some(self.conn.client.ip()) }
     }
 
-    pub fn clean(&mut self) {
+    /// Makes the request one to be routed.
+    ///
+    /// # Errors
+    /// Its path can have no normal form.
+    pub fn clean(&mut self) -> Result<(), path::NulInPath> {
         let client = Client {
             address: self.conn.client,
             peer: self.conn.peer.as_ref(),
             own_identity: self.conn.own_identity.as_deref(),
             is_tls: self.conn.is_tls,
         };
-        if self.manager.normalize_path || self.manager.merge_slashes {
-            let normal =
-                fields::normal_path(&self.request.path, self.manager.normalize_path, self.manager.merge_slashes);
-            if let Some(path) = normal {
-                self.request.path = path;
-            }
+        if self.manager.normalize_path
+            && let Some(path) = path::normal(&self.request.path)?
+        {
+            self.request.path = path;
+        }
+        // Behind the other, as in Envoy: `/a//../b` is `/a/b` there, and not `/b`.
+        if self.manager.merge_slashes
+            && let Some(path) = path::merged(&self.request.path)
+        {
+            self.request.path = path;
         }
         if self.manager.strip_port {
             let kept = fields::without_port(&self.request.authority).len();
             self.request.authority.truncate(kept);
         }
         fields::clean_request(self.manager, &client, self.request, &mut self.worker.rng.borrow_mut());
+        Ok(())
     }
 
     /// The route's own limits replace the listener's.

@@ -355,66 +355,6 @@ pub(super) fn take_list(headers: &mut Headers, name: &[u8]) -> Option<Box<[u8]>>
     Some(all.into())
 }
 
-/// `.` and `..` segments, and doubled slashes, as RFC 3986, section 5.2.4 resolves them. `None`: nothing to change.
-/// `%2e` counts as a dot. The query stays.
-pub(super) fn normal_path(path: &[u8], dots: bool, slashes: bool) -> Option<Vec<u8>> {
-    let end = path.iter().position(|&byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
-    let (bare, rest) = path.split_at(end);
-    let has_dot = dots && bare.windows(2).any(|pair| pair == b"/." || pair == b"/%");
-    let has_double = slashes && bare.windows(2).any(|pair| pair == b"//");
-    if bare.first() != Some(&b'/') || !has_dot && !has_double {
-        return None;
-    }
-    let mut kept: Vec<&[u8]> = Vec::new();
-    let mut segments = bare[1..].split(|&byte| byte == b'/').peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
-        match dots.then(|| dot_segment(segment)).flatten() {
-            Some(up) => {
-                if up {
-                    kept.pop();
-                }
-                if last {
-                    kept.push(b"");
-                }
-            }
-            None if segment.is_empty() && slashes && !last => {}
-            None => kept.push(segment),
-        }
-    }
-    let mut out = Vec::with_capacity(path.len());
-    for segment in kept {
-        out.push(b'/');
-        out.extend_from_slice(segment);
-    }
-    if out.is_empty() {
-        out.push(b'/');
-    }
-    out.extend_from_slice(rest);
-    (out != path).then_some(out)
-}
-
-/// `Some(true)` for `..`, `Some(false)` for `.`.
-fn dot_segment(segment: &[u8]) -> Option<bool> {
-    if segment.len() > 6 {
-        return None;
-    }
-    let mut dots = 0;
-    let mut rest = segment;
-    while !rest.is_empty() {
-        rest = match rest {
-            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
-            _ => return None,
-        };
-        dots += 1;
-    }
-    match dots {
-        1 => Some(false),
-        2 => Some(true),
-        _ => None,
-    }
-}
-
 /// Text on the stack: an address is short, and this is the request path.
 #[derive(Default)]
 struct Buffer {
@@ -442,19 +382,6 @@ impl fmt::Write for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_resolved() {
-        let normal = |path: &str| {
-            normal_path(path.as_bytes(), true, true).map(|path| String::from_utf8_lossy(&path).into_owned())
-        };
-        assert_eq!(normal("/a/b"), None);
-        assert_eq!(normal("/a/../b?x=/../"), Some("/b?x=/../".into()));
-        assert_eq!(normal("/a/./b//c/."), Some("/a/b/c/".into()));
-        assert_eq!(normal("/../.."), Some("/".into()));
-        assert_eq!(normal("/%2e%2E/etc"), Some("/etc".into()));
-        assert_eq!(normal("/.hidden/%20"), None);
-    }
 
     #[test]
     fn grpc_timeouts_have_digits_and_a_unit() {

@@ -13,6 +13,7 @@ mod fields;
 mod filters;
 mod finish;
 mod mirror;
+mod path;
 mod patience;
 mod relay;
 mod reply;
@@ -52,7 +53,10 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
     let manager = conn.manager(&running);
 
     let mut x = Exchange::new(conn, &worker, &running.snapshot, &manager, request, begun);
-    x.clean();
+    if let Err(error) = x.clean() {
+        let ended = x.reply(down, 400, error.to_string().as_bytes(), ResponseFlags::NONE).await;
+        return x.finish(down, ended);
+    }
     if x.request.headers.len() > manager.max_headers_count as usize {
         let ended = x.reply(down, 431, b"too many headers", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).await;
         return x.finish(down, ended);

@@ -292,6 +292,10 @@ fn read_manager(
     let skip_xff_append = std::mem::take(&mut source.skip_xff_append);
     let normalize_path = source.normalize_path.take().is_some_and(|value| value.value);
     let merge_slashes = std::mem::take(&mut source.merge_slashes);
+    if source.path_with_escaped_slashes_action == hcm::PathWithEscapedSlashesAction::KeepUnchanged as i32 {
+        // As without it.
+        source.path_with_escaped_slashes_action = 0;
+    }
     // Interim responses are always passed on.
     source.proxy_100_continue = false;
     check.leftover(&source);
