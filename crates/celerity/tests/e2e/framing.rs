@@ -86,6 +86,7 @@ const BAD_CHUNKS: &[(&str, &str)] = &[
     ("a space before", " 5\r\nhello\r\n0\r\n\r\n"),
     ("no size", "\r\nhello\r\n0\r\n\r\n"),
     ("over 64 bits", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+    ("over 63 bits", "ffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
     ("a bare LF after the size", "5\nhello\r\n0\r\n\r\n"),
     ("a bare LF after the data", "5\r\nhello\n0\r\n\r\n"),
     ("more data than the size", "5\r\nhello!\r\n0\r\n\r\n"),

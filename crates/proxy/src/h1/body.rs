@@ -202,6 +202,10 @@ fn size_line(bytes: &[u8]) -> Result<Option<(u64, usize)>, BodyError> {
         };
         sum << 4 | u64::from(value)
     });
+    // No body is so long. Some parsers count in signed numbers, and would see a negative one.
+    if size > i64::MAX as u64 {
+        return Err(BodyError::ChunkSize);
+    }
     Ok(Some((size, end + 1)))
 }
 
@@ -247,6 +251,8 @@ mod tests {
             "0x5\r\n",
             "-1\r\n",
             "11111111111111111\r\n",
+            "8000000000000000\r\n",
+            "ffffffffffffffff\r\n",
             "5\r\nhelloX\r\n",
             "5;a\rb\r\n",
         ] {

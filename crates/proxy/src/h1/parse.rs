@@ -134,7 +134,8 @@ pub fn response(
     if !reason.is_empty() && reason[0] != b' ' {
         return Err(HeadError::Malformed);
     }
-    let status = decimal(code).filter(|code| (100..=599).contains(code)).ok_or(HeadError::Malformed)?;
+    // A class that HTTP does not know is the client's to understand (RFC 9110, section 15); a proxy passes it on.
+    let status = decimal(code).filter(|code| (100..=999).contains(code)).ok_or(HeadError::Malformed)?;
 
     head.headers.clear();
     let mut fields = Fields { is_response: true, ..Fields::default() };
@@ -566,6 +567,16 @@ mod tests {
         assert_eq!(end("HTTP/1.1 304 x\r\nContent-Length: 5\r\n\r\n", false), BodyLength::Empty);
         assert_eq!(end("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true), BodyLength::Empty);
         assert_eq!(end("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false), BodyLength::Chunked);
+    }
+
+    #[test]
+    fn a_status_has_three_digits_and_any_class_but_0() {
+        for (status, good) in
+            [("100", true), ("600", true), ("999", true), ("099", false), ("20", false), ("2x0", false)]
+        {
+            let text = format!("HTTP/1.1 {status} x\r\n\r\n");
+            assert_eq!(response(text.as_bytes(), &mut ResponseHead::default(), false).is_ok(), good, "{status}");
+        }
     }
 
     #[test]

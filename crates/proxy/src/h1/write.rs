@@ -1,7 +1,7 @@
 //! Heads and chunk frames as HTTP/1.1 bytes. Pure.
 
 use super::body::BodyLength;
-use crate::http::{HeaderId, Headers, RequestHead, ResponseHead};
+use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
 
 /// Appends a request's head. The body's framing comes from `body`, never from a header that passed through.
 pub fn request(head: &RequestHead, body: BodyLength, out: &mut Vec<u8>) {
@@ -15,8 +15,7 @@ pub fn request(head: &RequestHead, body: BodyLength, out: &mut Vec<u8>) {
     match body {
         BodyLength::Exact(length) => content_length(length, out),
         BodyLength::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        // A method that usually has a body says that it has none (RFC 9110, section 8.6).
-        BodyLength::Empty if head.headers.contains_id(HeaderId::ContentLength) => content_length(0, out),
+        BodyLength::Empty if tells_no_body(head) => content_length(0, out),
         BodyLength::Empty | BodyLength::UntilClose => {}
     }
     if takes_trailers {
@@ -24,6 +23,13 @@ pub fn request(head: &RequestHead, body: BodyLength, out: &mut Vec<u8>) {
         out.extend_from_slice(CONNECTION_TE);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// A method that may have a body says that it has none (RFC 9110, section 8.6). Those that Envoy lets pass in silence are
+/// those whose body means nothing.
+fn tells_no_body(head: &RequestHead) -> bool {
+    let silent = matches!(head.method, Method::Get | Method::Head | Method::Delete | Method::Connect | Method::Trace);
+    !silent || head.headers.contains_id(HeaderId::ContentLength)
 }
 
 const CONNECTION_TE: &[u8] = b"connection: te\r\n";
@@ -163,6 +169,30 @@ mod tests {
             let mut out = Vec::new();
             chunk_head(length, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), text);
+        }
+    }
+
+    #[test]
+    fn a_method_that_may_have_a_body_says_that_there_is_none() {
+        for (method, told, tells) in [
+            ("GET", false, false),
+            ("GET", true, true),
+            ("DELETE", false, false),
+            ("POST", false, true),
+            ("PUT", false, true),
+            ("PATCH", false, true),
+            ("OPTIONS", false, true),
+            ("PURGE", false, true),
+        ] {
+            let method = Method::parse(method.as_bytes()).expect("a method");
+            let mut head = RequestHead { method, ..RequestHead::default() };
+            if told {
+                head.headers.push(b"content-length", b"0");
+            }
+            let mut out = Vec::new();
+            request(&head, BodyLength::Empty, &mut out);
+            let text = String::from_utf8_lossy(&out);
+            assert_eq!(text.matches("content-length: 0\r\n").count(), usize::from(tells), "{text}");
         }
     }
 
