@@ -102,6 +102,12 @@ spec:
       request: {set: {x-set: a}, add: {x-add: b}, remove: [x-remove]}
       response: {set: {x-answer: c}, remove: [content-type]}
     route: [{destination: {host: user-service, subset: v1}}]
+  - match: [{uri: {prefix: /cors}}]
+    corsPolicy: {allowOrigins: [{exact: "http://shop"}], allowMethods: [GET], allowHeaders: [x-a], exposeHeaders: [x-b], maxAge: 5s}
+    route: [{destination: {host: user-service}}]
+  - match: [{uri: {prefix: /aborted}}]
+    fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}
+    route: [{destination: {host: user-service}}]
   - match: [{uri: {prefix: /slow}}]
     timeout: 0.2s
     rewrite: {uri: /delay/2000}
@@ -132,18 +138,18 @@ const REQUESTS: &[Sent] = &[
     ("GET", "/status/500", &[("x-user-id", "3")]),
     ("POST", "/echo", &[("x-user-id", "4"), ("content-type", "text/plain")]),
     ("HEAD", "/bytes/100", &[("x-user-id", "4")]),
-    ("GET", "/a/../b", &[("x-user-id", "5")]),
-    ("GET", "/a//b/./c", &[("x-user-id", "5")]),
-    ("GET", "/a%2fb%20c", &[("x-user-id", "5")]),
-    ("GET", "/%6fld", &[]),
-    ("GET", "/a\\..\\old", &[]),
-    ("GET", "/re/1%32", &[("x-user-id", "7")]),
     ("PUT", "/echo", &[("x-user-id", "4")]),
     ("GET", "/status/600", &[("x-user-id", "3")]),
     ("OPTIONS", "/cors", &[("origin", "http://shop"), ("access-control-request-method", "GET")]),
     ("GET", "/cors", &[("origin", "http://shop"), ("x-user-id", "4")]),
     ("GET", "/aborted", &[]),
     ("POST", "/aborted", &[("content-type", "application/grpc")]),
+    ("GET", "/a/../b", &[("x-user-id", "5")]),
+    ("GET", "/a//b/./c", &[("x-user-id", "5")]),
+    ("GET", "/a%2fb%20c", &[("x-user-id", "5")]),
+    ("GET", "/%6fld", &[]),
+    ("GET", "/a\\..\\old", &[]),
+    ("GET", "/re/1%32", &[("x-user-id", "7")]),
     ("GET", "/old\\", &[("x-user-id", "5")]),
     ("GET", "/x|^{}\"<>`%7e%2c", &[("x-user-id", "5")]),
     ("GET", "/%%341/a//../%2e%2E/%zz?%41\\", &[("x-user-id", "5")]),

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
+use celerity_testkit::raw::{Server, Step};
 use celerity_testkit::{Client, Upstream, peer, process};
 
 use crate::support::{PATIENCE, Sidecar, documents, eventually, service};
@@ -26,6 +27,51 @@ fn bodies_and_statuses_pass_as_they_are() {
     let echo = client.request("POST", "user-service", "/echo", &[("Expect", "100-continue")], sent.as_bytes());
     let echo = echo.expect("an answer");
     assert_eq!((echo.interim.as_slice(), echo.json()["body"].as_str()), ([100].as_slice(), Some(sent.as_str())));
+}
+
+#[test]
+fn a_status_without_a_body_goes_out_without_one() {
+    let route = |status| {
+        format!(
+            "  - match: [{{uri: {{exact: /{status}}}}}]\n    directResponse: {{status: {status}, body: {{string: no}}}}\n"
+        )
+    };
+    let routes = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: user-service, namespace: default}}\n\
+         spec:\n  hosts: [user-service]\n  http:\n{}{}",
+        route(204),
+        route(304)
+    );
+    let upstream = Upstream::start("one");
+    let sidecar = Sidecar::start(&documents(&[&service("user-service", &[(&upstream, "version: v1")]), &routes]));
+    let mut client = sidecar.client();
+    for status in [204, 304, 204] {
+        let seen = client.get("user-service", &format!("/{status}")).expect("an answer on the same connection");
+        assert_eq!((seen.status, seen.header("content-length"), seen.body.len()), (status, None, 0));
+    }
+}
+
+#[test]
+fn a_proxy_that_answers_an_expectation_takes_it_off() {
+    // Whole, since a merge takes nothing back that is said.
+    let patch = "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: own, namespace: default}\nspec:\n  \
+        configPatches:\n  - applyTo: NETWORK_FILTER\n    match: {context: SIDECAR_OUTBOUND, listener: {filterChain: {filter: \
+        {name: envoy.filters.network.http_connection_manager}}}}\n    patch: {operation: REPLACE, value: {name: \
+        envoy.filters.network.http_connection_manager, typed_config: {'@type': \
+        type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
+        stat_prefix: own, via: mesh, rds: {config_source: {ads: {}}, route_config_name: outbound}, http_filters: [{name: \
+        envoy.filters.http.router, typed_config: {'@type': \
+        type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}}\n";
+    // Says 100 too, though nobody asked it: the client must not get two.
+    let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nvia: origin\r\ncontent-length: 0\r\n\r\n";
+    let origin = Server::start(vec![vec![Step::Hear(b"hello".to_vec()), Step::Say(answer.to_vec())]]);
+    let sidecar = Sidecar::start(&documents(&[&crate::cache::origins(&[(&origin, "v1")]), patch]));
+    let expects = [("Expect", "100-continue")];
+    let seen = sidecar.client().request("POST", "user-service", "/", &expects, b"hello").expect("an answer");
+    assert_eq!((seen.status, seen.interim.as_slice()), (200, [100].as_slice()));
+    assert_eq!(seen.header("via"), Some("origin,mesh"));
+    let asked = String::from_utf8_lossy(&origin.heard()[0]).to_lowercase();
+    assert!(!asked.contains("expect:") && asked.contains("via: mesh"), "{asked}");
 }
 
 #[test]

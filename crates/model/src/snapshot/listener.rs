@@ -156,6 +156,8 @@ pub struct HttpManager {
     pub skip_xff_append: bool,
     pub client_certificate: ClientCertificateHeader,
     pub request_id: RequestId,
+    /// The upstream answers `Expect: 100-continue`; without it the proxy does.
+    pub proxy_100_continue: bool,
     pub normalize_path: bool,
     pub merge_slashes: bool,
     /// The port is taken off the authority, whatever it is.

@@ -120,6 +120,8 @@ fn manager(
         common_http_protocol_options: idle_timeout
             .map(|idle| HttpProtocolOptions { idle_timeout: Some(duration(idle)), ..HttpProtocolOptions::default() }),
         use_remote_address: Some(boolean(false)),
+        // Istio's since 1.23 (`ENABLE_100_CONTINUE_HEADERS`); Envoy's own default is to answer it.
+        proxy_100_continue: true,
         normalize_path: Some(boolean(true)),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }],
         ..HttpConnectionManager::default()

@@ -306,6 +306,7 @@ impl<'a> Exchange<'a> {
             ledger: &mut self.ledger,
             clock,
             websocket: self.websocket,
+            passes_100: self.manager.proxy_100_continue,
         };
         let result = relay::until_head(&mut stream, down, &mut self.upload, wait, on_uploaded).await;
         self.patience.set_per_try(None);

@@ -4,7 +4,7 @@ use super::context::{Ended, Exchange, Failure};
 use crate::downstream::stream::DownstreamStream;
 use crate::http::{HeaderId, Headers, Method, ResponseHead};
 use crate::worker::ProxyShared;
-use celerity_model::snapshot::{Abort, CorsPolicy, Fault, HttpFilter, Route, RouteBuffer, VirtualHost};
+use celerity_model::snapshot::{Abort, Action, CorsPolicy, Fault, HttpFilter, Route, RouteBuffer, VirtualHost};
 use celerity_telemetry::{ResponseFlags, State};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,6 +55,12 @@ impl Drop for ActiveFault {
 impl<'a> Exchange<'a> {
     pub async fn filters(&mut self, down: &mut DownstreamStream<'_>, host: &VirtualHost, route: &'a Route) -> Passed {
         let manager = self.manager;
+        if !manager.proxy_100_continue
+            && matches!(route.action, Action::Forward(_))
+            && let Err(failure) = self.continue_client(down).await
+        {
+            return Passed::Answered(self.fail(down, failure).await);
+        }
         for filter in &manager.filters {
             let passed = match filter {
                 HttpFilter::Router(_) => break,
@@ -121,10 +127,7 @@ impl<'a> Exchange<'a> {
                 Abort::Grpc(code) => {
                     self.flags.insert(flags);
                     self.response = ResponseHead::new(200);
-                    self.response.headers.push(b"content-type", b"application/grpc");
-                    self.response.headers.push(b"grpc-status", itoa::Buffer::new().format(code).as_bytes());
-                    self.response.headers.push(b"grpc-message", b"fault filter abort");
-                    self.respond(down, &[]).await
+                    self.own_answer(down, b"fault filter abort", Some(code)).await
                 }
             });
         }
@@ -133,24 +136,18 @@ impl<'a> Exchange<'a> {
 
     /// Cross-origin resource sharing (WHATWG Fetch, section 3.2; Envoy `Cors`).
     async fn cross_origin(&mut self, down: &mut DownstreamStream<'_>, policy: &CorsPolicy) -> Passed {
-        let Some(origin) = self.request.headers.get_id(HeaderId::Origin).map(<[u8]>::to_vec) else {
+        if !self.request.headers.contains_id(HeaderId::Origin) {
             return Passed::On;
-        };
-        let allowed = policy.allow_origins.iter().any(|matcher| matcher.matches(&origin));
+        }
         let preflight = self.request.method == Method::Options
             && self.request.headers.get(b"access-control-request-method").is_some();
-        if !allowed {
+        if !self.allow_origin(policy) {
             if preflight && !policy.forward_unmatched_preflights {
                 self.response = ResponseHead::new(200);
                 return Passed::Answered(self.respond(down, &[]).await);
             }
             return Passed::On;
         }
-        self.cors = Some(CorsAnswer {
-            origin,
-            credentials: policy.allow_credentials,
-            expose: if preflight { Box::default() } else { policy.expose_headers.clone() },
-        });
         if !preflight {
             return Passed::On;
         }
@@ -167,15 +164,55 @@ impl<'a> Exchange<'a> {
         Passed::Answered(self.respond(down, &[]).await)
     }
 
+    /// Tells a client that waits with its body to send it, in the upstream's stead (RFC 9110, section 10.1.1).
+    async fn continue_client(&mut self, down: &mut DownstreamStream<'_>) -> Result<(), Failure> {
+        let expect = self.request.headers.get_id(HeaderId::Expect);
+        if !expect.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+            return Ok(());
+        }
+        self.request.headers.remove_id(HeaderId::Expect);
+        down.send_interim(&ResponseHead::new(100));
+        let patience = &mut self.patience;
+        std::future::poll_fn(|cx| match down.poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed.map_err(|error| Failure::of_client(&error))),
+            Poll::Pending => patience.poll(cx).map(|expired| Err(Failure::of_time(expired))),
+        })
+        .await
+    }
+
+    /// Whether the policy admits the request's origin; the response will say so.
+    fn allow_origin(&mut self, policy: &CorsPolicy) -> bool {
+        let Some(origin) = self.request.headers.get_id(HeaderId::Origin) else { return false };
+        let allowed = policy.allow_origins.iter().any(|matcher| matcher.matches(origin));
+        if allowed {
+            self.cors = Some(CorsAnswer {
+                origin: origin.to_vec(),
+                credentials: policy.allow_credentials,
+                expose: policy.expose_headers.clone(),
+            });
+        }
+        allowed
+    }
+
+    /// Makes the response say whether the route admits the request's origin, wherever in the chain that is looked at.
+    pub(super) fn admit_origin(&mut self, route: &Route) {
+        let policies = self.manager.filters.iter().filter_map(|filter| match filter {
+            HttpFilter::Cors(policy) => route.filters.cors.as_ref().or(policy.as_ref()),
+            _ => None,
+        });
+        for policy in policies.filter(|policy| policy.enabled) {
+            self.allow_origin(policy);
+        }
+    }
+
     /// Takes the whole request in before anything goes up (Envoy `Buffer`).
     async fn buffer(&mut self, down: &mut DownstreamStream<'_>, limit: u32) -> Passed {
         if self.upload.is_finished() {
             return Passed::On;
         }
-        if self.request.headers.get_id(HeaderId::Expect).is_some() {
-            // Nobody above will see the expectation before the body is here.
-            self.request.headers.remove_id(HeaderId::Expect);
-            down.send_interim(&ResponseHead::new(100));
+        // Nobody above will see the expectation before the body is here.
+        if let Err(failure) = self.continue_client(down).await {
+            return Passed::Answered(self.fail(down, failure).await);
         }
         self.enter(State::RequestBodyWait);
         let patience = &mut self.patience;

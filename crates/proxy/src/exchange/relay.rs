@@ -36,6 +36,8 @@ pub(super) struct Wait<'a> {
     pub clock: &'a Clock,
     /// The client asked for a switch of protocols.
     pub websocket: bool,
+    /// A 100 is the upstream's to give; otherwise the client that wanted one has it.
+    pub passes_100: bool,
 }
 
 /// Sends the request and waits for the final response's head, passing interim ones on. `on_uploaded` is called when
@@ -47,7 +49,7 @@ pub(super) async fn until_head(
     wait: Wait<'_>,
     on_uploaded: impl Fn(&mut Patience),
 ) -> Result<BodyLength, Broken> {
-    let Wait { response, patience, ledger, clock, websocket } = wait;
+    let Wait { response, patience, ledger, clock, websocket, passes_100 } = wait;
     let mut uploading = true;
     // An interim head was put in the client's buffer and may still be there.
     let mut interim = false;
@@ -96,6 +98,7 @@ pub(super) async fn until_head(
             match up.poll_head(cx, response) {
                 Poll::Ready(Ok(_)) if response.is_interim() => {
                     patience.progressed(Instant::now());
+                Poll::Ready(Ok(_)) if response.status == 100 && !passes_100 => patience.progressed(Instant::now()),
                     response.headers.remove_id(HeaderId::XCelerityHop);
                     down.send_interim(response);
                     interim = true;

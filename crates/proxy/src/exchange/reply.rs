@@ -135,6 +135,9 @@ impl<'a> Exchange<'a> {
         {
             headers.set(b"x-request-id", id);
         }
+        if let Some(via) = &self.manager.via {
+            headers.append_to_list(b"via", via.as_bytes());
+        }
         if let Some(cors) = &self.cors {
             cors.write(headers);
         }
@@ -185,7 +188,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends `self.response` in the proxy's own name. `code`: the gRPC status, where it does not follow from HTTP's.
-    async fn own_answer(&mut self, down: &mut DownstreamStream<'_>, body: &[u8], code: Option<u32>) -> Ended {
+    pub(super) async fn own_answer(
+        &mut self,
+        down: &mut DownstreamStream<'_>,
+        body: &[u8],
+        code: Option<u32>,
+    ) -> Ended {
         if self.is_grpc {
             // A gRPC client reads its status from trailers; one that gets HTTP's would report nothing useful.
             let code = code.unwrap_or_else(|| grpc_status(self.response.status));
@@ -211,6 +219,7 @@ impl<'a> Exchange<'a> {
                 self.response.headers.set(b"content-length", text.as_bytes());
                 if bodyless { BodyLength::Empty } else { BodyLength::Exact(length as u64) }
             }
+        let body = if self.response.never_has_body() { &[] } else { body };
         };
         // What is left of the request's body would be taken for the next request: the client is told.
         self.last |= !self.upload.is_read();

@@ -124,6 +124,11 @@ impl ResponseHead {
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
+
+    /// Responses of this status end with their head, whatever it says (RFC 9112, section 6.3).
+    pub fn never_has_body(&self) -> bool {
+        self.status < 200 || matches!(self.status, 204 | 304)
+    }
 }
 
 impl Default for ResponseHead {

@@ -296,8 +296,7 @@ fn read_manager(
         // As without it.
         source.path_with_escaped_slashes_action = 0;
     }
-    // Interim responses are always passed on.
-    source.proxy_100_continue = false;
+    let proxy_100_continue = std::mem::take(&mut source.proxy_100_continue);
     check.leftover(&source);
     Some(HttpManager {
         stat_prefix,
@@ -316,6 +315,7 @@ fn read_manager(
         skip_xff_append,
         client_certificate,
         request_id,
+        proxy_100_continue,
         normalize_path,
         merge_slashes,
         strip_port,
