@@ -87,6 +87,63 @@ fn stored_answers_get_the_configured_changes() {
     assert!(metrics.contains("response_flags=\"RFCF\""));
 }
 
+/// Another place of the cache filter: before all others.
+fn first_of_all() -> String {
+    FILTER.replace("subFilter: {name: envoy.filters.http.router}", "subFilter: {name: envoy.filters.http.fault}")
+}
+
+#[test]
+fn a_hit_says_whom_it_may_be_shown_to() {
+    let origin = Server::start(vec![answer(
+        "HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\nconnection: close\r\ncontent-length: 3\r\n\r\none",
+    )]);
+    let routes = routed(
+        "  - corsPolicy: {allowOrigins: [{exact: 'http://shop'}], exposeHeaders: [x-b]}\n    route: [{destination: {host: \
+         user-service}}]\n",
+    );
+    let sidecar = Sidecar::start(&documents(&[&origins(&[(&origin, "v1")]), &first_of_all(), &routes]));
+    for (from, allowed) in
+        [("http://shop", Some("http://shop")), ("http://shop", Some("http://shop")), ("http://x", None)]
+    {
+        let asked = sidecar.client().request("GET", "user-service", "/a", &[("origin", from)], b"");
+        let seen = asked.expect("an answer");
+        assert_eq!((seen.text().as_str(), seen.header("access-control-allow-origin")), ("one", allowed));
+        assert_eq!(seen.header("access-control-expose-headers"), allowed.map(|_| "x-b"));
+    }
+}
+
+#[test]
+fn what_a_route_makes_of_a_request_is_part_of_what_is_asked_for() {
+    let said = |body: &'static str| {
+        let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\nconnection: close\r\ncontent-length: 1\r\n\r\n";
+        vec![Step::Hear(b"\r\n\r\n".to_vec()), Step::Say([head, body].concat().into_bytes())]
+    };
+    let origin = Server::start(["a", "b", "c", "d"].map(said).to_vec());
+    let routes = |timeout: &str| {
+        routed(&format!(
+            "  - match: [{{headers: {{x-to: {{exact: path}}}}}}]\n    rewrite: {{uri: /beta}}\n    route: [{{destination: {{host: \
+             user-service}}}}]\n  - match: [{{headers: {{x-to: {{exact: host}}}}}}]\n    rewrite: {{authority: beta}}\n    \
+             route: [{{destination: {{host: user-service}}}}]\n  - match: [{{headers: {{x-to: {{exact: header}}}}}}]\n    headers: \
+             {{request: {{set: {{x-tenant: beta}}}}}}\n    route: [{{destination: {{host: user-service}}}}]\n  - timeout: \
+             {timeout}\n    route: [{{destination: {{host: user-service}}}}]\n"
+        ))
+    };
+    let parts = |timeout: &str| documents(&[&origins(&[(&origin, "v1")]), FILTER, &routes(timeout)]);
+    let sidecar = Sidecar::start(&parts("1s"));
+    let all_seen = || {
+        for (to, body) in [("path", "a"), ("host", "b"), ("header", "c"), ("-", "d")] {
+            let asked = sidecar.client().request("GET", "user-service", "/x", &[("x-to", to)], b"");
+            assert_eq!(asked.expect("an answer").text(), body, "{to}");
+        }
+    };
+    // The origin answers each once: the others come from the cache, also when something else of a route has changed.
+    all_seen();
+    all_seen();
+    sidecar.config.write("mesh.yaml", &parts("2s"));
+    crate::support::eventually("the change is taken up", || sidecar.admin("/config_dump").contains("2s"));
+    all_seen();
+}
+
 #[test]
 fn a_canary_gets_its_own_answers() {
     let said = |body: &'static str| {

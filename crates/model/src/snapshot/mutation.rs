@@ -2,7 +2,7 @@
 
 /// Removals come first, then additions in their order (Envoy `HeaderParser`). For requests the weighted cluster's
 /// mutations act first, then the route's, the virtual host's, the route table's.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Hash)]
 pub struct HeaderMutations {
     /// Lower case.
     pub remove: Box<[Box<str>]>,
@@ -15,7 +15,7 @@ impl HeaderMutations {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct HeaderAddition {
     /// Lower case; `host` and `:authority` both stand here as `:authority`.
     pub name: Box<str>,
@@ -25,7 +25,7 @@ pub struct HeaderAddition {
     pub keep_empty: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub enum AppendAction {
     /// One more header of that name.
     #[default]
@@ -36,7 +36,7 @@ pub enum AppendAction {
     OverwriteIfPresent,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum HeaderValue {
     Literal(Box<[u8]>),
     /// Pieces that are joined; one without a value is left out.
@@ -44,7 +44,7 @@ pub enum HeaderValue {
 }
 
 /// The format commands that act in header values. Others are refused when the snapshot is built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FormatPiece {
     Text(Box<[u8]>),
     /// `%REQ(name?alternative)%`: the first of the two that is there, at most so many bytes of it.

@@ -6,9 +6,10 @@ use super::filters::Passed;
 use crate::downstream::stream::DownstreamStream;
 use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Scope, Served, ServedKind, StoreWriter};
 use crate::http::{HeaderId, RequestHead};
-use celerity_model::snapshot::{Action, Route, VirtualHost};
+use celerity_model::snapshot::{Action, Forward, HostRewrite, Route, VirtualHost, WeightedCluster};
 use celerity_telemetry::ResponseFlags;
 use celerity_telemetry::metrics::names;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the cache waits for.
@@ -44,7 +45,12 @@ impl<'a> Exchange<'a> {
         // What answers by itself, and what has no cluster to go to, has nothing to store.
         let Action::Forward(forward) = &route.action else { return Passed::On };
         let Ok((cluster, weighted)) = self.choose(forward) else { return Passed::On };
-        let scope = Scope { cluster: cluster.name.clone(), is_inbound: self.conn.is_inbound() };
+        let changes = self.changes(host, route, forward, weighted);
+        let scope = Scope { cluster: cluster.name.clone(), is_inbound: self.conn.is_inbound(), changes };
+        // A hit ends the chain: a policy that stands behind this filter would not be heard.
+        if self.cors.is_none() {
+            self.admit_origin(route);
+        }
         // Drawn once: what comes of it is stored under this cluster.
         self.chosen = Some((cluster, weighted));
         match self.worker.shared.cache.lookup(scope, self.request, now_s()) {
@@ -69,6 +75,26 @@ impl<'a> Exchange<'a> {
                 Passed::On
             }
         }
+    }
+
+    /// What the route will make of the request, as far as an origin's answer may depend on it. Of changes to headers their
+    /// rules count and not what comes of them: an answer that depends on a header's value says so with Vary.
+    fn changes(&self, host: &VirtualHost, route: &Route, forward: &Forward, weighted: Option<&WeightedCluster>) -> u64 {
+        let mut changes = DefaultHasher::new();
+        forward.path_rewrite.apply(&route.matching, &self.request.path).hash(&mut changes);
+        match (weighted.and_then(|weighted| weighted.host_rewrite.as_deref()), &forward.host_rewrite) {
+            (Some(name), _) => name.hash(&mut changes),
+            (None, HostRewrite::Literal(name)) => name.hash(&mut changes),
+            (None, HostRewrite::Header(name)) => (name, self.request.headers.get(name.as_bytes())).hash(&mut changes),
+            (None, HostRewrite::Endpoint | HostRewrite::None) => {}
+        }
+        let weighted = weighted.map(|weighted| &weighted.request_headers);
+        let rules =
+            [Some(&route.request_headers), Some(&host.request_headers), Some(&self.manager.routes.request_headers)];
+        for rules in rules.into_iter().chain([weighted]).flatten().filter(|rules| !rules.is_empty()) {
+            rules.hash(&mut changes);
+        }
+        changes.finish()
     }
 
     /// Answers with what is stored, as the origin gave it, and the changes that the configuration has for responses.

@@ -96,9 +96,9 @@ pub(super) async fn until_head(
                 }
             }
             match up.poll_head(cx, response) {
+                Poll::Ready(Ok(_)) if response.status == 100 && !passes_100 => patience.progressed(Instant::now()),
                 Poll::Ready(Ok(_)) if response.is_interim() => {
                     patience.progressed(Instant::now());
-                Poll::Ready(Ok(_)) if response.status == 100 && !passes_100 => patience.progressed(Instant::now()),
                     response.headers.remove_id(HeaderId::XCelerityHop);
                     down.send_interim(response);
                     interim = true;
@@ -137,13 +137,14 @@ pub(super) struct Watch<'a> {
     pub grpc_status: Option<u32>,
 }
 
-/// Passes the response's body down, chunk by chunk as they come, and ends the response. `tee` sees every piece.
+/// Passes the response's body down, chunk by chunk as they come, and ends the response. `tee` sees every piece, and `None`
+/// where the body is whole, before the client is told of its end.
 pub(super) async fn body(
     up: &mut UpstreamStream,
     down: &mut DownstreamStream<'_>,
     upload: &mut Upload,
     watch: &mut Watch<'_>,
-    mut tee: impl FnMut(&[u8]),
+    mut tee: impl FnMut(Option<&[u8]>),
 ) -> Result<(), Broken> {
     let mut finishing = Finishing::Body;
     let mut seen_bytes = upload.bytes + watch.response_bytes;
@@ -183,7 +184,7 @@ fn poll_download(
     down: &mut DownstreamStream<'_>,
     finishing: &mut Finishing,
     watch: &mut Watch<'_>,
-    tee: &mut impl FnMut(&[u8]),
+    tee: &mut impl FnMut(Option<&[u8]>),
 ) -> Poll<Result<(), Broken>> {
     loop {
         match finishing {
@@ -191,7 +192,7 @@ fn poll_download(
                 Poll::Ready(Ok(true)) => {
                     let sent = up.with_body(|piece| match down.poll_send(cx, piece) {
                         Poll::Ready(Ok(count)) => {
-                            tee(&piece[..count]);
+                            tee(Some(&piece[..count]));
                             watch.response_bytes += count as u64;
                             (count, Poll::Ready(Ok(())))
                         }
@@ -204,6 +205,7 @@ fn poll_download(
                     ready!(sent)?;
                 }
                 Poll::Ready(Ok(false)) => {
+                    tee(None);
                     let mut trailers = up.take_trailers();
                     if let Some(trailers) = &mut trailers {
                         trailers.remove_id(HeaderId::XCelerityHop);

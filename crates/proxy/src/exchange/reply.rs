@@ -5,6 +5,7 @@ use super::context::{Ended, Exchange, Failure};
 use super::fields;
 use super::relay::{self, Broken};
 use crate::downstream::stream::DownstreamStream;
+use crate::filters::cache::StoreWriter;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, Method, ResponseHead};
 use celerity_model::snapshot::{
@@ -43,17 +44,16 @@ impl<'a> Exchange<'a> {
             response_bytes: 0,
             grpc_status: None,
         };
-        let tee = |piece: &[u8]| Self::tee(&mut store, &mut left, piece);
+        // Stored before the client sees its end: who asks again then is answered from the cache, by whichever worker.
+        let tee = |piece: Option<&[u8]>| match piece {
+            Some(piece) => Self::tee(&mut store, &mut left, piece),
+            None => drop(store.take().map(StoreWriter::finish)),
+        };
         let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, tee).await;
         self.response_bytes = watch.response_bytes;
         self.grpc_status = watch.grpc_status;
         match result {
-            Ok(()) => {
-                if let Some(writer) = store {
-                    writer.finish();
-                }
-                Ended::Whole
-            }
+            Ok(()) => Ended::Whole,
             Err(broken) => {
                 let failure = match broken {
                     Broken::Client(error) => Failure::of_client(&error),
@@ -211,6 +211,7 @@ impl<'a> Exchange<'a> {
 
     /// Sends `self.response` with a body that is there.
     pub async fn respond(&mut self, down: &mut DownstreamStream<'_>, body: &[u8]) -> Ended {
+        let body = if self.response.never_has_body() { &[] } else { body };
         let bodyless = self.request.method == Method::Head;
         let length = match body.len() {
             0 => BodyLength::Empty,
@@ -219,7 +220,6 @@ impl<'a> Exchange<'a> {
                 self.response.headers.set(b"content-length", text.as_bytes());
                 if bodyless { BodyLength::Empty } else { BodyLength::Exact(length as u64) }
             }
-        let body = if self.response.never_has_body() { &[] } else { body };
         };
         // What is left of the request's body would be taken for the next request: the client is told.
         self.last |= !self.upload.is_read();

@@ -63,6 +63,9 @@ pub struct Scope {
     pub cluster: Arc<str>,
     /// Of the workload's own service, and not of one that it calls.
     pub is_inbound: bool,
+    /// What the route makes of the request on its way, as a hash: with two routes to one cluster, a rewritten path asks for
+    /// something else than the URI says. Envoy's key has no part for it.
+    pub changes: u64,
 }
 
 /// The stored responses of one URI, newest first.

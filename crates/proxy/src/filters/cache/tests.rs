@@ -9,7 +9,7 @@ fn cache() -> Cache {
 }
 
 fn scope() -> Scope {
-    Scope { cluster: "outbound|80||shop".into(), is_inbound: false }
+    Scope { cluster: "outbound|80||shop".into(), is_inbound: false, changes: 0 }
 }
 
 fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> RequestHead {
@@ -212,8 +212,9 @@ fn clusters_and_directions_keep_apart_and_are_forgotten_together() {
     let origin = response(200, &[("cache-control", "max-age=60")]);
     let scopes = [
         scope(),
-        Scope { cluster: "outbound|80|canary|shop".into(), is_inbound: false },
+        Scope { cluster: "outbound|80|canary|shop".into(), ..scope() },
         Scope { is_inbound: true, ..scope() },
+        Scope { changes: 1, ..scope() },
     ];
     for scope in &scopes {
         let Lookup::Miss(pending) = cache.lookup(scope.clone(), &get(&[]), NOW) else {
