@@ -2,6 +2,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, OtherError};
 
 use super::rules::IdentityError;
@@ -149,8 +150,45 @@ impl From<rustls::Error> for HandshakeError {
             }
             _ => Kind::Protocol,
         };
-        Self::new(kind, error.to_string())
+        let reason = match &error {
+            E::InvalidCertificate(reason) => certificate_reason(reason),
+            _ => None,
+        };
+        Self::new(kind, reason.unwrap_or_else(|| error.to_string()))
     }
+}
+
+/// What is the matter with a certificate, where it is something that happens.
+fn certificate_reason(reason: &CertificateError) -> Option<String> {
+    use CertificateError as C;
+    let at = |time: &UnixTime| {
+        let time = time::OffsetDateTime::from_unix_timestamp(time.as_secs().try_into().unwrap_or(i64::MAX));
+        time.map_or_else(|_| "another time".to_owned(), |time| time.to_string())
+    };
+    Some(match reason {
+        C::UnknownIssuer => {
+            "no trusted root signed the peer's certificate, nor an intermediate that the peer sent".into()
+        }
+        C::Expired => "the peer's certificate has expired".into(),
+        C::ExpiredContext { not_after, .. } => format!("the peer's certificate has expired, at {}", at(not_after)),
+        C::NotValidYet => "the peer's certificate is not valid yet".into(),
+        C::NotValidYetContext { not_before, .. } => {
+            format!("the peer's certificate is not valid before {}; are both clocks right?", at(not_before))
+        }
+        C::Revoked => "the peer's certificate is on the revocation list".into(),
+        C::NotValidForNameContext { expected, presented } => {
+            format!("the peer's certificate is not for {}, but for {}", expected.to_str(), presented.join(", "))
+        }
+        C::InvalidPurpose | C::InvalidPurposeContext { .. } => {
+            "the peer's certificate is not for this use (extended key usage)".into()
+        }
+        // webpki's own error, which rustls passes through.
+        C::Other(OtherError(inner)) if inner.to_string() == "CaUsedAsEndEntity" => {
+            "the peer's certificate is an authority's (basic constraints), and not itself one of the trusted roots"
+                .into()
+        }
+        _ => return None,
+    })
 }
 
 fn certificate_kind(reason: &CertificateError) -> Kind {

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 
+use super::anchor::Anchors;
 use super::peer::PeerCertificate;
 use super::provider::provider;
 
@@ -170,6 +171,8 @@ pub struct Identity {
     pub(super) certified: Option<Arc<CertifiedKey>>,
     pub(super) leaf: Option<Arc<PeerCertificate>>,
     pub(super) roots: Option<Arc<RootCertStore>>,
+    /// The certificates of `roots`.
+    pub(super) anchors: Anchors,
     /// SHA-256 over the trust bundle and the revocation list.
     pub(super) trust_sha256: [u8; 32],
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
@@ -182,14 +185,17 @@ impl Identity {
     /// Names the file and what is wrong with it.
     pub fn read(source: &Source) -> Result<Self, LoadError> {
         let mut trust = digest::Context::new(&digest::SHA256);
-        let roots = match &source.roots {
-            Roots::None => None,
-            Roots::System => Some(system_roots()?),
-            Roots::Pem(piece) => Some(strict_roots(piece)?),
+        let (roots, anchors) = match &source.roots {
+            Roots::None => (None, Anchors::default()),
+            Roots::System => system_roots().map(|(roots, anchors)| (Some(roots), anchors))?,
+            Roots::Pem(piece) => strict_roots(piece).map(|(roots, anchors)| (Some(roots), anchors))?,
         };
         for root in roots.iter().flat_map(|store| &store.roots) {
             trust.update(&root.subject);
             trust.update(&root.subject_public_key_info);
+        }
+        for hash in anchors.hashes() {
+            trust.update(hash);
         }
         let crls = match &source.crl {
             None => Vec::new(),
@@ -214,7 +220,7 @@ impl Identity {
                 (Some(Arc::new(certified)), Some(Arc::new(leaf)))
             }
         };
-        Ok(Self { certified, leaf, roots: roots.map(Arc::new), trust_sha256, crls })
+        Ok(Self { certified, leaf, roots: roots.map(Arc::new), anchors, trust_sha256, crls })
     }
 
     /// The same from PEM texts in memory.
@@ -281,16 +287,18 @@ fn key_pair(pair: &KeyPair) -> Result<(CertifiedKey, PeerCertificate), LoadError
     Ok((certified, leaf))
 }
 
-fn strict_roots(piece: &Piece) -> Result<RootCertStore, LoadError> {
+fn strict_roots(piece: &Piece) -> Result<(RootCertStore, Anchors), LoadError> {
     let mut roots = RootCertStore::empty();
-    for (at, der) in certificates(piece)?.into_iter().enumerate() {
+    let all = certificates(piece)?;
+    let anchors = Anchors::of(&all);
+    for (at, der) in all.into_iter().enumerate() {
         roots.add(der).map_err(|e| piece.error(format!("certificate {} cannot be a root: {e}", at + 1)))?;
     }
-    Ok(roots)
+    Ok((roots, anchors))
 }
 
 /// Public bundles hold a few roots that webpki cannot use, so those are left out, as everybody does.
-fn system_roots() -> Result<RootCertStore, LoadError> {
+fn system_roots() -> Result<(RootCertStore, Anchors), LoadError> {
     let Some(path) = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists()) else {
         return Err(LoadError {
             file: SYSTEM_ROOTS.join(", "),
@@ -299,11 +307,13 @@ fn system_roots() -> Result<RootCertStore, LoadError> {
     };
     let piece = Piece::file(path);
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates(&piece)?);
+    let all = certificates(&piece)?;
+    let anchors = Anchors::of(&all);
+    roots.add_parsable_certificates(all);
     if roots.is_empty() {
         return Err(piece.error("holds no root that can be used"));
     }
-    Ok(roots)
+    Ok((roots, anchors))
 }
 
 fn revocations(piece: &Piece) -> Result<Vec<CertificateRevocationListDer<'static>>, LoadError> {

@@ -8,6 +8,7 @@
 //! Only TLS 1.2 and 1.3 (RFC 5246, RFC 8446) are spoken. Identities are SPIFFE ids in a URI subject alternative name
 //! (SPIFFE X509-SVID, section 2).
 
+mod anchor;
 mod client;
 mod error;
 mod material;

@@ -95,6 +95,90 @@ async fn mutual_tls_tells_both_who_the_other_is() {
     assert!(client.duration > Duration::ZERO);
 }
 
+/// A certificate as `openssl req -x509` makes it: an authority's, signed by itself; and its key.
+fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.subject_alt_names = vec![SanType::DnsName("shop.test".try_into().unwrap())];
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// Both sides show a certificate of their own, and trust the certificate that `trusted` names of the other.
+async fn meet_self_signed(change: fn(&mut CertificateParams), trusted: bool) -> Ends {
+    let (ours, theirs) = (self_signed(change), self_signed(change));
+    let stranger = self_signed(|_| {}).0;
+    let store = |own: &(String, String), other: &str| {
+        let other = if trusted { other } else { &stranger };
+        Store::fixed(Identity::from_pem(own.0.as_bytes(), own.1.as_bytes(), other.as_bytes()).unwrap()).unwrap()
+    };
+    let server = ServerPolicy { client_auth: ClientAuth::Required(PeerRules::any()), ..ServerPolicy::default() };
+    let client = ClientPolicy {
+        sni: Some("shop.test".into()),
+        verify_server_name: true,
+        show_certificate: true,
+        ..ClientPolicy::default()
+    };
+    let acceptor = Acceptor::new(store(&ours, &theirs.0), server).unwrap();
+    meet(&acceptor, &Connector::new(store(&theirs, &ours.0), client).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_trusted_itself_needs_no_issuer() {
+    let (server, client) = meet_self_signed(|_| {}, true).await;
+    assert_eq!((server.map(drop).ok(), client.map(drop).ok()), (Some(()), Some(())));
+    let client = meet_self_signed(|_| {}, false).await.1.unwrap_err();
+    assert!(client.kind() == Kind::Untrusted && client.reason().contains("not itself one of the trusted"), "{client}");
+    let expired = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let early = |params: &mut CertificateParams| params.not_before = rcgen::date_time_ymd(3000, 1, 1);
+    let elsewhere = |params: &mut CertificateParams| {
+        params.subject_alt_names = vec![SanType::DnsName("other.test".try_into().unwrap())];
+    };
+    let unfit = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+    };
+    for (change, kind, says) in [
+        (expired as fn(&mut CertificateParams), Kind::Expired, "expired, at 2020-01-01"),
+        (early, Kind::Expired, "not valid before 3000-01-01"),
+        (elsewhere, Kind::WrongIdentity, "not for shop.test, but for"),
+        (unfit, Kind::Untrusted, "extended key usage"),
+    ] {
+        let error = meet_self_signed(change, true).await.1.unwrap_err();
+        assert!(error.kind() == kind && error.reason().contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_certificate_of_another_mesh_is_refused_all_the_same() {
+    let (chain, key) = self_signed(|params| {
+        params.subject_alt_names = vec![SanType::URI("spiffe://elsewhere.test/ns/a/sa/b".try_into().unwrap())];
+    });
+    let client = Store::fixed(Identity::from_pem(chain.as_bytes(), key.as_bytes(), chain.as_bytes()).unwrap()).unwrap();
+    let ca = Authority::new("root");
+    let (own, own_key) = ca.issue_with(USERS, |_| {});
+    let server = Identity::from_pem(own.as_bytes(), own_key.as_bytes(), chain.as_bytes()).unwrap();
+    let mut blind = ClientPolicy::mesh("cluster.local", "users");
+    blind.verify = None;
+    let blind = Connector::new(client, blind).unwrap();
+    let (server, _) = meet(&mesh_acceptor(&Store::fixed(server).unwrap()), &blind).await;
+    assert_eq!(server.unwrap_err().kind(), Kind::WrongIdentity);
+}
+
+#[tokio::test]
+async fn a_client_without_a_protocol_that_we_know_goes_on_without_one() {
+    let ca = Authority::new("root");
+    let acceptor = mesh_acceptor(&ca.store(USERS));
+    for (offered, agreed) in
+        [(&["istio", "istio-peer-exchange"][..], Alpn::None), (&["istio", "h2"], Alpn::H2), (&[], Alpn::None)]
+    {
+        let mut policy = ClientPolicy::mesh("cluster.local", "users");
+        policy.alpn = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let (server, client) = meet(&acceptor, &Connector::new(ca.store(ORDERS), policy).unwrap()).await;
+        assert_eq!((server.unwrap().peer.alpn, client.unwrap().peer.alpn), (agreed.clone(), agreed), "{offered:?}");
+    }
+}
+
 #[tokio::test]
 async fn another_trust_domain_is_refused() {
     let ca = Authority::new("root");

@@ -9,6 +9,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 
+use super::anchor::{Anchors, Role};
 use super::error::to_rustls;
 use super::material::Identity;
 use super::peer::PeerCertificate;
@@ -19,6 +20,7 @@ use super::rules::PeerRules;
 #[derive(Debug)]
 pub(super) struct ClientCheck {
     chain: Arc<dyn ClientCertVerifier>,
+    anchors: Anchors,
     rules: PeerRules,
     mandatory: bool,
 }
@@ -36,7 +38,8 @@ impl ClientCheck {
         // A list says nothing about what other authorities issued.
         let chain = if identity.crls.is_empty() { chain } else { chain.allow_unknown_revocation_status() };
         let chain = if mandatory { chain } else { chain.allow_unauthenticated() };
-        Ok(Self { chain: chain.build().map_err(|e| e.to_string())?, rules, mandatory })
+        let chain = chain.build().map_err(|e| e.to_string())?;
+        Ok(Self { chain, anchors: anchors(identity), rules, mandatory })
     }
 
     /// The whole check again, for a resumed session. rustls keeps the client's chain in the ticket and trusts it.
@@ -64,10 +67,12 @@ impl ClientCertVerifier for ClientCheck {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        if !self.anchors.admit(leaf, Role::Client, now)? {
+            self.chain.verify_client_cert(leaf, intermediates, now)?;
+        }
         let certificate = PeerCertificate::parse(leaf).map_err(to_rustls)?;
         self.rules.check(&certificate).map_err(to_rustls)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -105,6 +110,7 @@ pub(super) struct ServerCheck {
 #[derive(Debug)]
 struct Trust {
     roots: Arc<RootCertStore>,
+    anchors: Anchors,
     /// Only with a revocation list. It checks the chain a second time, at the price of another signature check.
     revocation: Option<Arc<WebPkiServerVerifier>>,
 }
@@ -130,7 +136,8 @@ impl ServerCheck {
                 .map_err(|e| e.to_string())?;
             Some(verifier)
         };
-        Ok(Self { trust: Some(Trust { roots: Arc::clone(roots), revocation }), rules, server_name })
+        let trust = Trust { roots: Arc::clone(roots), anchors: anchors(identity), revocation };
+        Ok(Self { trust: Some(trust), rules, server_name })
     }
 
     /// The whole check again, for a resumed session.
@@ -159,7 +166,9 @@ impl ServerCheck {
         };
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = provider().signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &trust.roots, intermediates, now, algorithms)?;
+        if !trust.anchors.admit(leaf, Role::Server, now)? {
+            verify_server_cert_signed_by_trust_anchor(&parsed, &trust.roots, intermediates, now, algorithms)?;
+        }
         if let Some(verifier) = &trust.revocation {
             match verifier.verify_server_cert(leaf, intermediates, name, &[], now) {
                 // Names are looked at last, and by our own rules: a SPIFFE certificate has no DNS name to compare.
@@ -176,6 +185,11 @@ impl ServerCheck {
         let certificate = PeerCertificate::parse(leaf).map_err(to_rustls)?;
         self.rules.check(&certificate).map_err(to_rustls)
     }
+}
+
+/// With a revocation list a certificate must have come by its issuer, who could have put it there.
+fn anchors(identity: &Identity) -> Anchors {
+    if identity.crls.is_empty() { identity.anchors.clone() } else { Anchors::default() }
 }
 
 impl ServerCertVerifier for ServerCheck {
