@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use rustls::pki_types::UnixTime;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{ClientHello, NoServerSessionStorage};
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
@@ -173,7 +173,8 @@ impl Acceptor {
     {
         let built = self.newest()?;
         let left = self.policy.handshake_timeout.saturating_sub(hello.began.elapsed());
-        let stream = Box::pin(within(left, hello.start.into_stream(Arc::clone(&built.config)))).await??;
+        let config = self.config_for(&built, &hello.start.client_hello());
+        let stream = Box::pin(within(left, hello.start.into_stream(config))).await??;
         let (_, connection) = stream.get_ref();
         let cipher = connection.negotiated_cipher_suite().map(|suite| suite.suite());
         let mut peer = Peer::of(connection, cipher)?;
@@ -184,6 +185,18 @@ impl Acceptor {
             check.recheck(connection.peer_certificates(), UnixTime::now())?;
         }
         Ok(Accepted { peer, duration: hello.began.elapsed(), stream })
+    }
+
+    /// A client whose application protocols are all unknown here goes on without one, as with Envoy: Istio's clients offer
+    /// `istio` where they know nothing of the protocol. RFC 7301, section 3.2 would refuse it.
+    fn config_for(&self, built: &Built, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let mut offered = hello.alpn().into_iter().flatten().peekable();
+        if offered.peek().is_none() || offered.any(|name| self.policy.alpn.iter().any(|own| own == name)) {
+            return Arc::clone(&built.config);
+        }
+        let mut config = (*built.config).clone();
+        config.alpn_protocols.clear();
+        Arc::new(config)
     }
 
     fn newest(&self) -> Result<Arc<Built>, HandshakeError> {
