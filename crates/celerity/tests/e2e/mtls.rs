@@ -144,6 +144,30 @@ fn permissive_takes_both() {
 }
 
 #[test]
+fn the_application_learns_who_calls_it_and_nobody_can_pretend() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "PERMISSIVE");
+    let _server = server(&yaml, inbound, &authority.issue("user-service"));
+    let caller = caller(&yaml, &authority.issue("order-service"));
+    let told = |client: std::io::Result<Client>| {
+        let forged = [("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/default/sa/admin")];
+        let echo = client.and_then(|mut client| client.request("GET", "user-service", "/echo", &forged, b""));
+        let echo = echo.expect("an answer").json();
+        let pairs = echo["headers"].as_array().cloned().unwrap_or_default();
+        let told = pairs.iter().find(|pair| pair[0] == "x-forwarded-client-cert");
+        told.map(|pair| pair[1].as_str().unwrap_or_default().to_owned())
+    };
+    let certified = told(Client::connect(caller.outbound)).expect("the caller's certificate");
+    let [by, hash, subject, uri] = certified.split(';').collect::<Vec<_>>()[..] else { panic!("{certified}") };
+    assert_eq!(by, "By=spiffe://cluster.local/ns/default/sa/user-service");
+    assert_eq!((hash.len(), subject.starts_with("Subject=\"")), ("Hash=".len() + 64, true), "{certified}");
+    assert_eq!(uri, "URI=spiffe://cluster.local/ns/default/sa/order-service");
+    assert_eq!(told(Client::connect(inbound)), None, "in plain text nobody is certified");
+}
+
+#[test]
 fn sessions_are_resumed_and_identities_checked_all_the_same() {
     let application = Upstream::start("one");
     let authority = Authority::new();

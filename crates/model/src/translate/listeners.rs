@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::http::{cors::v3::Cors, fault::v
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    RouteSpecifier, UpgradeConfig,
+    ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
@@ -32,8 +32,10 @@ pub(super) fn outbound(node: &Node, idle_timeout: Option<Duration>) -> Listener 
         http_filter(CORS_FILTER, pack_any(Cors::default())),
         http_filter(ROUTER_FILTER, pack_any(Router::default())),
     ];
-    let chain =
-        FilterChain { filters: vec![manager(OUTBOUND, routes, filters, idle_timeout)], ..FilterChain::default() };
+    let chain = FilterChain {
+        filters: vec![network_filter(manager(OUTBOUND, routes, filters, idle_timeout))],
+        ..FilterChain::default()
+    };
     let original = ListenerFilter {
         name: "envoy.filters.listener.original_dst".to_owned(),
         config_type: Some(ListenerConfig::TypedConfig(pack_any(OriginalDst::default()))),
@@ -59,16 +61,26 @@ pub(super) fn inbound(
             transport_protocol: protocol.to_owned(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![manager(
-            INBOUND,
-            RouteSpecifier::RouteConfig(routes),
-            vec![
-                http_filter(FAULT_FILTER, pack_any(HttpFault::default())),
-                http_filter(CORS_FILTER, pack_any(Cors::default())),
-                http_filter(ROUTER_FILTER, pack_any(Router::default())),
-            ],
-            idle_timeout,
-        )],
+        filters: vec![network_filter(HttpConnectionManager {
+            // The application learns who its caller is. What a caller says of itself stays on the way only over mutual TLS.
+            forward_client_cert_details: ForwardClientCertDetails::AppendForward as i32,
+            set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+                subject: Some(boolean(true)),
+                dns: true,
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            }),
+            ..manager(
+                INBOUND,
+                RouteSpecifier::RouteConfig(routes),
+                vec![
+                    http_filter(FAULT_FILTER, pack_any(HttpFault::default())),
+                    http_filter(CORS_FILTER, pack_any(Cors::default())),
+                    http_filter(ROUTER_FILTER, pack_any(Router::default())),
+                ],
+                idle_timeout,
+            )
+        })],
         ..FilterChain::default()
     };
     let mut chains = Vec::new();
@@ -110,8 +122,8 @@ fn manager(
     routes: RouteSpecifier,
     http_filters: Vec<HttpFilter>,
     idle_timeout: Option<Duration>,
-) -> Filter {
-    let manager = HttpConnectionManager {
+) -> HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
         http_filters,
         route_specifier: Some(routes),
@@ -125,7 +137,10 @@ fn manager(
         normalize_path: Some(boolean(true)),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }],
         ..HttpConnectionManager::default()
-    };
+    }
+}
+
+fn network_filter(manager: HttpConnectionManager) -> Filter {
     Filter { name: HTTP_MANAGER.to_owned(), config_type: Some(NetworkConfig::TypedConfig(pack_any(manager))) }
 }
 
