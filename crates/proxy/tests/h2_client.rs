@@ -98,6 +98,27 @@ fn bodies_larger_than_every_window_and_trailers_pass_both_ways() {
 }
 
 #[test]
+fn what_the_peer_said_before_it_went_is_heard() {
+    local(async {
+        let (client, mut far) = start(ClientSettings::default());
+        let mut first = client.start(&head("/first"), true).unwrap();
+        let mut heard = vec![0; 10_000];
+        assert!(far.read(&mut heard).await.unwrap() > 0);
+        // The driver is woken by this, and finds nobody to write to.
+        let mut second = client.start(&head("/second"), true).unwrap();
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let answer = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+        let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        far.write_all(&[&settings[..], &answer, &goaway].concat()).await.unwrap();
+        drop(far);
+        assert_eq!(first.head().await.unwrap().status, 200);
+        let lost = second.head().await.unwrap_err();
+        assert!(lost.is_unprocessed() && lost.kind() == Kind::GoAway(Code::NO_ERROR), "{lost:?}");
+        assert!(client.start(&head("/third"), true).is_err());
+    });
+}
+
+#[test]
 fn many_streams_wait_for_the_limit_and_all_are_answered() {
     local(async {
         let client = peer(echo).await;

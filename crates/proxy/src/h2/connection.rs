@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use super::core::{Core, KEEPALIVE_PING, Phase};
+use super::core::{Core, KEEPALIVE_PING, Phase, Role};
 use super::error::{Code, Error, Kind};
 use super::frame;
 use super::stream::store;
@@ -29,6 +29,9 @@ const OUTPUT_KEPT: usize = 32 * 1024;
 /// How long a closed connection is read, so that a reset does not overtake our last frames, and how much.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
+
+/// How long a connection that can't be written is read for what the peer had said before: it has come already, or comes now.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -51,6 +54,9 @@ pub struct Connection<Io> {
     owed: Option<Pin<Box<Sleep>>>,
     shutting_down: bool,
     peer_closed: bool,
+    /// Writing failed so. What the peer said before is still read, up to a limit of time: responses that are whole, and a
+    /// GOAWAY that tells which requests it never looked at.
+    cut: Option<(Error, Pin<Box<Sleep>>)>,
 }
 
 impl<Io> Drop for Connection<Io> {
@@ -80,6 +86,7 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
             owed: Some(Box::pin(sleep_until(now + owed_within))),
             shutting_down: false,
             peer_closed: false,
+            cut: None,
         }
     }
 
@@ -121,9 +128,18 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
         core.driver_woken = false;
         store(&mut core.driver, cx);
 
-        let flushed = match self.poll_write(core, cx) {
+        let flushed = match if self.cut.is_some() { Poll::Pending } else { self.poll_write(core, cx) } {
             Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(error)) => return Poll::Ready(self.failed(core, Error::new(Kind::Io(error.kind())))),
+            Poll::Ready(Err(error)) => {
+                let error = Error::new(Kind::Io(error.kind()));
+                if core.role == Role::Server {
+                    // Requests that came before cannot be answered.
+                    return Poll::Ready(self.failed(core, error));
+                }
+                core.shutdown();
+                self.cut = Some((error, Box::pin(sleep_until(Instant::now() + LAST_WORDS))));
+                false
+            }
             Poll::Pending => false,
         };
         if let Some(error) = core.closed {
@@ -143,6 +159,13 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
                 Poll::Pending => {
                     if self.filled == 0 {
                         give_back(std::mem::take(&mut self.input));
+                    }
+                    if let Some((error, until)) = &mut self.cut {
+                        let error = *error;
+                        return match until.as_mut().poll(cx) {
+                            Poll::Pending if !core.is_finished() => Poll::Pending,
+                            _ => Poll::Ready(self.failed(core, error)),
+                        };
                     }
                     self.poll_keepalive(core, cx);
                     if flushed && (core.pending_output() > 0 || core.is_finished()) {
