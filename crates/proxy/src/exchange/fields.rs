@@ -39,6 +39,12 @@ impl RequestView for View<'_> {
         joined(&self.head.headers, name)
     }
 
+    fn any_value(&self, name: &[u8], test: &mut dyn FnMut(&[u8]) -> bool) -> Option<bool> {
+        let mut values = self.head.headers.iter().filter(|header| header.name == name).map(|header| header.value);
+        let first = values.next()?;
+        Some(test(first) || values.any(test))
+    }
+
     fn source_ip(&self) -> Option<IpAddr> {
         self.source
     }
