@@ -293,7 +293,9 @@ fn header_changes_that_no_proxy_can_make_are_refused() {
         let error = one(&route(headers));
         assert_eq!(error.kind, ErrorKind::BadValue, "{error}");
     }
-    common::read(&route("{request: {set: {':authority': b}, add: {Host: c}}}")).expect("an authority may be set");
+    for headers in ["{request: {set: {':authority': b}}}", "{request: {add: {Host: c}}}"] {
+        common::read(&route(headers)).expect("an authority may be set");
+    }
 }
 
 #[test]
@@ -313,4 +315,89 @@ fn gateways_stand_beside_the_mesh_only() {
     };
     common::read(&text("[mesh, my-gateway]", "[my-gateway]")).expect("the mesh's half acts");
     assert_eq!(one(&text("[my-gateway]", "[]")).kind, ErrorKind::NotSupported);
+}
+
+/// Values that Istio's validation or Envoy refuses, each with the field that the error names.
+#[test]
+fn values_that_would_be_refused_later_are_refused_here() {
+    let policy = |policy: &str| rule(&format!("  host: a\n  trafficPolicy: {policy}\n"));
+    let hash = |hash: &str| policy(&format!("{{loadBalancer: {{consistentHash: {hash}}}}}"));
+    let route = |route: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [a]\n  http:\n  - {{{route}}}\n"
+        )
+    };
+    let to = |more: &str| route(&format!("route: [{{destination: {{host: a}}}}], {more}"));
+    let matching = |one: &str| to(&format!("match: [{{{one}}}]"));
+    let entry = |spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec: {{hosts: [a.example.com], {spec}}}\n"
+        )
+    };
+    let workload = |spec: &str| {
+        format!("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: w}}\nspec: {{{spec}}}\n")
+    };
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata:\n  config.yaml: |\n    proxy: {concurrency: 2}\n    ---\n    proxy: {concurrency: 4}\n";
+    for (text, field) in [
+        (hash("{httpHeaderName: x, maglev: {tableSize: 0}}"), "maglev.tableSize"),
+        (hash("{httpHeaderName: x, maglev: {tableSize: 1}}"), "maglev.tableSize"),
+        (hash("{httpHeaderName: x, maglev: {tableSize: 65536}}"), "maglev.tableSize"),
+        (hash("{httpHeaderName: x, minimumRingSize: 9, maglev: {}}"), "consistentHash"),
+        (hash("{httpQueryParameterName: ''}"), "httpQueryParameterName"),
+        (hash("{httpCookie: {name: a, path: \"/\\r\\nx: y\", ttl: 1s}}"), "httpCookie.path"),
+        (policy("{loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 1s, aggression: 0}}}"), "warmup.aggression"),
+        (policy("{connectionPool: {http: {http2KeepAlive: {timeout: 1s}}}}"), "http2KeepAlive.interval"),
+        (policy("{connectionPool: {http: {http2KeepAlive: {interval: 1s}}}}"), "http2KeepAlive.timeout"),
+        (to("headers: {request: {set: {x: '100%'}}}"), "headers.request.set.x"),
+        (to("headers: {request: {set: {x: '%NO_SUCH%'}}}"), "headers.request.set.x"),
+        (to("headers: {response: {add: {x: \"a\\r\\nb: c\"}}}"), "headers.response.add"),
+        (to("headers: {response: {add: {x: \"a\\x01b\"}}}"), "headers.response.add"),
+        (to("rewrite: {uri: '/a b'}"), "rewrite.uri"),
+        (to("rewrite: {uri: \"/a\\nb\"}"), "rewrite.uri"),
+        (to("rewrite: {authority: \"a\\r\\nb: c\"}"), "rewrite.authority"),
+        (to("rewrite: {uriRegexRewrite: {match: a, rewrite: \"/\\r\\n\"}}"), "uriRegexRewrite.rewrite"),
+        (to("rewrite: {authority: a}, headers: {request: {set: {host: b}}}"), "http[0]"),
+        (route("redirect: {uri: \"/\\r\\nx: y\"}"), "redirect.uri"),
+        (route("redirect: {prefixRewrite: \"/\\r\\nx: y\"}"), "redirect.prefixRewrite"),
+        (route("redirect: {authority: \"a\\r\\nx: y\"}"), "redirect.authority"),
+        (route("redirect: {scheme: ftp}"), "redirect.scheme"),
+        (to("corsPolicy: {allowMethods: [\"GET\\r\\nx: y\"]}"), "corsPolicy.allowMethods[0]"),
+        (to("corsPolicy: {allowHeaders: [\"a\\r\\nx: y\"]}"), "corsPolicy.allowHeaders[0]"),
+        (to("corsPolicy: {exposeHeaders: ['']}"), "corsPolicy.exposeHeaders[0]"),
+        (to("corsPolicy: {maxAge: 1500ms}"), "corsPolicy.maxAge"),
+        (to("corsPolicy: {allowOrigins: [{}]}"), "corsPolicy.allowOrigins[0]"),
+        (to("corsPolicy: {allowOrigins: [{prefix: ''}]}"), "corsPolicy.allowOrigins[0]"),
+        (matching("headers: {x: {prefix: ''}}"), "headers.x"),
+        (matching("headers: {x: {regex: '*'}}"), "headers.x"),
+        (matching("headers: {x: {regex: ''}}"), "headers.x.regex"),
+        (matching("withoutHeaders: {x: {prefix: ''}}"), "withoutHeaders.x"),
+        (matching("queryParams: {x: {prefix: ''}}"), "queryParams.x"),
+        (matching("uri: {regex: ''}"), "uri.regex"),
+        (matching("uri: {regex: '(?x)a b'}"), "uri.regex"),
+        (matching("uri: {regex: '[a-z&&[^b]]+'}"), "uri.regex"),
+        (matching("method: {prefix: ''}"), "method"),
+        (workload("address: bad_host!"), "address"),
+        (workload("address: 10.0.0.300"), "address"),
+        (entry("ports: [{number: 80, name: a, protocol: FOO}]"), "ports[0].protocol"),
+        (entry("addresses: [10.0.0.0/33]"), "addresses[0]"),
+        (
+            entry(
+                "resolution: STATIC, ports: [{number: 80, name: a}], endpoints: [{address: 10.0.0.1, ports: {b: 1}}]",
+            ),
+            "endpoints[0].ports.b",
+        ),
+        (map.to_owned(), "config.yaml"),
+    ] {
+        let found = one(&text);
+        assert!(found.field.trim_end_matches('.').ends_with(field), "{field}: {found}");
+        assert!(found.line > 1, "{found}");
+    }
+    for text in [
+        matching("withoutHeaders: {x: {regex: '*'}}, uri: {prefix: ''}, headers: {y: {regex: 'a.*'}}"),
+        to("headers: {request: {set: {x: '100%%', y: '%REQ(x-id)%', z: \"a\\tb\"}}}"),
+        workload("address: a.example.com"),
+        entry("addresses: [10.0.0.0/8, '2001:db8::/32'], ports: [{number: 80, name: a, protocol: http2}]"),
+    ] {
+        assert!(common::read(&text).is_ok(), "{:?}\n{text}", common::read(&text));
+    }
 }

@@ -42,7 +42,8 @@ leaf!(StringMatch, |node, cx| {
     let mut fields = Fields::open(node, cx)?;
     let exact: Option<Option<String>> = fields.field("exact", None, cx, |_, _| {});
     let prefix: Option<Option<String>> = fields.field("prefix", None, cx, |_, _| {});
-    let regex: Option<Option<String>> = fields.field("regex", None, cx, |r: &String, cx| super::check::regex(r, cx));
+    let regex: Option<Option<String>> =
+        fields.field("regex", None, cx, |r: &String, cx| super::check::regex_or_star(r, cx));
     fields.finish(&["exact", "prefix", "regex"], &[], &[], cx);
     match (exact?, prefix?, regex?) {
         (None, None, None) => Some(Self::Present),
@@ -207,7 +208,17 @@ pub(crate) fn config_map(
             let read = cx.within(key, (inner.line, inner.column), |cx| {
                 let piece = node::Piece { text, lines_before: line };
                 let root = match node::parse(&piece) {
-                    Ok(roots) => roots.into_iter().next(),
+                    Ok(roots) => {
+                        let mut roots = roots.into_iter();
+                        let first = roots.next();
+                        if let Some(second) = roots.next() {
+                            let reason =
+                                "only the first YAML document of this text would be read; merge the two, or remove one";
+                            cx.within("", (second.line, second.column), |cx| cx.error(ErrorKind::Conflict, reason));
+                            return None;
+                        }
+                        first
+                    }
                     Err(error) => {
                         cx.within("", (error.line, error.column), |cx| cx.error(ErrorKind::Syntax, error.reason));
                         return None;

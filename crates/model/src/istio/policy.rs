@@ -85,8 +85,8 @@ record! {
         duration: Duration = "duration" [min_1ms];
         /// Share at the start, 0 to 100. Default 10.
         minimum_percent: Option<f64> = "minimumPercent" [percent];
-        /// Shape of the curve: 1 (the default) is linear. 0 or more.
-        aggression: Option<f64> = "aggression" [not_negative];
+        /// Shape of the curve: 1 (the default) is linear. More than 0.
+        aggression: Option<f64> = "aggression" [positive];
     }
 }
 
@@ -96,7 +96,7 @@ record! {
         http_header_name: Option<String> = "httpHeaderName" [header_name];
         http_cookie: Option<HashCookie> = "httpCookie";
         use_source_ip: Option<bool> = "useSourceIp";
-        http_query_parameter_name: Option<String> = "httpQueryParameterName";
+        http_query_parameter_name: Option<String> = "httpQueryParameterName" [not_empty];
         ring_hash: Option<RingHash> = "ringHash";
         maglev: Option<Maglev> = "maglev";
         /// Deprecated: now `ringHash.minimumRingSize`.
@@ -136,8 +136,8 @@ impl ConsistentHash {
 record! {
     /// A cookie as hash key; made by the proxy when absent and `ttl` is set.
     pub struct HashCookie {
-        name: String = "name" [not_empty];
-        path: Option<String> = "path";
+        name: String = "name" [not_empty, header_text];
+        path: Option<String> = "path" [header_text];
         /// Zero makes a session cookie.
         ttl: Option<Duration> = "ttl";
         attributes: Vec<CookieAttribute> = "attributes";
@@ -147,8 +147,8 @@ record! {
 record! {
     /// One attribute of the generated cookie, such as `SameSite=Strict`.
     pub struct CookieAttribute {
-        name: String = "name" [not_empty];
-        value: Option<String> = "value";
+        name: String = "name" [not_empty, header_text];
+        value: Option<String> = "value" [header_text];
     }
 }
 
@@ -267,9 +267,9 @@ record! {
 record! {
     /// HTTP/2 PING frames on a connection.
     pub struct Http2KeepAlive {
-        interval: Option<Duration> = "interval" [min_1ms];
+        interval: Duration = "interval" [min_1ms];
         /// Time for the answer.
-        timeout: Option<Duration> = "timeout" [min_1ms];
+        timeout: Duration = "timeout" [min_1ms];
     }
 }
 

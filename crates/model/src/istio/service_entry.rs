@@ -33,7 +33,7 @@ record! {
     pub struct ServiceEntry checked check_service_entry {
         hosts: Vec<String> = "hosts" [hosts];
         /// Virtual addresses; with a prefix length only for NONE and STATIC.
-        addresses: Vec<String> = "addresses";
+        addresses: Vec<String> = "addresses" [prefixes];
         ports: Vec<ServiceEntryPort> = "ports";
         location: Option<ServiceLocation> = "location";
         /// Unset: NONE.
@@ -54,7 +54,7 @@ record! {
         number: u16 = "number" [port];
         name: String = "name" [not_empty];
         /// HTTP, HTTP2, GRPC, HTTPS, TCP, TLS and so on; unset: from the name.
-        protocol: Option<String> = "protocol";
+        protocol: Option<String> = "protocol" [protocol];
         /// Port of the endpoints; unset: `number`.
         target_port: Option<u16> = "targetPort" [port];
     }

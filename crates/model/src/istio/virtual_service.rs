@@ -57,15 +57,15 @@ record! {
     pub struct HttpMatch {
         name: Option<String> = "name";
         /// The path without the query.
-        uri: Option<StringMatch> = "uri";
+        uri: Option<StringMatch> = "uri" [path_match];
         ignore_uri_case: Option<bool> = "ignoreUriCase";
-        scheme: Option<StringMatch> = "scheme";
-        method: Option<StringMatch> = "method";
-        authority: Option<StringMatch> = "authority";
+        scheme: Option<StringMatch> = "scheme" [string_match];
+        method: Option<StringMatch> = "method" [string_match];
+        authority: Option<StringMatch> = "authority" [string_match];
         /// An empty match (`{}`) asks for presence only.
-        headers: BTreeMap<String, StringMatch> = "headers" [header_keys];
-        without_headers: BTreeMap<String, StringMatch> = "withoutHeaders" [header_keys];
-        query_params: BTreeMap<String, StringMatch> = "queryParams";
+        headers: BTreeMap<String, StringMatch> = "headers" [header_keys, string_matches];
+        without_headers: BTreeMap<String, StringMatch> = "withoutHeaders" [header_keys, absence_matches];
+        query_params: BTreeMap<String, StringMatch> = "queryParams" [string_matches];
         /// Port of the host that the client asked for.
         port: Option<u16> = "port" [port];
         /// Client workloads that carry these labels.
@@ -88,8 +88,15 @@ pub enum StringMatch {
     Present,
     Exact(String),
     Prefix(String),
-    /// RE2 syntax; the whole value must match. Known to compile.
+    /// RE2 syntax; the whole value must match. Known to compile, but for the lone star.
     Regex(String),
+}
+
+impl StringMatch {
+    /// Whether it asks for presence alone. A lone star is no expression; Istio reads it so in `withoutHeaders`.
+    pub fn is_presence(&self) -> bool {
+        *self == Self::Present || matches!(self, Self::Regex(regex) if regex == "*")
+    }
 }
 
 record! {
@@ -106,7 +113,7 @@ record! {
     /// Where requests go.
     pub struct Destination {
         /// A short name resolves in the document's namespace.
-        host: String = "host" [not_empty];
+        host: String = "host" [host];
         subset: Option<String> = "subset" [dns_label];
         port: Option<PortSelector> = "port";
     }
@@ -139,13 +146,14 @@ record! {
     /// An HTTP redirect.
     pub struct Redirect checked check_redirect {
         /// Whole new path; `%PREFIX()%` is not interpreted.
-        uri: Option<String> = "uri";
+        uri: Option<String> = "uri" [header_text];
         /// Replaces the matched prefix only.
-        prefix_rewrite: Option<String> = "prefixRewrite";
-        authority: Option<String> = "authority";
+        prefix_rewrite: Option<String> = "prefixRewrite" [header_text];
+        authority: Option<String> = "authority" [header_text];
         port: Option<u16> = "port" [port];
         derive_port: Option<DerivePort> = "derivePort";
-        scheme: Option<String> = "scheme";
+        /// `http` or `https`.
+        scheme: Option<String> = "scheme" [redirect_scheme];
         /// 301 (the default), 302, 303, 307 or 308.
         redirect_code: Option<u16> = "redirectCode" [redirect_code];
     }
@@ -168,8 +176,8 @@ record! {
     /// Changes of path and authority before the request goes on.
     pub struct Rewrite checked check_rewrite {
         /// Replaces the matched prefix, or the whole path of an exact or regex match.
-        uri: Option<String> = "uri";
-        authority: Option<String> = "authority";
+        uri: Option<String> = "uri" [path_text];
+        authority: Option<String> = "authority" [header_text];
         uri_regex_rewrite: Option<RegexRewrite> = "uriRegexRewrite";
     }
 }
@@ -180,7 +188,7 @@ record! {
         /// RE2 syntax.
         pattern: String = "match" [regex];
         /// May hold `\1` and so on.
-        rewrite: String = "rewrite";
+        rewrite: String = "rewrite" [not_empty, path_text];
     }
 }
 
@@ -305,11 +313,11 @@ record! {
     pub struct CorsPolicy {
         /// Deprecated: exact origins, or `*`.
         allow_origin: Vec<String> = "allowOrigin";
-        allow_origins: Vec<StringMatch> = "allowOrigins";
-        allow_methods: Vec<String> = "allowMethods";
-        allow_headers: Vec<String> = "allowHeaders";
-        expose_headers: Vec<String> = "exposeHeaders";
-        max_age: Option<Duration> = "maxAge" [min_1ms];
+        allow_origins: Vec<StringMatch> = "allowOrigins" [origin_matches];
+        allow_methods: Vec<String> = "allowMethods" [cors_methods];
+        allow_headers: Vec<String> = "allowHeaders" [cors_headers];
+        expose_headers: Vec<String> = "exposeHeaders" [cors_headers];
+        max_age: Option<Duration> = "maxAge" [whole_seconds];
         allow_credentials: Option<bool> = "allowCredentials";
         unmatched_preflights: Option<UnmatchedPreflights> = "unmatchedPreflights";
     }

@@ -97,7 +97,7 @@ fn thresholds(policy: &TrafficPolicy) -> Thresholds {
         track_remaining: true,
         retry_budget: policy.retry_budget.as_ref().map(|budget| RetryBudget {
             budget_percent: Some(percent(budget.percent.unwrap_or(20.0))),
-            min_retry_concurrency: Some(uint32(budget.min_retry_concurrency.unwrap_or(3))),
+            min_retry_concurrency: Some(uint32(budget.min_retry_concurrency.filter(|least| *least > 0).unwrap_or(3))),
             budget_interval: budget.budget_interval.filter(|interval| !interval.is_zero()).map(duration),
         }),
         ..Thresholds::default()
@@ -304,16 +304,13 @@ fn http2(pool: Option<&ConnectionPool>) -> Http2ProtocolOptions {
             .filter(|streams| *streams > 0)
             .map(uint32),
         connection_keepalive: http.and_then(|http| http.http2_keep_alive.as_ref()).map(|keepalive| KeepaliveSettings {
-            interval: keepalive.interval.map(duration),
-            timeout: Some(duration(keepalive.timeout.unwrap_or(HTTP2_PING_TIMEOUT))),
+            interval: Some(duration(keepalive.interval)),
+            timeout: Some(duration(keepalive.timeout)),
             ..KeepaliveSettings::default()
         }),
         ..Http2ProtocolOptions::default()
     }
 }
-
-/// Envoy requires a timeout beside an interval; Istio leaves it to the user.
-const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn error_statuses(rule: &istio::OutlierDetection) -> Option<ErrorMatching> {
     let status = |code: &u16| MatchPredicate {

@@ -42,7 +42,7 @@ pub(super) fn route_match(matches: &HttpMatch) -> RouteMatch {
     }
     for (name, condition) in &matches.without_headers {
         // A request without the header passes `withoutHeaders`, whatever value is named.
-        let treat_missing_header_as_empty = *condition != StringMatch::Present;
+        let treat_missing_header_as_empty = !condition.is_presence();
         headers.push(HeaderMatcher { invert_match: true, treat_missing_header_as_empty, ..header(name, condition) });
     }
     let pseudo = [(":method", &matches.method), (":authority", &matches.authority), (":scheme", &matches.scheme)];
@@ -75,6 +75,7 @@ fn query(name: &str, condition: &StringMatch) -> QueryParameterMatcher {
 /// `None` where presence alone is asked for.
 pub(super) fn string_matcher(condition: &StringMatch) -> Option<StringMatcher> {
     let pattern = match condition {
+        _ if condition.is_presence() => return None,
         StringMatch::Present => return None,
         StringMatch::Exact(value) => MatchPattern::Exact(value.clone()),
         StringMatch::Prefix(value) => MatchPattern::Prefix(value.clone()),

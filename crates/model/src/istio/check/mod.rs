@@ -2,8 +2,10 @@
 
 mod records;
 mod routes;
+mod text;
 mod values;
 
 pub(super) use records::*;
 pub(super) use routes::*;
+pub(super) use text::*;
 pub(super) use values::*;

@@ -45,6 +45,9 @@ pub(crate) fn check_hash(hash: &ConsistentHash, cx: &mut Cx) {
     if hash.ring_hash.is_some() && hash.maglev.is_some() {
         conflict(cx, "ringHash and maglev exclude each other; keep one");
     }
+    if hash.minimum_ring_size.is_some_and(|size| size > 0) && (hash.ring_hash.is_some() || hash.maglev.is_some()) {
+        conflict(cx, "minimumRingSize excludes ringHash and maglev; move it to ringHash.minimumRingSize");
+    }
 }
 
 pub(crate) fn check_locality(setting: &LocalityLbSetting, cx: &mut Cx) {
@@ -164,6 +167,14 @@ pub(crate) fn check_service_entry(entry: &ServiceEntry, cx: &mut Cx) {
                 let reason = format!("{address} is no IP address, which STATIC needs; write resolution: DNS");
                 cx.error_at(&format!("endpoints[{index}].address"), ErrorKind::Conflict, reason);
             }
+        }
+    }
+    for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        let unknown = |name: &&String| !entry.ports.iter().any(|port| port.name == **name);
+        for name in endpoint.ports.keys().filter(unknown) {
+            let known: Vec<&str> = entry.ports.iter().map(|port| port.name.as_str()).collect();
+            let reason = format!("the entry has no port of this name; known are {}", known.join(", "));
+            cx.error_at(&format!("endpoints[{index}].ports.{name}"), ErrorKind::BadValue, reason);
         }
     }
     for (index, one) in entry.ports.iter().enumerate() {

@@ -33,6 +33,7 @@ pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
     if route.mirror.is_some() && !route.mirrors.is_empty() {
         conflict(cx, "mirror and mirrors exclude each other; move mirror into mirrors");
     }
+    check_authority(route, cx);
     let sum: u64 = route.route.iter().map(|r| u64::from(r.weight.unwrap_or(0))).sum();
     if route.route.len() > 1 && sum == 0 {
         cx.error_at("route", ErrorKind::BadValue, "the weights add up to 0; give at least one destination a weight");
@@ -48,9 +49,25 @@ pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
     }
 }
 
+/// As Istio: the authority is written in one place.
+fn check_authority(route: &HttpRoute, cx: &mut Cx) {
+    let rewritten = route.rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref()).unwrap_or_default();
+    let request = route.headers.as_ref().and_then(|headers| headers.request.as_ref());
+    let places = request
+        .map_or(0, |request| request.set.keys().chain(request.add.keys()).filter(|name| is_authority(name)).count());
+    if places + usize::from(!rewritten.is_empty()) > 1 {
+        let reason =
+            "the authority is set more than once, by rewrite.authority or by the headers host and :authority; keep one";
+        conflict(cx, reason);
+    }
+}
+
+fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name == ":authority"
+}
+
 /// As Istio: names that begin with a colon, and `host`, are no headers to change; the authority of a request may be set.
 pub(crate) fn check_header_changes(changes: &HeaderChanges, cx: &mut Cx) {
-    let is_authority = |name: &str| name.eq_ignore_ascii_case("host") || name == ":authority";
     let is_internal = |name: &str| name.starts_with(':') || is_authority(name);
     let mut refuse = |field: &str, name: &str| {
         let reason = format!("{name} cannot be changed here; remove it");

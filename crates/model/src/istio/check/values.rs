@@ -7,9 +7,6 @@ use std::time::Duration;
 use super::super::policy::PortPolicy;
 use super::super::reader::{Cx, ErrorKind, nearest};
 
-/// Largest regular expression once compiled; Envoy bounds its own in the same way.
-const REGEX_BYTES_MAX: usize = 1 << 20;
-
 /// Words that guides give for a field and that are written in another one.
 const WORDS_ELSEWHERE: [(&str, &str); 2] = [
     ("MAGLEV", "write consistentHash: {httpHeaderName: x-user-id, maglev: {}} in place of simple"),
@@ -51,9 +48,9 @@ pub(crate) fn percent_u32(value: &u32, cx: &mut Cx) {
     between(value, 0, 100, cx);
 }
 
-pub(crate) fn not_negative(value: &f64, cx: &mut Cx) {
-    if *value < 0.0 {
-        cx.bad(format!("{value} is out of range; write 0 or more"));
+pub(crate) fn positive(value: &f64, cx: &mut Cx) {
+    if *value <= 0.0 {
+        cx.bad(format!("{value} is out of range; write more than 0"));
     }
 }
 
@@ -68,8 +65,8 @@ pub(crate) fn ring_size(value: &u64, cx: &mut Cx) {
 }
 
 pub(crate) fn table_size(value: &u64, cx: &mut Cx) {
-    between(value, 0, 5_000_011, cx);
-    if *value > 5_000_011 || *value < 2 {
+    between(value, 2, 5_000_011, cx);
+    if *value > 5_000_011 {
         return;
     }
     let divisor = (2..).take_while(|d| d * d <= *value).find(|d| value.is_multiple_of(*d));
@@ -112,6 +109,20 @@ pub(crate) fn min_1ms(value: &Duration, cx: &mut Cx) {
     }
 }
 
+/// A Max-Age counts seconds.
+pub(crate) fn whole_seconds(value: &Duration, cx: &mut Cx) {
+    min_1ms(value, cx);
+    if value.subsec_nanos() > 0 {
+        cx.bad("this counts whole seconds; write 1s or more, without a fraction");
+    }
+}
+
+pub(crate) fn redirect_scheme(value: &str, cx: &mut Cx) {
+    if !matches!(value, "" | "http" | "https") {
+        cx.bad(format!("{value:?} is not one of http, https"));
+    }
+}
+
 pub(crate) fn not_empty(value: &str, cx: &mut Cx) {
     if value.is_empty() {
         cx.bad("this cannot be empty");
@@ -134,15 +145,6 @@ pub(crate) fn header_names(values: &[String], cx: &mut Cx) {
 
 pub(crate) fn header_keys<V>(values: &BTreeMap<String, V>, cx: &mut Cx) {
     values.keys().for_each(|value| header_name(value, cx));
-}
-
-pub(crate) fn header_map(values: &BTreeMap<String, String>, cx: &mut Cx) {
-    for (name, value) in values {
-        header_name(name, cx);
-        if value.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
-            cx.bad(format!("the value of {name} holds a line break or a zero byte; a header cannot carry it"));
-        }
-    }
 }
 
 pub(crate) fn is_dns_label(value: &str) -> bool {
@@ -278,19 +280,6 @@ pub(crate) fn with_mesh(values: &[String], cx: &mut Cx) {
     }
 }
 
-pub(crate) fn compile(pattern: &str) -> Result<regex::Regex, String> {
-    regex::RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build().map_err(|error| {
-        let text = error.to_string();
-        text.lines().last().unwrap_or_default().trim().to_owned()
-    })
-}
-
-pub(crate) fn regex(pattern: &str, cx: &mut Cx) {
-    if let Err(error) = compile(pattern) {
-        cx.bad(format!("{pattern:?} is no regular expression (RE2 syntax): {error}"));
-    }
-}
-
 /// Conditions of Envoy's router that need nothing beside their name.
 const RETRY_CONDITIONS: [&str; 12] = [
     "5xx",
@@ -336,8 +325,20 @@ pub(crate) fn named_ports(values: &BTreeMap<String, u16>, cx: &mut Cx) {
     }
 }
 
+/// A full DNS name. One whose last label is a number would be an address (RFC 1123, 2.1).
+fn is_dns_name(value: &str) -> bool {
+    let mut labels = value.strip_suffix('.').unwrap_or(value).split('.');
+    let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    value.len() <= 255 && labels.clone().all(is_dns_label) && !labels.next_back().is_some_and(is_number)
+}
+
 pub(crate) fn workload_address(value: &str, cx: &mut Cx) {
     let Some(path) = value.strip_prefix("unix://") else {
+        if !value.is_empty() && value.parse::<IpAddr>().is_err() && !is_dns_name(value) {
+            cx.bad(format!(
+                "{value:?} is no address; write an IP address, or a DNS name for a service of resolution DNS"
+            ));
+        }
         return;
     };
     if !path.starts_with(['/', '@']) {
@@ -346,6 +347,36 @@ pub(crate) fn workload_address(value: &str, cx: &mut Cx) {
         cx.bad("a Unix socket cannot be a folder");
     } else {
         cx.error(ErrorKind::NotSupported, "not supported yet: endpoints on Unix sockets; give an address and a port");
+    }
+}
+
+/// What Istio knows as the protocol of a port (pilot `protocol.Parse`), in lower case.
+const PROTOCOLS: [&str; 12] =
+    ["http", "http2", "grpc", "grpc-web", "https", "tcp", "tls", "mongo", "mysql", "redis", "udp", "http_proxy"];
+
+pub(crate) fn protocol(value: &str, cx: &mut Cx) {
+    let word = value.to_ascii_lowercase();
+    if !word.is_empty() && !PROTOCOLS.contains(&word.as_str()) {
+        let near = nearest(&word, PROTOCOLS.into_iter()).map(|near| format!("; did you mean {}?", near.to_uppercase()));
+        let known = PROTOCOLS.map(str::to_uppercase).join(", ");
+        cx.bad(format!("{value} is not one of {known}{}", near.unwrap_or_default()));
+    }
+}
+
+/// Addresses, each alone or with the length of its prefix.
+pub(crate) fn prefixes(values: &[String], cx: &mut Cx) {
+    for (index, value) in values.iter().enumerate() {
+        let (address, bits) = value.split_once('/').map_or((value.as_str(), None), |(ip, bits)| (ip, Some(bits)));
+        let bits_max = match address.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => Some(32),
+            Ok(IpAddr::V6(_)) => Some(128),
+            Err(_) => None,
+        };
+        let fits = bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| Some(bits) <= bits_max));
+        if bits_max.is_none() || !fits {
+            let reason = format!("{value:?} is no address; write one such as 10.0.0.1, or a prefix such as 10.0.0.0/8");
+            cx.error_at(&format!("[{index}]"), ErrorKind::BadValue, reason);
+        }
     }
 }
 
