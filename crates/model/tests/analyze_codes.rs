@@ -131,8 +131,11 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0303", routes("  - route: [{destination: {host: reviews, subset: v9}}]")),
         ("CEL0304", routes("  - route: [{destination: {host: no-such}}]")),
         ("CEL0305", routes("  - route: [{destination: {host: reviews, port: {number: 81}}}]")),
-        ("CEL0306", routes(&format!("  - {to}\n    fault: {{delay: {{fixedDelay: 1s, percentage: {{value: 0}}}}}}"))),
-        ("CEL0307", routes(&format!("  - {to}\n    fault: {{abort: {{httpStatus: 500}}}}"))),
+        ("CEL0306", routes(&format!("  - {to}\n    fault: {{delay: {{fixedDelay: 1s}}}}"))),
+        (
+            "CEL0307",
+            routes(&format!("  - {to}\n    fault: {{abort: {{httpStatus: 500, percentage: {{value: 100}}}}}}")),
+        ),
         (
             "CEL0308",
             routes("  - route: [{destination: {host: reviews}, weight: 1}, {destination: {host: reviews}, weight: 0}]"),

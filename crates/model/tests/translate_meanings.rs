@@ -439,3 +439,21 @@ fn a_host_that_is_added_is_the_authority_and_gateway_matches_are_left_out() {
     let added = routes[0]["request_headers_to_add"].as_array().expect("headers");
     assert_eq!(added.len(), 1, "{added:?}");
 }
+
+#[test]
+fn a_fault_without_a_percentage_meets_no_request() {
+    let all = resources(
+        &format!(
+            "{}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [user-service]\n  http:\n  - fault: {{delay: {{fixedDelay: 1s}}, abort: {{httpStatus: 500}}}}\n    match: [{{withoutHeaders: {{x: {{regex: '*'}}}}}}]\n    route: [{{destination: {{host: user-service}}}}]\n",
+            service_and_endpoints()
+        ),
+        &node(),
+    );
+    let route = &all["routes"]["user-service.default.svc.cluster.local:80"]["routes"][0];
+    let fault = &route["typed_per_filter_config"]["envoy.filters.http.fault"];
+    for part in ["delay", "abort"] {
+        assert_eq!(fault[part]["percentage"]["numerator"].as_u64().unwrap_or(0), 0, "{fault}");
+    }
+    // A lone star asks for absence, as in Istio.
+    assert_eq!(route["match"]["headers"], json!([{"name": "x", "present_match": true, "invert_match": true}]));
+}

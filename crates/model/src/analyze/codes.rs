@@ -155,11 +155,11 @@ codes! {
         reason "The service does not have the port that the route names."
         mend "Name one of the service's ports." example "destination: {host: reviews, port: {number: 81}}";
     FAULT_NEVER = "CEL0306" Warning "A fault of 0 %"
-        reason "The fault applies to no request. An unset percentage.value is 0, an unset percentage is 100."
-        mend "Write the percentage, or remove the fault." example "fault: {delay: {fixedDelay: 1s, percentage: {value: 0}}}";
+        reason "The fault applies to no request. An unset percentage means 0 %, as in Istio."
+        mend "percentage: {value: 100} for every request, or remove the fault." example "fault: {delay: {fixedDelay: 1s}}";
     FAULT_ALWAYS = "CEL0307" Warning "Every request is aborted"
         reason "The abort applies to all requests of the route; nothing reaches the service."
-        mend "percentage: {value: 1}" example "fault: {abort: {httpStatus: 500}}";
+        mend "percentage: {value: 1}" example "fault: {abort: {httpStatus: 500, percentage: {value: 100}}}";
     WEIGHT_ZERO = "CEL0308" Info "A destination without a share"
         reason "With several destinations a weight of 0, or none, gets no request."
         mend "Give it a weight, or remove it." example "route: [{weight: 100, …}, {weight: 0, …}]";

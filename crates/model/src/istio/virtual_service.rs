@@ -222,7 +222,7 @@ record! {
     /// A delay before the request goes on.
     pub struct FaultDelay checked check_delay {
         fixed_delay: Option<Duration> = "fixedDelay" [min_1ms];
-        /// Unset: every request.
+        /// Unset, with `percent` unset too: no request, as in Istio.
         percentage: Option<Percent> = "percentage";
         /// Deprecated whole percent, 0 to 100.
         percent: Option<u32> = "percent" [percent_u32];
@@ -235,7 +235,7 @@ record! {
 impl FaultDelay {
     /// Share of requests in percent, whichever form it was written in.
     pub fn share_percent(&self) -> f64 {
-        self.percentage.as_ref().map(|p| p.value).or(self.percent.map(f64::from)).unwrap_or(100.0)
+        self.percentage.as_ref().map(|p| p.value).or(self.percent.map(f64::from)).unwrap_or(0.0)
     }
 }
 
@@ -246,7 +246,7 @@ record! {
         http_status: Option<u16> = "httpStatus" [response_status];
         /// A gRPC status, by name (`UNAVAILABLE`) or number.
         grpc_status: Option<GrpcStatus> = "grpcStatus";
-        /// Unset: every request.
+        /// Unset: no request, as in Istio.
         percentage: Option<Percent> = "percentage";
     }
     refused {
@@ -257,7 +257,7 @@ record! {
 impl FaultAbort {
     /// Share of requests in percent.
     pub fn share_percent(&self) -> f64 {
-        self.percentage.as_ref().map_or(100.0, |p| p.value)
+        self.percentage.as_ref().map_or(0.0, |p| p.value)
     }
 }
 
