@@ -173,7 +173,7 @@ codes! {
         reason "attempts is 0 or unset under retries; that switches off even the default of 2 retries."
         mend "retries: {attempts: 2}" example "retries: {perTryTimeout: 1s}";
     NO_CATCH_ALL = "CEL0312" Info "Requests that match no route get 404"
-        reason "Every route of the VirtualService has conditions. As soon as it exists, a request that meets none of them is answered with 404 and does not reach the service."
+        reason "Every route of the VirtualService has conditions. A request that meets none of them is answered with 404 and does not reach the service. Only where port, sourceLabels or sourceNamespace rule out every route for a client is the service reached as if there were no VirtualService."
         mend "Add a last route without match." example "http: [{match: [{uri: {prefix: /a}}], route: …}]";
     IDLE_BESIDE_ANSWER = "CEL0313" Warning "Without effect beside redirect or directResponse"
         reason "The proxy answers itself: nothing is sent anywhere, so there is nothing to time, to retry or to mirror."

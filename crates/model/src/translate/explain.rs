@@ -1,5 +1,6 @@
 //! Which documents each resource came from.
 
+use super::matching::any_concerns;
 use super::policy::MergedRule;
 use super::registry::{Index, Protocol, Service, contains};
 use super::{INBOUND, OUTBOUND, ROUTES_ALONE_PORT, inbound, outbound_name, service_inputs};
@@ -56,7 +57,8 @@ pub fn explain(index: &Index<'_>) -> Vec<Explanation> {
             }
         }
     }
-    for (host, document) in index.hosts_of_routes_alone() {
+    let alone = index.hosts_of_routes_alone();
+    for (host, document) in alone.filter(|(_, one)| any_concerns(&one.spec, index.node, ROUTES_ALONE_PORT)) {
         all.push(Explanation {
             resource: "virtual_host",
             name: format!("{host}:{ROUTES_ALONE_PORT}"),

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use super::node::Node;
 use super::registry::contains;
 use super::wire::boolean;
-use crate::istio::{HttpMatch, StringMatch};
+use crate::istio::{HttpMatch, StringMatch, VirtualService};
 
 /// Whether a condition can hold for requests that leave `node` for `port`. What a client's labels, namespace and port decide
 /// is decided here, once, and costs a request nothing.
@@ -22,6 +22,12 @@ pub(super) fn concerns(matches: &HttpMatch, node: &Node, port: u16) -> bool {
             .as_ref()
             .is_none_or(|namespace| namespace.is_empty() || *namespace == node.namespace)
         && (matches.gateways.is_empty() || matches.gateways.iter().any(|gateway| gateway == "mesh"))
+}
+
+/// Whether any route can be for requests that leave `node` for `port`. A VirtualService without one is, for them, as if it were not
+/// there (pilot `route.go`).
+pub(super) fn any_concerns(service: &VirtualService, node: &Node, port: u16) -> bool {
+    service.http.iter().any(|http| http.matches.is_empty() || http.matches.iter().any(|one| concerns(one, node, port)))
 }
 
 /// Everything.

@@ -257,6 +257,7 @@ pub fn hosts_of_routes_alone(index: &Index<'_>) -> Vec<VirtualHost> {
     let port = Port { number: ROUTES_ALONE_PORT, name: "http".to_owned(), protocol: Protocol::Http, target: None };
     index
         .hosts_of_routes_alone()
+        .filter(|(_, document)| matching::any_concerns(&document.spec, index.node, port.number))
         .map(|(host, document)| VirtualHost {
             name: format!("{host}:{}", port.number),
             domains: domains::of_host(&host, port.number),

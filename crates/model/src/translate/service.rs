@@ -15,6 +15,7 @@ use envoy_types::util::pack_any;
 
 use super::cluster::{self, Upstream};
 use super::endpoints::{self, Reached, Shape};
+use super::matching::any_concerns;
 use super::policy::MergedRule;
 use super::registry::{Index, Port, Protocol, Service, Workload};
 use super::tls::{self, Identities, Inner};
@@ -53,7 +54,7 @@ pub fn translate_service(index: &Index<'_>, host: &str) -> ServiceResources {
         resources.virtual_hosts.push(VirtualHost {
             name: format!("{host}:{}", port.number),
             domains: domains::of_service(service, index.node, port.number, default == Some(port.number)),
-            routes: match routes {
+            routes: match routes.filter(|document| any_concerns(&document.spec, index.node, port.number)) {
                 Some(document) => routes::of_virtual_service(index, document, port),
                 None => routes::plain(&rule, host, port),
             },
