@@ -457,3 +457,64 @@ fn a_fault_without_a_percentage_meets_no_request() {
     // A lone star asks for absence, as in Istio.
     assert_eq!(route["match"]["headers"], json!([{"name": "x", "present_match": true, "invert_match": true}]));
 }
+
+fn routed(http: &str) -> Value {
+    let text = format!(
+        "{}---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [user-service, other.example.com]\n  http:\n{http}\n",
+        service_and_endpoints()
+    );
+    resources(&text, &node())["routes"].clone()
+}
+
+#[test]
+fn routes_for_others_leave_a_service_its_default_route() {
+    let to = "route: [{destination: {host: user-service}}]";
+    for condition in ["port: 8080", "sourceLabels: {app: another}", "sourceNamespace: another", "gateways: [a-gateway]"]
+    {
+        let all = routed(&format!("  - {{match: [{{{condition}}}], {to}}}"));
+        let routes = &all["user-service.default.svc.cluster.local:80"]["routes"];
+        assert_eq!(routes[0]["name"], "default", "{condition}: {routes}");
+        assert_eq!(routes[0]["route"]["cluster"], USER);
+        // A host without a service has nothing to fall back on.
+        assert_eq!(all["other.example.com:80"], Value::Null, "{condition}");
+    }
+    let some = routed(&format!("  - {{match: [{{port: 8080}}, {{uri: {{prefix: /a}}}}], {to}}}"));
+    let routes = &some["user-service.default.svc.cluster.local:80"]["routes"];
+    assert_eq!(routes.as_array().map(Vec::len), Some(1), "{routes}");
+    assert_eq!(routes[0]["match"]["prefix"], "/a");
+}
+
+#[test]
+fn a_single_destination_is_folded_into_its_route() {
+    let all = routed(
+        "  - headers: {request: {set: {x: route}, remove: [r]}, response: {add: {y: route}}}\n    route: [{destination: {host: user-service}, headers: {request: {set: {x: one, host: h}, remove: [s]}, response: {add: {y: one}}}}]",
+    );
+    let route = &all["user-service.default.svc.cluster.local:80"]["routes"][0];
+    assert_eq!(route["route"]["cluster"], USER);
+    assert_eq!(route["route"]["host_rewrite_literal"], "h");
+    let values = |list: &Value| -> Vec<String> {
+        let all = list.as_array().expect("a list").iter();
+        all.map(|one| one["header"]["value"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(values(&route["request_headers_to_add"]), ["route", "one"], "the destination's come last and win");
+    assert_eq!(values(&route["response_headers_to_add"]), ["route", "one"]);
+    assert_eq!(route["request_headers_to_remove"], json!(["r", "s"]));
+}
+
+#[test]
+fn a_redirect_does_not_write_its_schemes_own_port() {
+    for (redirect, port) in [
+        ("port: 80", 0),
+        ("port: 80, scheme: http", 0),
+        ("port: 443, scheme: https", 0),
+        ("port: 80, scheme: https", 80),
+        ("port: 443", 443),
+        ("derivePort: FROM_REQUEST_PORT", 0),
+        ("derivePort: FROM_REQUEST_PORT, scheme: https", 80),
+        ("authority: a", 0),
+    ] {
+        let all = routed(&format!("  - {{redirect: {{{redirect}}}}}"));
+        let made = &all["user-service.default.svc.cluster.local:80"]["routes"][0]["redirect"];
+        assert_eq!(made["port_redirect"].as_u64().unwrap_or(0), port, "{redirect}: {made}");
+    }
+}

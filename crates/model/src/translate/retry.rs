@@ -22,7 +22,7 @@ const HOST_PICKS_MAX: i64 = 5;
 const PRIORITY_UPDATE_FREQUENCY: i32 = 2;
 
 /// The policy of a route; `None` where retries are switched off. With a consistent hash the same key must meet the same
-/// endpoint, so previous ones are not avoided.
+/// endpoint, so previous ones are not avoided unless the policy says so.
 pub(super) fn policy(retries: Option<&Retries>, consistent_hash: bool) -> Option<RetryPolicy> {
     let Some(retries) = retries else {
         return Some(RetryPolicy {
@@ -35,7 +35,7 @@ pub(super) fn policy(retries: Option<&Retries>, consistent_hash: bool) -> Option
     };
     let attempts = u32::try_from(retries.attempts.unwrap_or(0)).ok().filter(|attempts| *attempts > 0)?;
     let (retry_on, retriable_status_codes) = conditions(retries.retry_on.as_deref().unwrap_or_default());
-    let avoid_previous = retries.retry_ignore_previous_hosts.unwrap_or(true) && !consistent_hash;
+    let avoid_previous = retries.retry_ignore_previous_hosts.unwrap_or(!consistent_hash);
     Some(RetryPolicy {
         retry_on,
         num_retries: Some(uint32(attempts)),
@@ -96,5 +96,12 @@ mod tests {
         assert_eq!(policy(Some(&Retries { attempts: Some(0), ..Retries::default() }), false), None);
         assert_eq!(policy(None, false).and_then(|policy| policy.num_retries), Some(uint32(2)));
         assert!(policy(None, true).is_some_and(|policy| policy.retry_host_predicate.is_empty()));
+        let explicit = |avoid| Retries { attempts: Some(1), retry_ignore_previous_hosts: avoid, ..Retries::default() };
+        for (avoid, hash, predicates) in
+            [(None, true, 0), (Some(true), true, 1), (None, false, 1), (Some(false), false, 0)]
+        {
+            let made = policy(Some(&explicit(avoid)), hash).map(|policy| policy.retry_host_predicate.len());
+            assert_eq!(made, Some(predicates), "{avoid:?} {hash}");
+        }
     }
 }

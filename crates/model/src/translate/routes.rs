@@ -92,17 +92,24 @@ fn route(
         (None, None) => String::new(),
     };
     let mut route = Route { name, r#match: Some(conditions), ..Route::default() };
-    let headers = http.headers.as_ref();
+    // A single destination is no choice: what it does to headers follows what the route does, and its authority stands where the
+    // route has none.
+    let single = match http.route.as_slice() {
+        [only] => only.headers.as_ref(),
+        _ => None,
+    };
     let mut host_rewrite = None;
-    if let Some(request) = headers.and_then(|headers| headers.request.as_ref()) {
-        let (add, host) = additions(request);
-        route.request_headers_to_add = add;
-        route.request_headers_to_remove = request.remove.clone();
-        host_rewrite = host;
-    }
-    if let Some(response) = headers.and_then(|headers| headers.response.as_ref()) {
-        route.response_headers_to_add = additions(response).0;
-        route.response_headers_to_remove = response.remove.clone();
+    for changes in http.headers.iter().chain(single) {
+        if let Some(request) = &changes.request {
+            let (add, host) = additions(request);
+            route.request_headers_to_add.extend(add);
+            route.request_headers_to_remove.extend_from_slice(&request.remove);
+            host_rewrite = host_rewrite.or(host);
+        }
+        if let Some(response) = &changes.response {
+            route.response_headers_to_add.extend(additions(response).0);
+            route.response_headers_to_remove.extend_from_slice(&response.remove);
+        }
     }
     route.typed_per_filter_config = per_filter(http);
     route.action = Some(if let Some(redirect) = &http.redirect {
@@ -156,7 +163,7 @@ fn forward(
     }
     action.retry_policy = retry::policy(http.retries.as_ref(), !action.hash_policy.is_empty());
     action.cluster_specifier = Some(match weighted.as_slice() {
-        [one] if one.headers.is_none() => {
+        [one] if one.headers.is_none() || http.route.len() == 1 => {
             ClusterSpecifier::Cluster(destination_cluster(index, &one.destination, namespace, port))
         }
         many => {
@@ -264,6 +271,11 @@ fn redirect_action(redirect: &istio::Redirect, port: &Port) -> RedirectAction {
         (None, Some(istio::DerivePort::FromRequestPort)) => u32::from(port.number),
         (None, _) => 0,
     };
+    // A sidecar's side of a client is never TLS, so http is the scheme where none is named. Its own port is not written.
+    let port_redirect = match (port_redirect, redirect.scheme.as_deref().unwrap_or_default()) {
+        (80, "" | "http") | (443, "https") => 0,
+        (number, _) => number,
+    };
     let code = match redirect.redirect_code.unwrap_or(301) {
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
@@ -276,7 +288,11 @@ fn redirect_action(redirect: &istio::Redirect, port: &Port) -> RedirectAction {
         host_redirect: redirect.authority.clone().unwrap_or_default(),
         port_redirect,
         response_code: code as i32,
-        scheme_rewrite_specifier: redirect.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
+        scheme_rewrite_specifier: redirect
+            .scheme
+            .clone()
+            .filter(|scheme| !scheme.is_empty())
+            .map(SchemeRewriteSpecifier::SchemeRedirect),
         path_rewrite_specifier: path
             .or_else(|| redirect.prefix_rewrite.clone().map(PathRewriteSpecifier::PrefixRewrite)),
         ..RedirectAction::default()
