@@ -70,6 +70,9 @@ fn lua() -> String {
     )
 }
 
+const SELECTING: &str = "hosts: [a.example.com], resolution: STATIC, ports: [{number: 80, name: http}], workloadSelector: {labels: {app: a}}";
+const NAMED: &str = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w}\nspec: {address: db.example.com, labels: {app: a}}\n---\n";
+
 /// A text that gives each code.
 fn examples() -> Vec<(&'static str, String)> {
     let to = "route: [{destination: {host: reviews}}]";
@@ -241,6 +244,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
         ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
         ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
+        ("CEL0707", format!("{}{NAMED}", entry("a", SELECTING))),
         ("CEL0706", SERVICES.replace("spec: {ports", "spec: {sessionAffinity: ClientIP, ports")),
     ]
 }
@@ -336,6 +340,24 @@ fn what_the_proxy_refuses_is_told_of_the_patch_that_makes_it() {
     let two = format!("{one}  - {other}\n");
     let fields: Vec<String> = blamed(&two).into_iter().map(|(_, field)| field).collect();
     assert_eq!(fields, ["spec.configPatches[1].patch", "spec.configPatches[3].patch"]);
+}
+
+#[test]
+fn an_endpoint_with_a_name_is_left_out_where_no_dns_is_asked() {
+    use celerity_model::snapshot::Snapshot;
+    use celerity_model::translate::{Node, translate};
+    for (resolution, endpoints) in [("STATIC", 1), ("DNS", 2)] {
+        let numbered = NAMED.replace("name: w", "name: n").replace("db.example.com", "10.0.0.1");
+        let text = format!("{}{NAMED}{numbered}", entry("a", &SELECTING.replace("STATIC", resolution)));
+        let config = common::read(&text).expect("right");
+        let resources = translate(&config, &Node::default()).expect("translated");
+        Snapshot::build(&resources, None).expect("the proxy takes it");
+        let of_clusters = resources.clusters.iter().filter_map(|cluster| cluster.load_assignment.as_ref());
+        let assigned = resources.endpoints.iter().chain(of_clusters);
+        let count: usize = assigned.flat_map(|one| &one.endpoints).map(|group| group.lb_endpoints.len()).sum();
+        assert_eq!(count, endpoints, "{resolution}");
+        assert_eq!(codes_of(&text).contains(&"CEL0707"), resolution == "STATIC");
+    }
 }
 
 #[test]

@@ -284,6 +284,9 @@ codes! {
     SERVICE_FIELD_IDLE = "CEL0706" Warning "A field of the Service that does not act here"
         reason "kube-proxy acts on the field. A sidecar chooses the endpoint itself, before kube-proxy sees the request, and does not act on it."
         mend "Say it in a DestinationRule, where it can be said." example "sessionAffinity: ClientIP";
+    NAME_WITHOUT_DNS = "CEL0707" Warning "A name where addresses are wanted"
+        reason "A WorkloadEntry whose address is a name is left out by a ServiceEntry that does not ask DNS, as in Istio."
+        mend "Write the IP address, or resolution: DNS in the ServiceEntry." example "address: db.example.com under resolution: STATIC";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

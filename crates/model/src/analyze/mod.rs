@@ -10,6 +10,7 @@ mod routes;
 mod rules;
 mod services;
 mod settings;
+mod taken;
 mod world;
 mod yaml;
 
@@ -81,6 +82,7 @@ pub fn analyze(config: &Config, errors: &[ReadError]) -> Vec<Finding> {
     rules::check(config, &world, &mut findings);
     policy::check(config, &world, &mut findings);
     routes::check(config, &world, &mut findings);
+    taken::check(config, &mut findings);
     patches::check(config, &mut findings);
     settings::check(config, &mut findings);
     services::check(config, &world, &mut findings);

@@ -67,12 +67,17 @@ fn not_taken(config: &Config, node: &Node) -> Vec<(Origin, Vec<BuildError>)> {
     let workload = Workload { namespace: &node.namespace, labels: &node.labels, metadata: &node.metadata };
     let Ok(all) = patches(config, workload) else { return Vec::new() };
     let plain = translate_unpatched(&Index::new(config, node));
-    // What no patch touches is built once.
-    let Ok(base) = Snapshot::build(&plain, None) else { return Vec::new() };
+    // What no patch touches is built once; what is wrong without any patch is no patch's doing.
+    let (base, known) = match Snapshot::build(&plain, None) {
+        Ok(base) => (Some(base), Vec::new()),
+        Err(errors) => (None, errors),
+    };
     let errors_with = |list: Vec<Patch>| {
         let mut resources = plain.clone();
         PatchSet::new(list).ok()?.apply(&mut resources);
-        Snapshot::build(&resources, Some(&base)).err()
+        let mut errors = Snapshot::build(&resources, base.as_ref()).err()?;
+        errors.retain(|error| !known.contains(error));
+        (!errors.is_empty()).then_some(errors)
     };
     let Some(errors) = errors_with(all.clone()) else { return Vec::new() };
     // One patch alone is to blame if all is well without it; else each that spoils what was well before it.
@@ -130,17 +135,19 @@ fn nodes(config: &Config) -> Vec<Node> {
             wanted.push(one);
         }
     }
-    let node = |(namespace, labels): (String, BTreeMap<String, String>)| {
-        let from_slices = config.endpoint_slices.iter().filter(|s| s.meta.namespace == namespace);
-        let mut addresses: Vec<_> =
-            from_slices.flat_map(|s| &s.spec.endpoints).filter_map(|e| e.addresses.first()).copied().take(1).collect();
-        let entries = config.workload_entries.iter().filter(|w| w.meta.namespace == namespace).map(|w| &w.spec);
-        let inline =
-            config.service_entries.iter().filter(|s| s.meta.namespace == namespace).flat_map(|s| &s.spec.endpoints);
-        addresses.extend(entries.chain(inline).filter_map(|w| w.address.as_deref()?.parse::<IpAddr>().ok()).take(1));
-        Node { namespace, labels, addresses, ..Node::default() }
-    };
-    wanted.into_iter().map(node).collect()
+    wanted.into_iter().map(|(namespace, labels)| node_of(config, &namespace, labels)).collect()
+}
+
+/// A proxy in a namespace, at the address of one of its endpoints.
+pub(super) fn node_of(config: &Config, namespace: &str, labels: BTreeMap<String, String>) -> Node {
+    let from_slices = config.endpoint_slices.iter().filter(|s| s.meta.namespace == namespace);
+    let mut addresses: Vec<_> =
+        from_slices.flat_map(|s| &s.spec.endpoints).filter_map(|e| e.addresses.first()).copied().take(1).collect();
+    let entries = config.workload_entries.iter().filter(|w| w.meta.namespace == namespace).map(|w| &w.spec);
+    let inline =
+        config.service_entries.iter().filter(|s| s.meta.namespace == namespace).flat_map(|s| &s.spec.endpoints);
+    addresses.extend(entries.chain(inline).filter_map(|w| w.address.as_deref()?.parse::<IpAddr>().ok()).take(1));
+    Node { namespace: namespace.to_owned(), labels, addresses, ..Node::default() }
 }
 
 /// Findings of what the patch engine reports for one proxy: patches that match nothing, and values that are understood

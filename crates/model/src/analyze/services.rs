@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::world::{World, full_name};
+use super::world::{World, full_name, has_labels, has_name};
 use super::{Findings, codes};
 use crate::istio::{
     Config, Document, InternalTrafficPolicy, SERVICE_NAME_LABEL, Service, SessionAffinity, TrafficDistribution,
@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
         findings.add(code, "EndpointSlice", document, "metadata.labels", reason, code.mend.to_owned());
     }
     without_address(config, findings);
+    names_without_dns(config, findings);
     let mut seen: HashMap<String, String> = HashMap::new();
     for document in &config.services {
         idle_fields(document, findings);
@@ -89,6 +90,28 @@ fn without_address(config: &Config, findings: &mut Findings) {
             let field = format!("spec.endpoints[{index}]");
             let reason = reason(endpoint.network.as_deref());
             findings.add(code, "ServiceEntry", document, &field, reason, code.mend.to_owned());
+        }
+    }
+}
+
+/// Endpoints with a name that are chosen by a service that does not ask DNS.
+fn names_without_dns(config: &Config, findings: &mut Findings) {
+    let code = &codes::NAME_WITHOUT_DNS;
+    for entry in config.workload_entries.iter().filter(|entry| has_name(&entry.spec)) {
+        let chooses = config.service_entries.iter().find(|service| {
+            let selector = service.spec.workload_selector.as_ref();
+            service.meta.namespace == entry.meta.namespace
+                && !service.spec.resolution.unwrap_or_default().asks_dns()
+                && selector.is_some_and(|selector| has_labels(&entry.spec.labels, &selector.labels))
+        });
+        if let Some(service) = chooses {
+            let reason = format!(
+                "{} is a name, and the ServiceEntry {}, which selects this entry, has resolution {}: the entry is left out",
+                entry.spec.address.as_deref().unwrap_or_default(),
+                service.meta.name,
+                service.spec.resolution.unwrap_or_default().as_str()
+            );
+            findings.add(code, "WorkloadEntry", entry, "spec.address", reason, code.mend.to_owned());
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The services and endpoints that the documents speak of.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 
-use crate::istio::{Config, DestinationRule, Document, Locality, MtlsMode, ROOT_NAMESPACE, Resolution};
+use crate::istio::{Config, DestinationRule, Document, Locality, MtlsMode, ROOT_NAMESPACE, Resolution, WorkloadEntry};
 
 /// Hosts by full name.
 pub(super) struct World<'a> {
@@ -41,6 +42,11 @@ pub(super) fn full_name(host: &str, namespace: &str) -> String {
 
 pub(super) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// Whether an endpoint is named, not addressed: only DNS makes something of it.
+pub(super) fn has_name(entry: &WorkloadEntry) -> bool {
+    entry.address.as_deref().is_some_and(|address| !address.is_empty() && address.parse::<IpAddr>().is_err())
 }
 
 impl<'a> World<'a> {
@@ -111,7 +117,9 @@ impl<'a> World<'a> {
             }
             if let Some(selector) = &spec.workload_selector {
                 let chosen = config.workload_entries.iter().filter(|w| {
-                    w.meta.namespace == document.meta.namespace && has_labels(&w.spec.labels, &selector.labels)
+                    w.meta.namespace == document.meta.namespace
+                        && has_labels(&w.spec.labels, &selector.labels)
+                        && (spec.resolution.unwrap_or_default().asks_dns() || !has_name(&w.spec))
                 });
                 endpoints.extend(chosen.map(|w| (&w.spec.labels, w.spec.locality.clone().unwrap_or_default())));
             }

@@ -100,7 +100,7 @@ record! {
         ring_hash: Option<RingHash> = "ringHash";
         maglev: Option<Maglev> = "maglev";
         /// Deprecated: now `ringHash.minimumRingSize`.
-        minimum_ring_size: Option<u64> = "minimumRingSize";
+        minimum_ring_size: Option<u64> = "minimumRingSize" [ring_size];
     }
 }
 

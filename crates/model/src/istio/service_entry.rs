@@ -28,6 +28,13 @@ choice! {
     }
 }
 
+impl Resolution {
+    /// Whether the addresses of endpoints may be names.
+    pub fn asks_dns(self) -> bool {
+        matches!(self, Self::Dns | Self::DnsRoundRobin | Self::DynamicDns)
+    }
+}
+
 record! {
     /// A service by names, ports and endpoints (networking.istio.io ServiceEntry).
     pub struct ServiceEntry checked check_service_entry {

@@ -115,6 +115,10 @@ impl<'a> Workload<'a> {
         }
     }
 
+    fn has_ip(&self) -> bool {
+        self.address.parse::<std::net::IpAddr>().is_ok()
+    }
+
     /// Who it is, as Istio writes it: name, namespace, canonical service, its revision, and cluster (here none), with `;`.
     pub(super) fn description(&self) -> Option<String> {
         let label = |keys: [&str; 2]| keys.into_iter().find_map(|key| self.labels.get(key)).map(String::as_str);
@@ -377,7 +381,12 @@ impl<'a> Index<'a> {
                 continue;
             }
             let endpoints: Vec<Workload<'a>> = match &spec.workload_selector {
-                Some(selector) => selectable.select(&meta.namespace, &selector.labels),
+                Some(selector) => {
+                    let mut chosen = selectable.select(&meta.namespace, &selector.labels);
+                    // A name means something to DNS alone; Istio too leaves such entries out (`DNSServiceEntryOnly`).
+                    chosen.retain(|workload| spec.resolution.unwrap_or_default().asks_dns() || workload.has_ip());
+                    chosen
+                }
                 None => spec.endpoints.iter().filter_map(|entry| from_entry("", entry, &meta.namespace)).collect(),
             };
             let ports: Vec<Port> = spec
@@ -475,7 +484,7 @@ fn from_slices<'a>(
 fn from_entry<'a>(name: &'a str, entry: &'a WorkloadEntry, namespace: &'a str) -> Option<Workload<'a>> {
     Some(Workload {
         name,
-        address: Cow::Borrowed(entry.address.as_deref()?),
+        address: Cow::Borrowed(entry.address.as_deref().filter(|address| !address.is_empty())?),
         labels: Labels::Own(&entry.labels),
         locality: entry.locality.clone().unwrap_or_default(),
         weight: entry.weight.filter(|weight| *weight > 0).unwrap_or(1),

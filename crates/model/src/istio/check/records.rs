@@ -191,7 +191,8 @@ pub(crate) fn check_service_entry(entry: &ServiceEntry, cx: &mut Cx) {
 }
 
 pub(crate) fn check_workload_entry(entry: &WorkloadEntry, cx: &mut Cx) {
-    if entry.address.is_none() && entry.network.is_none() {
+    let unset = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    if unset(&entry.address) && unset(&entry.network) {
         cx.missing("address", "an endpoint needs an address");
     }
     if entry.address.as_deref().is_some_and(|a| a.starts_with("unix://")) && !entry.ports.is_empty() {

@@ -28,7 +28,7 @@ use route::Inherited;
 pub use update::Replaced;
 
 /// One reason why resources cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{resource}: {}{}{message}", self.field, if self.field.is_empty() { "" } else { ": " })]
 pub struct BuildError {
     /// Kind and name, such as `cluster outbound|80||reviews.default.svc.cluster.local`.
