@@ -518,3 +518,10 @@ fn a_redirect_does_not_write_its_schemes_own_port() {
         assert_eq!(made["port_redirect"].as_u64().unwrap_or(0), port, "{redirect}: {made}");
     }
 }
+
+#[test]
+fn passthrough_has_no_endpoints() {
+    let made = cluster("{loadBalancer: {simple: PASSTHROUGH}}");
+    assert_eq!((&made["type"], &made["lb_policy"]), (&json!("ORIGINAL_DST"), &json!("CLUSTER_PROVIDED")));
+    assert_eq!((&made["eds_cluster_config"], &made["load_assignment"]), (&Value::Null, &Value::Null), "{made}");
+}

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, DiscoveryType, DnsLookupFamily as EnvoyFamily, EdsClusterConfig, TransportSocketMatch,
+    ClusterDiscoveryType, DiscoveryType, DnsLookupFamily as EnvoyFamily, EdsClusterConfig, LbPolicy,
+    TransportSocketMatch,
 };
 use envoy_types::pb::envoy::config::core::v3::DnsResolverOptions;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -76,7 +77,7 @@ fn clusters(
     for subset in std::iter::once(None).chain(subsets) {
         let policy = rule.policy(port, subset);
         let mut made = one_cluster(index, service, port, subset, &policy, rule);
-        if let Some(assignment) = made.load_assignment.take_if(|_| discovery(service) == DiscoveryType::Eds) {
+        if let Some(assignment) = made.load_assignment.take_if(|_| made.eds_cluster_config.is_some()) {
             resources.endpoints.push(assignment);
         }
         resources.clusters.push(made);
@@ -120,6 +121,9 @@ fn one_cluster(
     };
     let upstream = cluster::upstream(port.protocol, policy, all_mtls && node.certificates.is_some());
     let mut made = cluster::cluster(name.clone(), discovery, policy);
+    // PASSTHROUGH goes where its client meant to go, whatever endpoints the service has.
+    let passes = made.lb_policy == LbPolicy::ClusterProvided as i32;
+    let discovery = if passes { DiscoveryType::OriginalDst } else { discovery };
     made.metadata = Some(describe(service, port, subset));
 
     let tls_rule = policy.tls.as_ref().filter(|_| matches!(mode, Some(TlsMode::Simple | TlsMode::Mutual)));

@@ -191,12 +191,27 @@ impl Check {
         })
     }
 
+    /// A text that goes into a header as it is.
+    pub(super) fn header_text(&mut self, field: &str, text: &str) {
+        if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            self.error(field, "a line break or a NUL does not belong into a header");
+        }
+    }
+
+    /// A text that goes into the request line as it is.
+    pub(super) fn path_text(&mut self, field: &str, text: &str) {
+        if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            self.error(field, "a space or a control character does not belong into a request line");
+        }
+    }
+
     pub(super) fn regex(&mut self, field: &str, source: &str) -> Option<FullRegex> {
         FullRegex::new(source).map_err(|error| self.error(field, format!("`{source}` does not compile: {error}"))).ok()
     }
 
     pub(super) fn substitution(&mut self, field: &str, value: &RegexMatchAndSubstitute) -> Option<Substitution> {
         let source = value.pattern.as_ref().map_or("", |pattern| pattern.regex.as_str());
+        self.path_text(field, &value.substitution);
         Substitution::new(source, &value.substitution)
             .map_err(|error| self.error(field, format!("`{source}` does not compile: {error}")))
             .ok()

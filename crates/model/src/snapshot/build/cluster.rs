@@ -68,7 +68,12 @@ pub(super) fn read(
     // Names and labels that only describe: they reach metrics through the cluster's name.
     rest.alt_stat_name.clear();
     rest.metadata = None;
-    rest.eds_cluster_config = None;
+    if rest.eds_cluster_config.take().is_some() && discovery != Discovery::Eds {
+        check.error("eds_cluster_config", "belongs to type EDS; remove it, and give the addresses in load_assignment");
+    }
+    if inline.is_some() && discovery == Discovery::OriginalDst {
+        check.error("load_assignment", "belongs to another type; ORIGINAL_DST has no endpoints of its own");
+    }
     rest.track_cluster_stats = None;
     let name = std::mem::take(&mut rest.name);
     check.leftover(&rest);
@@ -314,7 +319,11 @@ fn http_options(check: &mut Check, rest: &mut EnvoyCluster, policy: &mut Cluster
 
 fn upstream_protocol(check: &mut Check, options: Option<UpstreamProtocolOptions>, policy: &mut ClusterPolicy) {
     let (http1, http2) = match options {
-        None => return,
+        None => {
+            let reason = "must be given: explicit_http_config, auto_config or use_downstream_protocol_config";
+            check.error("upstream_protocol_options", reason);
+            return;
+        }
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
             None => (None, None),
             Some(ProtocolConfig::HttpProtocolOptions(options)) => (Some(options), None),

@@ -188,6 +188,13 @@ fn cors_of(check: &mut Check, mut source: EnvoyCors) -> CorsPolicy {
         .enumerate()
         .filter_map(|(index, matcher)| check.string_matcher(&format!("allow_origin_string_match[{index}]"), matcher))
         .collect();
+    let lists = [
+        ("allow_methods", &source.allow_methods),
+        ("allow_headers", &source.allow_headers),
+        ("expose_headers", &source.expose_headers),
+        ("max_age", &source.max_age),
+    ];
+    lists.into_iter().for_each(|(field, text)| check.header_text(field, text));
     let policy = CorsPolicy {
         enabled,
         allow_origins,

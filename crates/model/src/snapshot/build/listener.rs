@@ -258,6 +258,7 @@ fn read_manager(
         check.error("max_request_headers_kb", format!("{max_request_headers_kb} is not in 1 to 8192"));
     }
     let server_name = std::mem::take(&mut source.server_name);
+    check.header_text("server_name", &server_name);
     let server_header = match std::mem::take(&mut source.server_header_transformation) {
         0 => Some(if server_name.is_empty() { OWN_NAME.into() } else { server_name.into() }),
         2 => None,
@@ -288,6 +289,7 @@ fn read_manager(
     });
     let stat_prefix = std::mem::take(&mut source.stat_prefix).into();
     let via = std::mem::take(&mut source.via);
+    check.header_text("via", &via);
     let use_remote_address = source.use_remote_address.take().is_some_and(|value| value.value);
     let skip_xff_append = std::mem::take(&mut source.skip_xff_append);
     let normalize_path = source.normalize_path.take().is_some_and(|value| value.value);

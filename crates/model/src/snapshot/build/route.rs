@@ -134,11 +134,8 @@ fn addition(check: &mut Check, option: &HeaderValueOption) -> Option<HeaderAddit
     } else {
         HeaderValue::Literal(header.raw_value.as_slice().into())
     };
-    if let HeaderValue::Literal(bytes) = &value
-        && bytes.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
-    {
-        check.error("header.value", "a line break or a NUL does not belong into a header");
-    }
+    check.header_text("header.value", &header.value);
+    check.header_text("header.raw_value", &String::from_utf8_lossy(&header.raw_value));
     #[allow(deprecated)]
     let action = match (option.append, HeaderAppendAction::try_from(option.append_action)) {
         (Some(BoolValue { value: false }), _) => AppendAction::Overwrite,
@@ -287,6 +284,7 @@ fn forward(
         .filter_map(|(index, policy)| check.item("hash_policy", index, |check| hash_policy(check, policy)))
         .collect();
     let prefix_rewrite = std::mem::take(&mut source.prefix_rewrite);
+    check.path_text("prefix_rewrite", &prefix_rewrite);
     let path_rewrite = match (prefix_rewrite.as_str(), source.regex_rewrite.take()) {
         ("", None) => PathRewrite::None,
         (_, None) => PathRewrite::Prefix(prefix_rewrite.into()),
@@ -356,8 +354,9 @@ fn weighted_target(check: &mut Check, mut source: EnvoyWeighted) -> Target {
             let share = u32_or(weight.weight.take(), 0);
             total += u64::from(share);
             use weighted_cluster::cluster_weight::HostRewriteSpecifier;
-            let host_rewrite =
+            let host_rewrite: Option<Box<str>> =
                 weight.host_rewrite_specifier.take().map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host.into());
+            check.header_text("host_rewrite_literal", host_rewrite.as_deref().unwrap_or_default());
             let name = std::mem::take(&mut weight.name);
             if name.is_empty() {
                 check.error("name", "must be given");
@@ -451,16 +450,23 @@ fn hash_policy(check: &mut Check, source: route_action::HashPolicy) -> Option<Ha
             }
             HashSource::Header(header.header_name.to_ascii_lowercase().into())
         }
-        Some(PolicySpecifier::Cookie(cookie)) => HashSource::Cookie {
-            name: cookie.name.into(),
-            ttl: check.duration("cookie.ttl", cookie.ttl),
-            path: cookie.path.into(),
-            attributes: cookie
-                .attributes
+        Some(PolicySpecifier::Cookie(cookie)) => {
+            let attributes = cookie.attributes.iter().flat_map(|attribute| [&attribute.name, &attribute.value]);
+            [&cookie.name, &cookie.path]
                 .into_iter()
-                .map(|attribute| (attribute.name.into(), attribute.value.into()))
-                .collect(),
-        },
+                .chain(attributes)
+                .for_each(|text| check.header_text("cookie", text));
+            HashSource::Cookie {
+                name: cookie.name.into(),
+                ttl: check.duration("cookie.ttl", cookie.ttl),
+                path: cookie.path.into(),
+                attributes: cookie
+                    .attributes
+                    .into_iter()
+                    .map(|attribute| (attribute.name.into(), attribute.value.into()))
+                    .collect(),
+            }
+        }
         Some(PolicySpecifier::ConnectionProperties(properties)) => {
             if !properties.source_ip {
                 check.error("connection_properties.source_ip", "must be true: nothing else is supported");
@@ -484,7 +490,10 @@ fn host_rewrite(check: &mut Check, source: Option<route_action::HostRewriteSpeci
     use route_action::HostRewriteSpecifier;
     match source {
         None => HostRewrite::None,
-        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => HostRewrite::Literal(host.into()),
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+            check.header_text("host_rewrite_literal", &host);
+            HostRewrite::Literal(host.into())
+        }
         Some(HostRewriteSpecifier::AutoHostRewrite(value)) => {
             if value.value {
                 HostRewrite::Endpoint
@@ -546,6 +555,13 @@ fn redirect(check: &mut Check, mut source: RedirectAction) -> Option<Redirect> {
             return None;
         }
     };
+    if let RedirectScheme::Named(text) = &scheme {
+        check.header_text("scheme_redirect", text);
+    }
+    if let RedirectPath::Whole(text) | RedirectPath::Prefix(text) = &path {
+        check.header_text("path_redirect", text);
+    }
+    check.header_text("host_redirect", &source.host_redirect);
     let port = std::mem::take(&mut source.port_redirect);
     let port = (port != 0).then(|| check.port("port_redirect", port));
     let host = std::mem::take(&mut source.host_redirect);
