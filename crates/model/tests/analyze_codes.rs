@@ -244,6 +244,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
         ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
         ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
+        ("CEL0708", format!("{NAMED}{}", rule("r", "workloadSelector: {matchLabels: {app: b}}"))),
         ("CEL0707", format!("{}{NAMED}", entry("a", SELECTING))),
         ("CEL0706", SERVICES.replace("spec: {ports", "spec: {sessionAffinity: ClientIP, ports")),
     ]
@@ -357,6 +358,57 @@ fn an_endpoint_with_a_name_is_left_out_where_no_dns_is_asked() {
         let count: usize = assigned.flat_map(|one| &one.endpoints).map(|group| group.lb_endpoints.len()).sum();
         assert_eq!(count, endpoints, "{resolution}");
         assert_eq!(codes_of(&text).contains(&"CEL0707"), resolution == "STATIC");
+    }
+}
+
+#[test]
+fn a_patch_that_is_for_no_proxy_is_told() {
+    let by_metadata = patch(
+        "{applyTo: CLUSTER, match: {proxy: {metadata: {ROLE: web}}}, patch: {operation: MERGE, value: {connect_timeout: 1s}}}",
+    );
+    assert!(codes_of(&format!("{SERVICES}{by_metadata}")).contains(&"CEL0404"));
+    let map = config_map("c", "config.yaml: 'proxy: {proxyMetadata: {ISTIO_META_ROLE: web}}'");
+    assert!(!codes_of(&format!("{SERVICES}{map}{by_metadata}")).contains(&"CEL0404"));
+    let selecting = |labels: &str| {
+        let document = patch("{applyTo: CLUSTER, patch: {operation: MERGE, value: {connect_timeout: 1s}}}");
+        format!(
+            "{SERVICES}{NAMED}{}",
+            document.replace("spec:", &format!("spec:\n  workloadSelector: {{labels: {labels}}}"))
+        )
+    };
+    assert!(codes_of(&selecting("{app: b}")).contains(&"CEL0708"));
+    assert!(!codes_of(&selecting("{app: a}")).contains(&"CEL0708"));
+}
+
+#[test]
+fn what_envoy_refuses_of_a_patch_is_refused_here() {
+    let http = "\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let cluster = |value: &str| {
+        format!(
+            "{{applyTo: CLUSTER, match: {{context: SIDECAR_OUTBOUND, cluster: {{service: reviews.default.svc.cluster.local}}}}, patch: {{operation: MERGE, value: {value}}}}}"
+        )
+    };
+    let route = |value: &str| {
+        format!(
+            "{{applyTo: HTTP_ROUTE, match: {{context: SIDECAR_OUTBOUND}}, patch: {{operation: MERGE, value: {value}}}}}"
+        )
+    };
+    for (one, wanted) in [
+        (cluster("{type: STRICT_DNS}"), "eds_cluster_config"),
+        (
+            cluster(&format!(
+                "{{typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{{http}, common_http_protocol_options: {{idle_timeout: 9s}}}}}}}}"
+            )),
+            "upstream_protocol_options",
+        ),
+        (route("{route: {prefix_rewrite: '/a b'}}"), "prefix_rewrite"),
+        (route("{route: {host_rewrite_literal: \"a\\r\\nb: c\"}}"), "host_rewrite_literal"),
+        (route("{redirect: {path_redirect: \"/\\r\\nb: c\"}}"), "path_redirect"),
+        (route("{redirect: {host_redirect: \"a\\r\\nb: c\"}}"), "host_redirect"),
+        (route("{request_headers_to_add: [{header: {key: x, value: \"%PROTOCOL%\\r\\nb: c\"}}]}"), "header.value"),
+    ] {
+        let found = findings(&format!("{SERVICES}{}", patch(&one)));
+        assert!(found.iter().any(|f| f.code == "CEL0411" && f.reason.contains(wanted)), "{wanted}: {found:?}");
     }
 }
 

@@ -197,7 +197,7 @@ fn what_matches_nothing_says_why() {
         .iter()
         .map(|report| match &report.outcome {
             Outcome::Unmatched(reason) => reason.as_str(),
-            Outcome::Matched { .. } => panic!("{report:?}"),
+            _ => panic!("{report:?}"),
         })
         .collect();
     assert!(reasons[0].contains("no HTTP filter matches; there is envoy.filters.http.fault"), "{reasons:?}");
@@ -240,8 +240,80 @@ fn a_patch_for_a_version_is_for_the_version_of_the_semantics() {
     };
     for (pattern, matched) in [("^1\\.30.*", true), ("1\\..*", true), ("30", true), ("^1\\.9.*", false), ("^30", false)]
     {
-        assert_eq!(!made(&[&patch(pattern)]).patches.is_empty(), matched, "{pattern}");
+        let outcome = &made(&[&patch(pattern)]).patches[0].outcome;
+        assert_eq!(matches!(outcome, Outcome::Matched { .. }), matched, "{pattern}: {outcome:?}");
+        assert!(matched || matches!(outcome, Outcome::Elsewhere(reason) if reason.contains("1.30.0")), "{outcome:?}");
     }
+}
+
+#[test]
+fn a_patch_for_other_workloads_is_reported_with_the_reason() {
+    let patch = |proxy: &str| {
+        format!("{{applyTo: CLUSTER, match: {{{proxy}}}, patch: {{operation: MERGE, value: {{connect_timeout: 7s}}}}}}")
+    };
+    let plain = patch("context: SIDECAR_OUTBOUND");
+    let metadata = |value: &str| {
+        let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: istio-system}\ndata: {config.yaml: 'proxy: {proxyMetadata: {ISTIO_META_ROLE: web}}'}\n";
+        format!("{map}{}", filter("one", "", &[&patch(&format!("proxy: {{metadata: {{ROLE: {value}}}}}"))]))
+    };
+    for (documents, wanted) in [
+        (filter("one", "  workloadSelector: {labels: {app: order-service}}\n", &[&plain]), None),
+        (
+            filter("one", "  workloadSelector: {labels: {app: other}}\n", &[&plain]),
+            Some("app=other, the proxy has order-service"),
+        ),
+        (filter("one", "", &[&plain]).replace("istio-system", "another"), Some("the namespace another")),
+        (metadata("web"), None),
+        (metadata("db"), Some("ROLE: db, the proxy has web")),
+    ] {
+        let resources = attempt(&documents).expect("applies");
+        let told = match &resources.patches[0].outcome {
+            Outcome::Elsewhere(reason) => Some(reason.as_str()),
+            _ => None,
+        };
+        assert!(
+            wanted.map_or(told.is_none(), |wanted| told.is_some_and(|told| told.contains(wanted))),
+            "{wanted:?}: {told:?}"
+        );
+        let timeouts = resources.clusters.iter().filter(|cluster| pool::json(*cluster)["connect_timeout"] == "7s");
+        assert_eq!(timeouts.count() > 0, wanted.is_none());
+    }
+}
+
+#[test]
+fn zero_and_the_empty_name_are_no_conditions() {
+    let cluster = "{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND, cluster: {portNumber: 0, service: '', subset: '', name: ''}}, patch: {operation: MERGE, value: {connect_timeout: 7s}}}";
+    let route = "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND, routeConfiguration: {portNumber: 0, name: '', vhost: {name: '', domainName: '', route: {name: ''}}}}, patch: {operation: MERGE, value: {name: merged}}}";
+    let filters = "{applyTo: NETWORK_FILTER, match: {listener: {portNumber: 0, name: '', filterChain: {name: '', sni: '', transportProtocol: '', applicationProtocols: '', destinationPort: 0}}}, patch: {operation: ADD, value: {name: added}}}";
+    for patch in [cluster, route, filters] {
+        let outcome = &made(&[patch]).patches[0].outcome;
+        assert!(matches!(outcome, Outcome::Matched { .. }), "{patch}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_transport_socket_is_merged_where_the_cluster_chooses() {
+    let tls = |more: &str| {
+        format!(
+            "{{applyTo: CLUSTER, match: {{context: SIDECAR_OUTBOUND, cluster: {{service: mixed.example.com}}}}, patch: {{operation: MERGE, value: {{{more}transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, max_session_keys: 7}}}}}}}}}}"
+        )
+    };
+    let mixed = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: mixed}\nspec: {hosts: [mixed.example.com], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http}], endpoints: [{address: 10.0.0.1, labels: {security.istio.io/tlsMode: istio}}, {address: 10.0.0.2}]}\n";
+    let with = |patch: &str| {
+        let resources = attempt(&format!("{mixed}{}", filter("one", "", &[patch]))).expect("applies");
+        let cluster =
+            resources.clusters.iter().find(|one| one.name == "outbound|80||mixed.example.com").map(pool::json);
+        (cluster.expect("the cluster"), resources.patches[0].outcome.clone())
+    };
+    let (cluster, outcome) = with(&tls("connect_timeout: 7s, "));
+    assert!(matches!(outcome, Outcome::Matched { count: 1, .. }), "{outcome:?}");
+    let chosen = &cluster["transport_socket_matches"][0]["transport_socket"]["typed_config"];
+    assert_eq!(chosen["max_session_keys"], 7, "{cluster}");
+    assert!(chosen["common_tls_context"].is_object(), "what the patch does not name stays");
+    assert_eq!(cluster["transport_socket"], Value::Null);
+    assert_eq!(cluster["connect_timeout"], "7s");
+    let (_, outcome) = with(&tls("").replace("name: envoy.transport_sockets.tls", "name: other"));
+    assert!(matches!(&outcome, Outcome::Unmatched(reason) if reason.contains("named other")), "{outcome:?}");
 }
 
 #[test]
@@ -263,7 +335,7 @@ fn a_port_of_the_application_is_matched_where_a_chain_is_for_it_alone() {
     ] {
         match &made(&[&insert(port, context)]).patches[0].outcome {
             Outcome::Unmatched(reason) => assert!(reason.contains(why), "{reason}"),
-            Outcome::Matched { places, .. } => panic!("{port} matched {places:?}"),
+            other => panic!("{port}: {other:?}"),
         }
     }
 }
@@ -277,7 +349,7 @@ fn an_inbound_cluster_is_matched_by_its_service() {
     };
     let hits = |service: &str| match &made(&[&patch(service)]).patches[0].outcome {
         Outcome::Matched { places, .. } => places.clone(),
-        Outcome::Unmatched(_) => Vec::new(),
+        _ => Vec::new(),
     };
     assert_eq!(hits("user-service.default.svc.cluster.local"), ["cluster inbound|8080||"]);
     assert_eq!(hits("other.default.svc.cluster.local"), Vec::<String>::new());

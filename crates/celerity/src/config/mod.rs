@@ -93,7 +93,7 @@ pub(crate) fn resources(config: &Config, node: &Node) -> Result<Resources, Refus
 pub(crate) fn patch_line(report: &PatchReport) -> String {
     match &report.outcome {
         Outcome::Matched { count, places } => format!("{}: matched {count}: {}", report.origin, places.join(", ")),
-        Outcome::Unmatched(reason) => format!("{}: unmatched: {reason}", report.origin),
+        Outcome::Unmatched(reason) | Outcome::Elsewhere(reason) => format!("{}: unmatched: {reason}", report.origin),
     }
 }
 

@@ -287,6 +287,9 @@ codes! {
     NAME_WITHOUT_DNS = "CEL0707" Warning "A name where addresses are wanted"
         reason "A WorkloadEntry whose address is a name is left out by a ServiceEntry that does not ask DNS, as in Istio."
         mend "Write the IP address, or resolution: DNS in the ServiceEntry." example "address: db.example.com under resolution: STATIC";
+    SELECTOR_MEETS_NONE = "CEL0708" Info "The selector meets no workload that is known"
+        reason "No endpoint that was read carries the labels, so the document acts on nothing here. A client that serves nothing is not among the endpoints."
+        mend "Mend the labels, unless they are those of a client that serves nothing." example "workloadSelector: {labels: {app: no-such}}";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

@@ -16,7 +16,7 @@ use crate::patch::{
     patches,
 };
 use crate::snapshot::{BuildError, Snapshot};
-use crate::translate::{Index, Node, translate, translate_unpatched};
+use crate::translate::{Index, Node, proxy_metadata, translate, translate_unpatched};
 
 const KIND: &str = "EnvoyFilter";
 /// Different proxies that are tried to find out whether a patch matches anything.
@@ -30,7 +30,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     }
     for document in &config.envoy_filters {
         for (index, patch) in document.spec.config_patches.iter().enumerate() {
-            one(document, patch, &format!("spec.configPatches[{index}]"), findings);
+            let path = format!("spec.configPatches[{index}]");
+            one(document, patch, &path, findings);
+            other_metadata(config, document, patch, &path, findings);
         }
     }
     let mut reports: Vec<PatchReport> = Vec::new();
@@ -48,7 +50,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
                 for report in resources.patches {
                     match reports.iter_mut().find(|known| known.origin == report.origin) {
                         // Matched for any proxy is matched.
-                        Some(known) if matches!(known.outcome, Outcome::Unmatched(_)) => *known = report,
+                        Some(known) if rank(&report.outcome) > rank(&known.outcome) => *known = report,
                         Some(_) => {}
                         None => reports.push(report),
                     }
@@ -62,9 +64,18 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     findings.list.extend(patch_findings(&reports));
 }
 
+fn rank(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Elsewhere(_) => 0,
+        Outcome::Unmatched(_) => 1,
+        Outcome::Matched { .. } => 2,
+    }
+}
+
 /// The patches whose outcome the proxy refuses to run with, each with what it says. Only asked for where it refuses the whole.
 fn not_taken(config: &Config, node: &Node) -> Vec<(Origin, Vec<BuildError>)> {
-    let workload = Workload { namespace: &node.namespace, labels: &node.labels, metadata: &node.metadata };
+    let metadata = proxy_metadata(config, node);
+    let workload = Workload { namespace: &node.namespace, labels: &node.labels, metadata: &metadata };
     let Ok(all) = patches(config, workload) else { return Vec::new() };
     let plain = translate_unpatched(&Index::new(config, node));
     // What no patch touches is built once; what is wrong without any patch is no patch's doing.
@@ -196,6 +207,25 @@ fn refused(error: &PatchError) -> Finding {
         field: format!("spec.configPatches[{}].{}", error.origin.index, error.field),
         reason: error.message.clone(),
         mend: code.mend.to_owned(),
+    }
+}
+
+/// A condition on metadata that no proxy of the document's namespace meets.
+fn other_metadata(
+    config: &Config,
+    document: &Document<EnvoyFilter>,
+    patch: &ConfigPatch,
+    path: &str,
+    findings: &mut Findings,
+) {
+    let Some(proxy) = patch.match_.as_ref().and_then(|found| found.proxy.as_ref()) else { return };
+    let has = proxy_metadata(config, &node_of(config, &document.meta.namespace, BTreeMap::new()));
+    if let Some((key, value)) = proxy.metadata.iter().find(|(key, value)| has.get(*key) != Some(value)) {
+        let code = &codes::PATCH_UNMATCHED;
+        let reason =
+            format!("no ConfigMap gives proxies the metadata {key}: {value}, so the patch is for none of them");
+        let mend = format!("proxyMetadata: {{ISTIO_META_{key}: \"{value}\"}} in config.yaml, or remove the condition");
+        findings.add(code, KIND, document, &format!("{path}.match.proxy.metadata"), reason, mend);
     }
 }
 

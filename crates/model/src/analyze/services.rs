@@ -1,11 +1,12 @@
 //! Services, endpoints and PeerAuthentications among each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::world::{World, full_name, has_labels, has_name};
 use super::{Findings, codes};
 use crate::istio::{
-    Config, Document, InternalTrafficPolicy, SERVICE_NAME_LABEL, Service, SessionAffinity, TrafficDistribution,
+    Config, Document, InternalTrafficPolicy, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service, SessionAffinity,
+    TrafficDistribution,
 };
 
 pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings) {
@@ -22,6 +23,7 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
     }
     without_address(config, findings);
     names_without_dns(config, findings);
+    selectors(config, findings);
     let mut seen: HashMap<String, String> = HashMap::new();
     for document in &config.services {
         idle_fields(document, findings);
@@ -112,6 +114,48 @@ fn names_without_dns(config: &Config, findings: &mut Findings) {
                 service.spec.resolution.unwrap_or_default().as_str()
             );
             findings.add(code, "WorkloadEntry", entry, "spec.address", reason, code.mend.to_owned());
+        }
+    }
+}
+
+/// Selectors that meet none of the workloads that were read. Those of Services are not among them: a slice does not say what labels
+/// its Pods have.
+fn selectors(config: &Config, findings: &mut Findings) {
+    let mut known: Vec<(&str, &BTreeMap<String, String>)> =
+        config.workload_entries.iter().map(|one| (one.meta.namespace.as_str(), &one.spec.labels)).collect();
+    for document in &config.service_entries {
+        known.extend(document.spec.endpoints.iter().map(|one| (document.meta.namespace.as_str(), &one.labels)));
+    }
+    known.retain(|(_, labels)| !labels.is_empty());
+    known.sort_unstable();
+    known.dedup();
+    let slices: Vec<_> =
+        config.endpoint_slices.iter().map(|one| (one.meta.namespace.as_str(), one.endpoint_labels())).collect();
+    let unmet = |namespace: &str, wanted: &BTreeMap<String, String>| -> Option<String> {
+        let near = |other: &str| namespace == ROOT_NAMESPACE || other == namespace;
+        let meets = known.iter().any(|(other, labels)| near(other) && has_labels(labels, wanted))
+            || slices.iter().any(|(other, labels)| near(other) && has_labels(labels, wanted));
+        let count = known.iter().filter(|(other, _)| near(other)).count();
+        let wanted: Vec<String> = wanted.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        (count > 0 && !meets).then(|| format!("no endpoint that was read carries {}", wanted.join(", ")))
+    };
+    let code = &codes::SELECTOR_MEETS_NONE;
+    for document in &config.envoy_filters {
+        let Some(selector) = &document.spec.workload_selector else { continue };
+        if let Some(reason) = unmet(&document.meta.namespace, &selector.labels) {
+            findings.add(code, "EnvoyFilter", document, "spec.workloadSelector", reason, code.mend.to_owned());
+        }
+    }
+    for document in &config.destination_rules {
+        let Some(selector) = &document.spec.workload_selector else { continue };
+        if let Some(reason) = unmet(&document.meta.namespace, &selector.match_labels) {
+            findings.add(code, "DestinationRule", document, "spec.workloadSelector", reason, code.mend.to_owned());
+        }
+    }
+    for document in &config.peer_authentications {
+        let Some(selector) = &document.spec.selector else { continue };
+        if let Some(reason) = unmet(&document.meta.namespace, &selector.match_labels) {
+            findings.add(code, "PeerAuthentication", document, "spec.selector", reason, code.mend.to_owned());
         }
     }
 }

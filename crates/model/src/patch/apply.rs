@@ -1,7 +1,7 @@
 //! Applying patches, in order, to the resources of one proxy.
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TransportSocket};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -262,7 +262,60 @@ pub(crate) fn clusters(list: &mut Vec<Cluster>, compiled: &Compiled, trace: &mut
         in_context(context, place::cluster_direction(&cluster.name)) && cluster_matches(cluster, condition)
     };
     trace.near(0, || "no cluster matches".to_owned());
+    if let Some(socket) = socket_to_merge(compiled) {
+        merge_socket(list, compiled, &socket, selects, trace);
+        return;
+    }
     edit(list, compiled, true, selects, |cluster| format!("cluster {}", cluster.name), trace);
+}
+
+/// The transport socket of a MERGE.
+fn socket_to_merge(compiled: &Compiled) -> Option<DynamicMessage> {
+    let merges = matches!(compiled.patch.operation, Operation::Merge | Operation::MergeAndReplaceList);
+    let value = compiled.value.as_ref().filter(|value| merges && value.has_field_by_name("transport_socket"))?;
+    value.get_field_by_name("transport_socket")?.as_message().cloned()
+}
+
+/// Where a cluster chooses among several transport sockets, its own `transport_socket` decides nothing: the patch changes the
+/// first of them that has its name, as in Istio (`mergeTransportSocketCluster`).
+fn merge_socket(
+    list: &mut [Cluster],
+    compiled: &Compiled,
+    socket: &DynamicMessage,
+    selects: impl Fn(&Cluster) -> bool,
+    trace: &mut Trace,
+) {
+    let replace = compiled.patch.operation == Operation::MergeAndReplaceList;
+    let lists = if replace { Lists::Replace } else { Lists::Append };
+    let name = socket.get_field_by_name("name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    let rest = compiled.value.clone().map(|mut value| {
+        value.clear_field_by_name("transport_socket");
+        Compiled { value: Some(value), ..compiled.clone() }
+    });
+    for cluster in list.iter_mut().filter(|cluster| selects(cluster)) {
+        let label = format!("cluster {}", cluster.name);
+        if cluster.transport_socket_matches.is_empty() {
+            if let Some(merged) = compiled.merged(cluster) {
+                trace.hit(label);
+                *cluster = merged;
+            }
+            continue;
+        }
+        let mut sockets = cluster.transport_socket_matches.iter_mut().filter_map(|one| one.transport_socket.as_mut());
+        let Some(found) = sockets.find(|one| one.name == name) else {
+            trace.near(1, || format!("{label} chooses among transport sockets, and none of them is named {name}"));
+            continue;
+        };
+        let Some(mut message) = dynamic(found) else { continue };
+        merge(&mut message, socket, lists);
+        if let Ok(merged) = TransportSocket::decode(message.encode_to_vec().as_slice()) {
+            *found = merged;
+            trace.hit(label);
+        }
+        if let Some(merged) = rest.as_ref().and_then(|rest| rest.merged(cluster)) {
+            *cluster = merged;
+        }
+    }
 }
 
 fn direction(listener: &Listener) -> Context {

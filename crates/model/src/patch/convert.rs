@@ -33,17 +33,17 @@ pub fn is_of_version(pattern: &str) -> bool {
 /// # Errors
 /// For each patch that asks for what is not supported, naming the field.
 pub fn patches(config: &Config, workload: Workload<'_>) -> Result<Vec<Patch>, Vec<PatchError>> {
-    let mut documents: Vec<&Document<EnvoyFilter>> =
-        config.envoy_filters.iter().filter(|document| is_for(document, workload)).collect();
+    let mut documents: Vec<&Document<EnvoyFilter>> = config.envoy_filters.iter().collect();
     // The sort is stable, so equal ones stay as read.
     documents.sort_by_key(|document| (document.spec.priority.unwrap_or(0), document.meta.namespace != ROOT_NAMESPACE));
     let mut patches = Vec::new();
     let mut errors = Vec::new();
     for document in documents {
+        let elsewhere = elsewhere(document, workload);
         for (index, patch) in document.spec.config_patches.iter().enumerate() {
-            match convert(document, index, patch, workload) {
-                Ok(Some(patch)) => patches.push(patch),
-                Ok(None) => {}
+            let elsewhere = elsewhere.clone().or_else(|| other_proxy(patch, workload));
+            match convert(document, index, patch, elsewhere) {
+                Ok(patch) => patches.push(patch),
                 Err(error) => errors.push(error),
             }
         }
@@ -51,22 +51,40 @@ pub fn patches(config: &Config, workload: Workload<'_>) -> Result<Vec<Patch>, Ve
     if errors.is_empty() { Ok(patches) } else { Err(errors) }
 }
 
-fn is_for(document: &Document<EnvoyFilter>, workload: Workload<'_>) -> bool {
-    (document.meta.namespace == ROOT_NAMESPACE || document.meta.namespace == workload.namespace)
-        && document
-            .spec
-            .workload_selector
-            .as_ref()
-            .is_none_or(|selector| selector.labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
+/// Why a document is not for a workload.
+fn elsewhere(document: &Document<EnvoyFilter>, workload: Workload<'_>) -> Option<String> {
+    let own = document.meta.namespace.as_str();
+    if own != ROOT_NAMESPACE && own != workload.namespace {
+        return Some(format!(
+            "the document is for workloads of the namespace {own}, this one is of {}",
+            workload.namespace
+        ));
+    }
+    let selector = document.spec.workload_selector.as_ref()?;
+    let (key, value) = selector.labels.iter().find(|(key, value)| workload.labels.get(*key) != Some(value))?;
+    Some(format!("workloadSelector asks for {key}={value}, {}", has(workload.labels.get(key), "label")))
 }
 
-/// `None` for a patch that is for other proxies.
+/// Why a patch is not for a proxy.
+fn other_proxy(patch: &istio::ConfigPatch, workload: Workload<'_>) -> Option<String> {
+    let proxy = patch.match_.as_ref()?.proxy.as_ref()?;
+    if let Some(pattern) = proxy.proxy_version.as_deref().filter(|pattern| !is_of_version(pattern)) {
+        return Some(format!("match.proxy.proxyVersion {pattern} does not meet {ISTIO_VERSION}"));
+    }
+    let (key, value) = proxy.metadata.iter().find(|(key, value)| workload.metadata.get(*key) != Some(value))?;
+    Some(format!("match.proxy.metadata asks for {key}: {value}, {}", has(workload.metadata.get(key), "entry")))
+}
+
+fn has(value: Option<&String>, what: &str) -> String {
+    value.map_or_else(|| format!("the proxy has no such {what}"), |value| format!("the proxy has {value}"))
+}
+
 fn convert(
     document: &Document<EnvoyFilter>,
     index: usize,
     patch: &istio::ConfigPatch,
-    workload: Workload<'_>,
-) -> Result<Option<Patch>, PatchError> {
+    elsewhere: Option<String>,
+) -> Result<Patch, PatchError> {
     let origin = Origin {
         document: document.id(),
         file: document.source.file.to_string(),
@@ -90,28 +108,21 @@ fn convert(
             istio::PatchContext::SidecarOutbound => Context::SidecarOutbound,
             istio::PatchContext::Gateway | istio::PatchContext::Waypoint => Context::Gateway,
         };
-        if let Some(proxy) = &matches.proxy {
-            if proxy.proxy_version.as_deref().is_some_and(|pattern| !is_of_version(pattern)) {
-                return Ok(None);
-            }
-            if !proxy.metadata.iter().all(|(key, value)| workload.metadata.get(key) == Some(value)) {
-                return Ok(None);
-            }
-        }
         if let Some(listener) = &matches.listener {
             target = Target::Listener(listener_match(listener));
         } else if let Some(route) = &matches.route_configuration {
             target = Target::Route(route_match(route));
         } else if let Some(cluster) = &matches.cluster {
             target = Target::Cluster(ClusterMatch {
-                port: cluster.port_number,
-                service: cluster.service.clone(),
-                subset: cluster.subset.clone(),
-                name: cluster.name.clone(),
+                port: number(cluster.port_number),
+                service: text(&cluster.service),
+                subset: text(&cluster.subset),
+                name: text(&cluster.name),
             });
         }
     }
     let operation = match (operation(change.operation), change.filter_class.unwrap_or_default()) {
+        (operation, _) if elsewhere.is_some() => operation,
         (operation, istio::FilterClass::Unspecified) => operation,
         // None of the mesh's own filters authenticates, authorises or counts, so the place is the front, or before the router.
         (Operation::Add, istio::FilterClass::Authn | istio::FilterClass::Authz) if apply_to == ApplyTo::HttpFilter => {
@@ -121,7 +132,7 @@ fn convert(
         _ => return Err(refuse("patch.filterClass", "goes with ADD of an HTTP_FILTER only")),
     };
     let value = change.value.clone().unwrap_or(Value::Null);
-    Ok(Some(Patch { origin, apply_to, context, target, operation, value }))
+    Ok(Patch { origin, apply_to, context, target, operation, value, elsewhere })
 }
 
 fn apply_to(apply_to: istio::ApplyTo) -> Option<ApplyTo> {
@@ -151,25 +162,34 @@ fn operation(operation: istio::PatchOperation) -> Operation {
     }
 }
 
+/// Protobuf does not tell 0 and "" from what is unset, so neither is a condition.
+fn number(value: Option<u32>) -> Option<u32> {
+    value.filter(|number| *number != 0)
+}
+
+fn text(value: &Option<String>) -> Option<String> {
+    value.clone().filter(|text| !text.is_empty())
+}
+
 fn listener_match(listener: &istio::ListenerMatch) -> ListenerMatch {
     let chain = listener.filter_chain.as_ref().map(|chain| FilterChainMatch {
-        name: chain.name.clone(),
-        sni: chain.sni.clone(),
-        transport_protocol: chain.transport_protocol.clone(),
-        application_protocols: chain.application_protocols.clone(),
-        destination_port: chain.destination_port,
-        filter: chain.filter.as_ref().and_then(|filter| filter.name.clone()),
-        sub_filter: chain.filter.as_ref().and_then(|filter| filter.sub_filter.as_ref()?.name.clone()),
+        name: text(&chain.name),
+        sni: text(&chain.sni),
+        transport_protocol: text(&chain.transport_protocol),
+        application_protocols: text(&chain.application_protocols),
+        destination_port: number(chain.destination_port),
+        filter: chain.filter.as_ref().and_then(|filter| text(&filter.name)),
+        sub_filter: chain.filter.as_ref().and_then(|filter| text(&filter.sub_filter.as_ref()?.name)),
     });
-    ListenerMatch { port: listener.port_number, name: listener.name.clone(), filter_chain: chain }
+    ListenerMatch { port: number(listener.port_number), name: text(&listener.name), filter_chain: chain }
 }
 
 fn route_match(route: &istio::RouteConfigurationMatch) -> RouteMatch {
     let vhost = route.vhost.as_ref().map(|vhost| VhostMatch {
-        name: vhost.name.clone(),
-        domain_name: vhost.domain_name.clone(),
+        name: text(&vhost.name),
+        domain_name: text(&vhost.domain_name),
         route: vhost.route.as_ref().map(|route| HttpRouteMatch {
-            name: route.name.clone(),
+            name: text(&route.name),
             action: route.action.map(|action| match action {
                 istio::RouteAction::Any => RouteAction::Any,
                 istio::RouteAction::Route => RouteAction::Route,
@@ -178,5 +198,5 @@ fn route_match(route: &istio::RouteConfigurationMatch) -> RouteMatch {
             }),
         }),
     });
-    RouteMatch { port: route.port_number, name: route.name.clone(), vhost }
+    RouteMatch { port: number(route.port_number), name: text(&route.name), vhost }
 }

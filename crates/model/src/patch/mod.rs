@@ -9,6 +9,7 @@
 //!   Istio lets such a patch match every filter, the router included. Without either name it is refused.
 //! - The outbound side has one listener and one route configuration; a port in `routeConfiguration` selects virtual hosts.
 //! - `match.proxy.proxyVersion` is met by [`ISTIO_VERSION`], whatever the version of this program.
+//! - A MERGE of a cluster's `transport_socket` leaves the other fields of its value in force; Istio drops them.
 //! - Values of the wrapper types replace each other in a MERGE, so that `false` can beat `true`.
 //!
 //! As in Istio, INSERT_BEFORE without a named filter inserts at the front, and INSERT_AFTER at the end; an HTTP filter that would
@@ -39,6 +40,8 @@ pub use spec::{
 #[derive(Debug, Clone, Default)]
 pub struct PatchSet {
     patches: Vec<(Compiled, Vec<PatchWarning>)>,
+    /// Of patches that are for other proxies.
+    elsewhere: Vec<PatchReport>,
 }
 
 impl PatchSet {
@@ -46,7 +49,17 @@ impl PatchSet {
     pub fn new(patches: impl IntoIterator<Item = Patch>) -> Result<Self, Vec<PatchError>> {
         let mut set = Self::default();
         let mut errors = Vec::new();
-        for patch in patches {
+        for mut patch in patches {
+            if let Some(reason) = patch.elsewhere.take() {
+                set.elsewhere.push(PatchReport {
+                    origin: patch.origin,
+                    apply_to: patch.apply_to,
+                    operation: patch.operation,
+                    outcome: Outcome::Elsewhere(reason),
+                    warnings: Vec::new(),
+                });
+                continue;
+            }
             match compile(patch) {
                 Ok(compiled) => set.patches.push(compiled),
                 Err(mut more) => errors.append(&mut more),
@@ -55,7 +68,7 @@ impl PatchSet {
         if errors.is_empty() { Ok(set) } else { Err(errors) }
     }
 
-    /// Whether there is no patch at all.
+    /// Whether no patch is for this proxy.
     pub fn is_empty(&self) -> bool {
         self.patches.is_empty()
     }
@@ -67,9 +80,9 @@ impl PatchSet {
         self.patches.iter().all(|(compiled, _)| about(compiled.patch.apply_to))
     }
 
-    /// Applies every patch to the whole of a proxy's resources and says what became of each.
+    /// Applies every patch to the whole of a proxy's resources and says what became of each; those for other proxies last.
     pub fn apply(&self, resources: &mut Resources) -> Vec<PatchReport> {
-        let mut reports = Vec::with_capacity(self.patches.len());
+        let mut reports = Vec::with_capacity(self.patches.len() + self.elsewhere.len());
         for (compiled, warnings) in &self.patches {
             let mut trace = Trace::default();
             match compiled.patch.apply_to {
@@ -92,6 +105,7 @@ impl PatchSet {
                 warnings: warnings.clone(),
             });
         }
+        reports.extend_from_slice(&self.elsewhere);
         reports
     }
 

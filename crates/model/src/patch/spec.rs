@@ -33,6 +33,8 @@ pub struct Patch {
     pub operation: Operation,
     /// `Null` for a REMOVE without a value.
     pub value: Value,
+    /// Why the patch is not for this proxy, where it is for others only. Such a patch is reported and not read further.
+    pub elsewhere: Option<String>,
 }
 
 macro_rules! words {
@@ -190,6 +192,8 @@ pub enum Outcome {
     Matched { count: usize, places: Vec<String> },
     /// Nothing was changed; why, in one sentence.
     Unmatched(String),
+    /// The patch is for other proxies; why, in one sentence.
+    Elsewhere(String),
 }
 
 /// Places named in a report. A patch may match each of thousands of clusters; a reader wants a few and the count.

@@ -77,7 +77,7 @@ mod service;
 mod tls;
 mod wire;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -159,8 +159,21 @@ pub fn translate(config: &Config, node: &Node) -> Result<Resources, Vec<PatchErr
 /// # Errors
 /// As [`translate`].
 pub fn patch_set(config: &Config, node: &Node) -> Result<PatchSet, Vec<PatchError>> {
-    let workload = Workload { namespace: &node.namespace, labels: &node.labels, metadata: &node.metadata };
-    PatchSet::new(patches(config, workload)?)
+    let metadata = proxy_metadata(config, node);
+    PatchSet::new(patches(config, Workload { namespace: &node.namespace, labels: &node.labels, metadata: &metadata })?)
+}
+
+/// Prefix of an agent's variables that become the proxy's metadata (Istio, `ISTIO_META_`).
+const METADATA_PREFIX: &str = "ISTIO_META_";
+
+/// What `match.proxy.metadata` is compared with: the node's own, and proxyMetadata under the names that it has in a proxy.
+pub fn proxy_metadata(config: &Config, node: &Node) -> BTreeMap<String, String> {
+    let settings = config.proxy_settings(&node.namespace);
+    let named = |key: String| key.strip_prefix(METADATA_PREFIX).map(str::to_owned).unwrap_or(key);
+    let mut all: BTreeMap<String, String> =
+        settings.proxy_metadata.into_iter().map(|(key, value)| (named(key), value)).collect();
+    all.extend(node.metadata.clone());
+    all
 }
 
 /// Translates everything, without EnvoyFilters.
