@@ -379,11 +379,8 @@ impl Worker {
     }
 
     fn give_connection(&self, cluster: u64, endpoint: u64) {
-        let Some(pool) = self.clusters.find(cluster) else { return };
-        let wanted = pool.pools().filter(|pool| pool.identity == endpoint);
-        // A connection to the endpoint itself is worth more than room for one.
-        if !wanted.into_iter().any(|pool| pool.give_idle()) {
-            let _ = pool.pools().any(|pool| pool.close_one_idle());
+        if let Some(pool) = self.clusters.find(cluster) {
+            pool.starvation.give(endpoint);
         }
     }
 

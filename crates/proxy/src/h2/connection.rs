@@ -94,19 +94,28 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
     ///
     /// # Errors
     /// The connection failed, or the peer broke the protocol; its streams have been told.
-    pub async fn run(mut self) -> Result<(), Error> {
+    pub async fn run(self) -> Result<(), Error> {
+        self.run_holding(()).await
+    }
+
+    /// As [`Self::run`]. `held` is dropped when our end is closed: what the peer still sends after that counts no more.
+    ///
+    /// # Errors
+    /// See [`Self::run`].
+    pub async fn run_holding<Held>(mut self, held: Held) -> Result<(), Error> {
         let result = poll_fn(|cx| self.poll(cx)).await;
         let closing = result.err().unwrap_or(Error::new(Kind::NotOpen));
         self.core.borrow_mut().close(closing);
         if !self.peer_closed && !matches!(closing.kind(), Kind::Io(_) | Kind::KeepaliveTimeout) {
             // What the peer still sends is of no use; not reading it could cost it our GOAWAY. Its failures neither.
-            let _ = timeout(LINGER, self.linger()).await;
+            let _ = timeout(LINGER, self.linger(held)).await;
         }
         result
     }
 
-    async fn linger(&mut self) -> std::io::Result<()> {
+    async fn linger<Held>(&mut self, held: Held) -> std::io::Result<()> {
         self.io.shutdown().await?;
+        drop(held);
         let mut left = LINGER_BYTES;
         if self.input.is_empty() {
             self.input = buffer(READ_BUFFER);

@@ -1,8 +1,9 @@
 //! One worker's view of a cluster: its endpoints with their pools, and who is picked next.
 
-use super::connect::{Plan, Protocol, Starvation};
+use super::connect::{Plan, Protocol};
 use super::endpoint::EndpointPool;
 use super::shared::ClusterShared;
+use super::starvation::Starvation;
 use crate::balance::{EndpointState, PickView, Picker};
 use crate::h2;
 use crate::outlier::{EndpointHealth, Outcome};
@@ -128,7 +129,7 @@ pub struct ClusterPool {
     pub endpoints: Vec<Rc<WorkerEndpoint>>,
     /// Destinations of redirected connections, where the cluster is of those (Envoy ORIGINAL_DST).
     originals: RefCell<HashMap<SocketAddr, Original>>,
-    starvation: Rc<Starvation>,
+    pub starvation: Rc<Starvation>,
     /// From an index in the cluster's endpoints to one in `endpoints`.
     places: Box<[Option<u32>]>,
     picker: RefCell<Picker>,
@@ -230,7 +231,7 @@ impl ClusterPool {
         let pool = |http2: bool| {
             let plan = Rc::new(plan(worker, &self.cluster, &described, http2, self.starvation.clone()));
             let pool = EndpointPool::new(address, &described, plan.clone(), self.shared.clone());
-            plan.starvation.pools.borrow_mut().push(Rc::downgrade(&pool));
+            plan.starvation.add(&pool);
             pool
         };
         let follows_client = self.cluster.policy.protocol == UpstreamProtocol::UseDownstream;
@@ -291,10 +292,10 @@ impl ClusterPool {
             keep
         });
         self.series.active.set(active.into());
-        self.starvation.prune();
         for endpoint in &self.endpoints {
             endpoint.sweep(now);
         }
+        self.starvation.sweep();
     }
 
     pub fn pools(&self) -> impl Iterator<Item = &Rc<EndpointPool>> {
@@ -355,11 +356,12 @@ impl ClusterPools {
 
 fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>) -> ClusterPool {
     let shared = worker.shared.cluster(cluster);
+    // One for all pools of the cluster, old and new: a connection of any of them may have to make room.
+    let starvation = old.map_or_else(
+        || Starvation::new(cluster.identity, shared.clone(), worker.others.clone()),
+        |old| old.starvation.clone(),
+    );
     let old = old.filter(|old| old.cluster.pool_key == cluster.pool_key);
-    // One for all pools of the cluster, old and new: an idle connection of any of them may have to make room.
-    let starvation = old
-        .and_then(|old| old.endpoints.first())
-        .map_or_else(|| Rc::new(Starvation::new(worker.others.clone())), |kept| kept.pool.plan.starvation.clone());
     let mut plans: HashMap<(u8, bool), Rc<Plan>> = HashMap::new();
     let mut endpoints = Vec::with_capacity(cluster.endpoints.len());
     for (index, endpoint) in cluster.endpoints.iter().enumerate() {
@@ -370,7 +372,7 @@ fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>)
                 .entry((endpoint.transport, http2))
                 .or_insert_with(|| Rc::new(plan(worker, cluster, endpoint, http2, starvation.clone())));
             let pool = EndpointPool::new(address, endpoint, plan.clone(), shared.clone());
-            plan.starvation.pools.borrow_mut().push(Rc::downgrade(&pool));
+            plan.starvation.add(&pool);
             pool
         };
         let follows_client = cluster.policy.protocol == UpstreamProtocol::UseDownstream;

@@ -1,23 +1,19 @@
-//! Opening connections: TCP, TLS, protocol; and what a worker does when the connection limit is reached.
+//! Opening connections: TCP, TLS, protocol.
 
 use super::cluster::ByteSeries;
-use super::endpoint::{AcquireError, EndpointPool};
-use super::shared::ClusterShared;
+use super::endpoint::AcquireError;
+use super::starvation::Starvation;
 use crate::h1::{ClientConn, Wire};
 use crate::h2;
 use crate::net::{Io, Socket, stamp};
 use crate::tls::{Alpn, Connector, Peer, Target};
-use crate::worker::Command;
 use celerity_model::snapshot::TcpKeepalive;
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc;
 
 /// What opening a connection took; charged to the one request that asked for it.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +71,8 @@ impl Plan {
     }
 
     pub fn streams_per_connection(&self) -> u32 {
-        self.http2_streams_max.clamp(1, STREAMS_PER_CONNECTION_MAX)
+        let most = self.http2_streams_max.min(self.max_requests.unwrap_or(u32::MAX));
+        most.clamp(1, STREAMS_PER_CONNECTION_MAX)
     }
 }
 
@@ -84,8 +81,20 @@ impl Plan {
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 
 pub enum Connected {
-    H1 { conn: Box<ClientConn>, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
-    H2 { client: h2::Client, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant },
+    H1 {
+        conn: Box<ClientConn>,
+        peer: Option<Rc<Peer>>,
+        setup: Option<Setup>,
+        opened: Instant,
+    },
+    /// Nothing is sent before somebody runs the connection.
+    H2 {
+        connection: Box<h2::Connection<Io>>,
+        client: h2::Client,
+        peer: Option<Rc<Peer>>,
+        setup: Option<Setup>,
+        opened: Instant,
+    },
 }
 
 /// Opens one connection, within the cluster's connect timeout: as in Envoy it covers TCP and TLS. `http1`: it must speak
@@ -146,8 +155,7 @@ async fn open_untimed(plan: &Plan, address: SocketAddr, http1: bool) -> Result<C
 fn speak(plan: &Plan, io: Io, alpn: &Alpn, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant) -> Connected {
     if *alpn == Alpn::H2 {
         let (connection, client) = h2::client::connect(io, plan.http2);
-        tokio::task::spawn_local(connection.run());
-        return Connected::H2 { client, peer, setup, opened };
+        return Connected::H2 { connection: Box::new(connection), client, peer, setup, opened };
     }
     Connected::H1 { conn: Box::new(ClientConn::new(Wire::new(io))), peer, setup, opened }
 }
@@ -172,101 +180,4 @@ async fn connect(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {
         socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     }
     socket.connect(address).await
-}
-
-/// Places in another worker's queue that asking for connections leaves to the control side: a drain or a new
-/// configuration must never find it full.
-const COMMANDS_KEPT_FREE: usize = 256;
-
-/// A worker's part in the sharing of a cluster's connection limit.
-pub struct Starvation {
-    pub pools: RefCell<Vec<Weak<EndpointPool>>>,
-    pub others: Rc<[mpsc::Sender<Command>]>,
-    running: Cell<bool>,
-}
-
-impl Starvation {
-    pub fn new(others: Rc<[mpsc::Sender<Command>]>) -> Self {
-        Self { pools: RefCell::default(), others, running: Cell::new(false) }
-    }
-
-    /// Forgets the pools that are no more: each would keep its memory.
-    pub fn prune(&self) {
-        self.pools.borrow_mut().retain(|pool| pool.strong_count() > 0);
-    }
-
-    fn pools(&self) -> Vec<Rc<EndpointPool>> {
-        self.prune();
-        self.pools.borrow().iter().filter_map(Weak::upgrade).collect()
-    }
-}
-
-/// The connection limit is reached and a request of `pool` waits. Makes room from what is idle, here or in another
-/// worker, and waits for what is busy. One task per worker and cluster, for as long as a request starves.
-pub fn starve(pool: &Rc<EndpointPool>) {
-    let plan = pool.plan.clone();
-    for other in plan.starvation.others.iter().filter(|other| other.capacity() > COMMANDS_KEPT_FREE) {
-        // A queue that is nearly full means that the other worker has been asked already.
-        let _ = other.try_send(Command::GiveConnection { cluster: plan.identity, endpoint: pool.identity });
-    }
-    if plan.starvation.running.replace(true) {
-        return;
-    }
-    let shared = pool.shared.clone();
-    tokio::task::spawn_local(async move {
-        shared.starving.fetch_add(1, Ordering::AcqRel);
-        loop {
-            let freed = shared.freed.notified();
-            tokio::pin!(freed);
-            // Listening first, looking then: what is freed in between is not missed.
-            freed.as_mut().enable();
-            if !feed(&plan, &shared) {
-                break;
-            }
-            freed.await;
-        }
-        plan.starvation.running.set(false);
-        shared.starving.fetch_sub(1, Ordering::AcqRel);
-        // What woke this worker last may serve another one.
-        if shared.someone_starves() {
-            shared.freed.notify_one();
-        }
-    });
-}
-
-/// Serves starving requests of this worker as far as possible. `false`: none are left.
-fn feed(plan: &Rc<Plan>, shared: &Arc<ClusterShared>) -> bool {
-    let pools = plan.starvation.pools();
-    loop {
-        let Some(hungry) = pools.iter().find(|pool| pool.has_waiters() && pool.wants_connection()) else {
-            return pools.iter().any(|pool| pool.has_waiters() && pool.wants_connection());
-        };
-        if let Some(permit) = shared.connection() {
-            hungry.open(permit);
-            continue;
-        }
-        // What is given is a plain HTTP/1.1 connection.
-        let takes = |pool: &EndpointPool| pool.plan.protocol != Protocol::Http2 && pool.plan.tls.is_none();
-        let wanted =
-            |identity: u64| pools.iter().find(|pool| pool.identity == identity && takes(pool) && pool.has_waiters());
-        if let Some((donation, permit)) = shared.take_donation(|identity| wanted(identity).is_some()) {
-            if let Some(pool) = wanted(donation.endpoint)
-                && let Ok(stream) = TcpStream::from_std(donation.stream)
-            {
-                let stream = Socket::new(stream, plan.stamped);
-                let mut conn = ClientConn::new(Wire::new(Io::Tcp(stream)));
-                conn.requests = donation.requests;
-                pool.take_in(
-                    Connected::H1 { conn: Box::new(conn), peer: None, setup: None, opened: donation.opened },
-                    permit,
-                );
-            }
-            continue;
-        }
-        // An idle connection to another endpoint holds a unit of the limit and serves nobody.
-        if pools.iter().any(|pool| !Rc::ptr_eq(pool, hungry) && pool.close_one_idle()) {
-            continue;
-        }
-        return true;
-    }
 }

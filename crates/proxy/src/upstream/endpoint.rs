@@ -10,9 +10,12 @@
 //!      +--- wait ---- permit ----> connect task --------------------------------- hand ----+
 //!              +----- none: starve until a connection is freed, given or closed --- hand --+
 //! ```
+//!
+//! How workers and endpoints share the limit is `starvation`'s, the states of an HTTP/2 connection are `multiplexed`'s.
 
 use super::cluster::Bytes;
 use super::connect::{self, Setup};
+use super::multiplexed::{H2Conn, Reserved};
 use super::shared::{ClusterShared, ConnectionPermit, RareEvents};
 use crate::h1::ClientConn;
 use crate::h2;
@@ -104,32 +107,10 @@ impl Lease {
     }
 }
 
-/// A stream that was promised.
-pub struct Reserved(Rc<Cell<u32>>);
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
 #[derive(Debug)]
 struct IdleConn {
     lease: Box<H1Lease>,
     since: Instant,
-}
-
-struct H2Conn {
-    client: h2::Client,
-    /// Leases that have not become streams yet: one room must not be promised twice.
-    leased: Rc<Cell<u32>>,
-    peer: Option<Rc<Peer>>,
-    opened: Instant,
-    idle_since: Cell<Option<Instant>>,
-    requests: Cell<u64>,
-    plan: Rc<connect::Plan>,
-    told: Cell<Bytes>,
-    _permit: ConnectionPermit,
 }
 
 enum Slot {
@@ -155,7 +136,7 @@ pub struct EndpointPool {
     pub plan: Rc<connect::Plan>,
     pub shared: Arc<ClusterShared>,
     idle: RefCell<Vec<IdleConn>>,
-    h2: RefCell<Vec<Rc<H2Conn>>>,
+    h2: RefCell<Vec<H2Conn>>,
     waiters: RefCell<VecDeque<Waiter>>,
     connecting: Cell<u32>,
     speaks: Cell<Speaks>,
@@ -198,7 +179,10 @@ impl EndpointPool {
 
     /// A connection that is there now, without waiting.
     pub fn try_acquire(&self) -> Option<Lease> {
-        if let Some(lease) = self.h2_lease() {
+        if self.gone.get() {
+            return None;
+        }
+        if let Some(lease) = self.h2_lease(&mut None) {
             return Some(lease);
         }
         loop {
@@ -215,22 +199,15 @@ impl EndpointPool {
         fresh && peer_is_silent(&mut idle.lease.conn)
     }
 
-    fn h2_lease(&self) -> Option<Lease> {
+    fn h2_lease(&self, setup: &mut Option<Setup>) -> Option<Lease> {
         let conns = self.h2.borrow();
         let conn = match conns.as_slice() {
             [] => return None,
-            [one] => one,
+            [one] => Some(one).filter(|conn| conn.has_room())?,
             // Streams are balanced over the connections, so that no one connection is the bottleneck.
-            several => several.iter().filter(|conn| conn.has_room(&self.plan)).min_by_key(|conn| conn.in_use())?,
+            several => several.iter().filter(|conn| conn.has_room()).min_by_key(|conn| conn.in_use())?,
         };
-        if !conn.has_room(&self.plan) {
-            return None;
-        }
-        conn.requests.set(conn.requests.get() + 1);
-        conn.idle_since.set(None);
-        conn.leased.set(conn.leased.get() + 1);
-        let reserved = Reserved(conn.leased.clone());
-        Some(Lease::H2(H2Lease { client: conn.client.clone(), reserved, peer: conn.peer.clone(), setup: None }))
+        Some(conn.lease(setup.take()))
     }
 
     /// A connection for one request; waits for one where there is none. Dropping the future gives the place up.
@@ -259,10 +236,13 @@ impl EndpointPool {
         if self.gone.get() {
             return Err(AcquireError::Gone(self.address));
         }
-        let permit = self.shared.connection().or_else(|| {
+        let mut permit = self.shared.connection();
+        if permit.is_none() {
             RareEvents::add(&self.shared.events.connection_overflows);
-            self.close_one_idle().then(|| self.shared.connection()).flatten()
-        });
+            if self.close_one_idle() {
+                permit = tokio::time::timeout(self.plan.connect_timeout, self.shared.next_connection()).await.ok();
+            }
+        }
         let Some(permit) = permit else {
             RareEvents::add(&self.shared.events.pending_overflows);
             return Err(AcquireError::PendingOverflow);
@@ -273,8 +253,7 @@ impl EndpointPool {
                 let lease = H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default(), own: true };
                 Ok(Lease::H1(Box::new(lease)))
             }
-            Ok(connect::Connected::H2 { client, .. }) => {
-                client.shutdown();
+            Ok(connect::Connected::H2 { .. }) => {
                 let reason = Arc::from("it insists on HTTP/2, which can't switch to WebSocket");
                 Err(AcquireError::Connect { address: self.address, reason, timed_out: false, tls: true })
             }
@@ -296,7 +275,10 @@ impl EndpointPool {
                 Some(permit) => self.open(permit),
                 None => {
                     RareEvents::add(&self.shared.events.connection_overflows);
-                    return connect::starve(self);
+                    // Only who makes one more connection necessary asks for one.
+                    let waiting = self.waiters.borrow().len() as u32;
+                    let asks = waiting.saturating_sub(1).is_multiple_of(self.shared_by());
+                    return self.plan.starvation.starve(self.identity, asks);
                 }
             }
         }
@@ -306,15 +288,17 @@ impl EndpointPool {
     pub fn wants_connection(&self) -> bool {
         let waiting = self.waiters.borrow().len() as u32;
         let connecting = self.connecting.get();
-        let enough = match self.speaks.get() {
-            // One HTTP/2 connection serves them all, as far as its streams go; one that turns out to be HTTP/1.1 is
-            // followed by the others.
-            Speaks::Http2 | Speaks::Unknown if self.plan.may_be_http2() => {
-                waiting.div_ceil(self.plan.streams_per_connection())
-            }
-            _ => waiting,
-        };
+        let enough = waiting.div_ceil(self.shared_by());
         connecting < enough.min(CONNECTING_MAX) && !self.gone.get()
+    }
+
+    /// Requests that one new connection serves at once. One HTTP/2 connection serves them all, as far as its streams go; one
+    /// that turns out to be HTTP/1.1 is followed by the others.
+    fn shared_by(&self) -> u32 {
+        match self.speaks.get() {
+            Speaks::Http2 | Speaks::Unknown if self.plan.may_be_http2() => self.plan.streams_per_connection(),
+            _ => 1,
+        }
     }
 
     pub fn open(self: &Rc<Self>, permit: ConnectionPermit) {
@@ -334,13 +318,7 @@ impl EndpointPool {
                         RareEvents::add(&events.connect_timeouts);
                     }
                     // Those that were to share the connection have no other one under way either.
-                    let shared_by = match pool.speaks.get() {
-                        Speaks::Http2 | Speaks::Unknown if pool.plan.may_be_http2() => {
-                            pool.plan.streams_per_connection()
-                        }
-                        _ => 1,
-                    };
-                    for _ in 0..shared_by {
+                    for _ in 0..pool.shared_by() {
                         pool.hand_error(error.clone());
                     }
                 }
@@ -357,37 +335,25 @@ impl EndpointPool {
                 let told = Bytes::default();
                 self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told, own: false }));
             }
-            connect::Connected::H2 { client, peer, mut setup, opened } => {
+            connect::Connected::H2 { connection, client, peer, mut setup, opened } => {
                 self.speaks.set(Speaks::Http2);
-                if self.gone.get() {
-                    client.shutdown();
-                    return;
-                }
-                self.h2.borrow_mut().push(Rc::new(H2Conn {
-                    client,
-                    leased: Rc::default(),
-                    peer,
-                    opened,
-                    idle_since: Cell::new(Some(Instant::now())),
-                    requests: Cell::new(0),
-                    plan: self.plan.clone(),
-                    told: Cell::default(),
-                    _permit: permit,
-                }));
-                while let Some(waiter) = self.next_waiter() {
-                    match self.h2_lease() {
-                        Some(Lease::H2(mut lease)) => {
-                            lease.setup = setup.take();
-                            give(&waiter, Ok(Lease::H2(lease)));
-                        }
-                        _ => {
-                            self.waiters.borrow_mut().push_front(waiter);
-                            break;
-                        }
-                    }
-                }
+                tokio::task::spawn_local(connection.run_holding(permit));
+                self.h2.borrow_mut().push(H2Conn::new(client, peer, opened, self.plan.clone()));
+                self.serve_waiters(&mut setup);
+                self.end_what_is_done();
             }
         }
+    }
+
+    /// Hands streams to the requests that wait, as far as there is room.
+    fn serve_waiters(&self, setup: &mut Option<Setup>) {
+        while self.has_waiters() {
+            let Some(lease) = self.h2_lease(setup) else { return };
+            if let Some(waiter) = self.next_waiter() {
+                give(&waiter, Ok(lease));
+            }
+        }
+        self.plan.starvation.served();
     }
 
     /// A request is done with an HTTP/1.1 connection: to the next that waits, to another worker that starves, or idle.
@@ -401,17 +367,20 @@ impl EndpointPool {
             drop(lease);
             return self.open_what_is_wanted();
         }
+        let starvation = &self.plan.starvation;
         let starving = self.shared.someone_starves();
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
         // A worker that is never idle would keep its connections for ever while another one waits.
-        if !(starving && turn.is_multiple_of(GIVE_ONE_IN))
-            && let Some(waiter) = self.next_waiter()
-        {
+        let turn_is_over = starving && turn.is_multiple_of(GIVE_ONE_IN) && starvation.others_starve(self);
+        if !turn_is_over && let Some(waiter) = self.next_waiter() {
             give(&waiter, Ok(Lease::H1(lease)));
+            if self.waiters.borrow().is_empty() {
+                starvation.served();
+            }
             return;
         }
-        if starving {
+        if starving && starvation.others_starve(self) {
             return self.donate(lease);
         }
         lease.conn.wire.shrink();
@@ -454,11 +423,17 @@ impl EndpointPool {
 
     fn close_idle_h2(&self) -> bool {
         let mut conns = self.h2.borrow_mut();
-        let at = conns.iter().position(|conn| conn.client.active() == 0);
+        let at = conns.iter().position(|conn| conn.end_if_done(true));
         at.is_some_and(|at| {
-            conns.swap_remove(at).client.shutdown();
+            conns.swap_remove(at);
             true
         })
+    }
+
+    /// Ends the HTTP/2 connections that are not in use and are to end, or are wanted elsewhere.
+    fn end_what_is_done(&self) {
+        let wanted = || self.shared.someone_starves() && self.plan.starvation.others_starve(self);
+        self.h2.borrow_mut().retain(|conn| conn.in_use() > 0 || !conn.end_if_done(self.gone.get() || wanted()));
     }
 
     pub fn has_waiters(&self) -> bool {
@@ -466,14 +441,22 @@ impl EndpointPool {
         !self.waiters.borrow().is_empty()
     }
 
-    /// A stream of an HTTP/2 connection ended: there may be room for one that waits.
-    pub fn stream_ended(self: &Rc<Self>) {
-        while self.has_waiters() {
-            let Some(lease) = self.h2_lease() else { return };
-            match self.next_waiter() {
-                Some(waiter) => give(&waiter, Ok(lease)),
-                None => return,
-            }
+    /// A stream of an HTTP/2 connection ended, or a lease without becoming one: there may be room for a request that waits
+    /// here, and what is to end may be done.
+    pub fn stream_ended(&self) {
+        if self.shared.someone_starves() {
+            self.end_turns();
+        }
+        self.serve_waiters(&mut None);
+        self.end_what_is_done();
+    }
+
+    /// A pool that is never idle would keep its connections for ever while others starve.
+    fn end_turns(&self) {
+        let now = Instant::now();
+        for conn in self.h2.borrow().iter().filter(|conn| conn.turn_is_over(now)) {
+            let others = self.plan.starvation.others_starve(self);
+            conn.next_turn(now, others.then(|| self.shared.try_yield()).flatten());
         }
     }
 
@@ -500,22 +483,7 @@ impl EndpointPool {
             let waited = now.saturating_duration_since(idle.since);
             plan.idle_timeout.is_none_or(|most| waited < most) && self.is_usable(idle)
         });
-        self.h2.borrow_mut().retain(|conn| {
-            conn.tell_bytes();
-            if !conn.client.is_open() {
-                return false;
-            }
-            if conn.client.active() > 0 {
-                return true;
-            }
-            let since = conn.idle_since.get().unwrap_or(now);
-            conn.idle_since.set(Some(since));
-            let keep = plan.idle_timeout.is_none_or(|most| now.saturating_duration_since(since) < most);
-            if !keep {
-                conn.client.shutdown();
-            }
-            keep
-        });
+        self.h2.borrow_mut().retain(|conn| !conn.sweep(now));
     }
 
     /// The endpoint has left the configuration, or is not to be used: idle connections close now, busy ones when
@@ -523,9 +491,7 @@ impl EndpointPool {
     pub fn retire(&self) {
         self.gone.set(true);
         self.idle.borrow_mut().clear();
-        for conn in self.h2.borrow_mut().drain(..) {
-            conn.client.shutdown();
-        }
+        self.end_what_is_done();
         while let Some(waiter) = self.next_waiter() {
             give(&waiter, Err(AcquireError::Gone(self.address)));
         }
@@ -533,37 +499,6 @@ impl EndpointPool {
 
     pub fn open_connections(&self) -> usize {
         self.idle.borrow().len() + self.h2.borrow().len()
-    }
-}
-
-impl Drop for H2Conn {
-    fn drop(&mut self) {
-        self.tell_bytes();
-    }
-}
-
-impl H2Conn {
-    /// Once in a while: the connection's own task counts, not its streams. What the last streams carry after the connection
-    /// has left the pool is not told.
-    fn tell_bytes(&self) {
-        let (received, sent) = self.client.carried_bytes();
-        let mut told = self.told.get();
-        self.plan.bytes.tell(&mut told, Bytes { received, sent });
-        self.told.set(told);
-    }
-
-    fn has_room(&self, plan: &connect::Plan) -> bool {
-        let spent = plan.max_requests.is_some_and(|most| self.requests.get() >= u64::from(most))
-            || plan.max_duration.is_some_and(|most| self.opened.elapsed() >= most);
-        if spent && self.client.is_open() {
-            self.client.shutdown();
-        }
-        let leased = self.leased.get() as usize;
-        !spent && self.client.available_streams() > leased && self.in_use() < plan.streams_per_connection() as usize
-    }
-
-    fn in_use(&self) -> usize {
-        self.client.active() + self.leased.get() as usize
     }
 }
 
@@ -597,6 +532,7 @@ impl Drop for Place<'_> {
                 drop(lease);
                 self.pool.stream_ended();
             }
+            Slot::Waiting(_) => self.pool.plan.starvation.served(),
             _ => {}
         }
     }

@@ -3,7 +3,9 @@
 pub mod cluster;
 pub mod connect;
 pub mod endpoint;
+mod multiplexed;
 pub mod shared;
+pub mod starvation;
 pub mod stream;
 pub mod tcp_info;
 

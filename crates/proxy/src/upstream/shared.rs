@@ -9,7 +9,7 @@ use crate::outlier::ClusterHealth;
 use celerity_model::snapshot::Limits;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -35,11 +35,17 @@ impl Gate {
     /// Takes one unit if the limit allows it. Exact: the count never passes the limit, whichever workers race.
     pub fn try_take(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < limit).then_some(used + 1)).is_ok()
+        self.used.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |used| (used < limit).then_some(used + 1)).is_ok()
     }
 
+    /// In one order with the line of who waits: giving back and then looking whether somebody waits must not miss who has
+    /// come to wait and then found nothing.
     pub fn give_back(&self) {
-        self.used.fetch_sub(1, Ordering::AcqRel);
+        self.used.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.used() < self.limit()
     }
 
     pub fn used(&self) -> u32 {
@@ -110,9 +116,11 @@ pub struct ClusterShared {
     pub retries: Gate,
     pub events: RareEvents,
     pub health: ClusterHealth,
-    /// Requests, in any worker, that wait because the connection limit is reached.
-    pub starving: AtomicU32,
-    /// Wakes one worker with starving requests when a connection is closed or given.
+    /// Workers with requests that wait because the connection limit is reached.
+    starving: AtomicU32,
+    /// Connections that take no new streams so that those workers get their units.
+    yielding: AtomicU32,
+    /// The line of those workers: wakes its head when a connection is closed or given.
     pub freed: Notify,
     donations: Mutex<VecDeque<Donation>>,
 }
@@ -128,6 +136,7 @@ impl ClusterShared {
             events: RareEvents::default(),
             health: ClusterHealth::new(Instant::now()),
             starving: AtomicU32::new(0),
+            yielding: AtomicU32::new(0),
             freed: Notify::new(),
             donations: Mutex::default(),
         })
@@ -152,18 +161,76 @@ impl ClusterShared {
         self.retries.try_take()
     }
 
-    pub fn someone_starves(&self) -> bool {
-        self.starving.load(Ordering::Acquire) > 0
+    pub fn starving(&self) -> u32 {
+        self.starving.load(Ordering::SeqCst)
     }
 
-    /// The right to hold one connection open. `None`: the limit is reached.
+    pub fn someone_starves(&self) -> bool {
+        self.starving() > 0
+    }
+
+    /// A worker starts to starve. `true`: no other one stood in line, so that nobody but it looks at what was freed before.
+    pub fn join_line(&self) -> bool {
+        self.starving.fetch_add(1, Ordering::SeqCst) == 0
+    }
+
+    /// A worker's requests are all served. What woke it may serve the next.
+    pub fn leave_line(&self) {
+        if self.starving.fetch_sub(1, Ordering::SeqCst) > 1 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// The head of the line has taken what it takes at once: what is left is for the next.
+    pub fn pass_on(&self) {
+        if self.connections.has_room() || !self.donations().is_empty() {
+            self.freed.notify_one();
+        }
+    }
+
+    /// The right to hold one connection open, for a request that has just come. `None`: the limit is reached, or others
+    /// stand in line for it.
     pub fn connection(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        if self.someone_starves() { None } else { self.connection_of_line() }
+    }
+
+    /// The same for the head of the line.
+    pub fn connection_of_line(self: &Arc<Self>) -> Option<ConnectionPermit> {
         self.connections.try_take().then(|| ConnectionPermit { shared: Some(self.clone()) })
+    }
+
+    /// Stands in the line for one connection, for who has no pool to stand there. Dropping the future leaves it.
+    pub async fn next_connection(self: &Arc<Self>) -> ConnectionPermit {
+        let _place = PlaceInLine(self);
+        let mut my_turn = self.join_line();
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if std::mem::replace(&mut my_turn, true)
+                && let Some(permit) = self.connection_of_line()
+            {
+                return permit;
+            }
+            freed.await;
+        }
+    }
+
+    /// Leave for one busy connection to end its turn. No more yield than workers starve: each costs a handshake.
+    pub fn try_yield(self: &Arc<Self>) -> Option<Yield> {
+        let most = self.starving();
+        let more = |yielding| (yielding < most).then_some(yielding + 1);
+        let took = self.yielding.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok();
+        took.then(|| Yield(self.clone()))
+    }
+
+    fn donations(&self) -> MutexGuard<'_, VecDeque<Donation>> {
+        self.donations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives an idle connection away. Its permit goes with it. `false`: the queue is full.
     pub fn donate(&self, donation: Donation, permit: ConnectionPermit) -> bool {
-        let mut donations = self.donations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut donations = self.donations();
         if donations.len() >= DONATIONS_MAX {
             return false;
         }
@@ -176,10 +243,9 @@ impl ClusterShared {
         true
     }
 
-    /// Takes a donation, rather one to an endpoint that is wanted. One that nobody here wants is for closing: that
-    /// frees its permit.
+    /// Takes a donation, rather one to an endpoint that is wanted. Of one that nobody here wants the permit is of use.
     pub fn take_donation(self: &Arc<Self>, wanted: impl Fn(u64) -> bool) -> Option<(Donation, ConnectionPermit)> {
-        let mut donations = self.donations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut donations = self.donations();
         let at = donations.iter().position(|donation| wanted(donation.endpoint)).unwrap_or(0);
         let donation = donations.remove(at)?;
         Some((donation, ConnectionPermit { shared: Some(self.clone()) }))
@@ -210,6 +276,24 @@ impl Drop for ConnectionPermit {
     }
 }
 
+struct PlaceInLine<'a>(&'a ClusterShared);
+
+impl Drop for PlaceInLine<'_> {
+    fn drop(&mut self) {
+        self.0.leave_line();
+    }
+}
+
+/// One connection that yields its turn. Dropped with it.
+#[derive(Debug)]
+pub struct Yield(Arc<ClusterShared>);
+
+impl Drop for Yield {
+    fn drop(&mut self) {
+        self.0.yielding.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,5 +317,31 @@ mod tests {
         assert!(shared.connection().is_none());
         drop(permit);
         assert!(shared.connection().is_some());
+    }
+
+    #[test]
+    fn nobody_overtakes_the_line() {
+        let limits = Limits { max_connections: 1, ..Limits::default() };
+        let shared = ClusterShared::new("c".into(), &limits);
+        assert!(shared.join_line() && !shared.join_line());
+        assert!(shared.connection().is_none());
+        let permit = shared.connection_of_line().unwrap();
+        assert!(shared.connection_of_line().is_none());
+        shared.leave_line();
+        drop(permit);
+        assert!(shared.connection().is_none());
+        shared.leave_line();
+        assert!(shared.connection().is_some());
+    }
+
+    #[test]
+    fn no_more_connections_yield_than_workers_starve() {
+        let shared = ClusterShared::new("c".into(), &Limits::default());
+        assert!(shared.try_yield().is_none());
+        shared.join_line();
+        let first = shared.try_yield().unwrap();
+        assert!(shared.try_yield().is_none());
+        drop(first);
+        assert!(shared.try_yield().is_some());
     }
 }

@@ -110,7 +110,9 @@ impl UpstreamStream {
             }
             Lease::H2(lease) => {
                 let ended = length == BodyLength::Empty;
-                let stream = lease.client.start(head, ended)?;
+                let started = lease.client.start(head, ended);
+                drop(lease);
+                let stream = started.inspect_err(|_| pool.stream_ended())?;
                 let to_head = head.method == Method::Head;
                 Kind::H2 { stream: Some(stream), has_piece: false, taken: 0, to_head, ended }
             }

@@ -28,10 +28,14 @@ pub(crate) struct Sidecar {
 impl Sidecar {
     /// Starts one with these documents.
     pub(crate) fn start(yaml: &str) -> Self {
+        Self::start_with(yaml, 1)
+    }
+
+    pub(crate) fn start_with(yaml: &str, workers: usize) -> Self {
         let handle = Proxy::start(Settings {
             ledger: true,
             snapshot: snapshot(yaml, None),
-            workers: 1,
+            workers,
             identity: None,
             workload: Peer::default(),
             admin: None,

@@ -1,0 +1,87 @@
+//! HTTP/2 to the upstreams.
+
+use super::common::{Sidecar, eventually, service};
+use super::upstream::{self, Counts};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+struct Case {
+    pool: &'static str,
+    workers: usize,
+    endpoints: usize,
+    delay_ms: u64,
+    clients: usize,
+    requests_each: usize,
+}
+
+impl Case {
+    /// Every request must get its 200 within the client's patience.
+    fn run(&self) -> (Sidecar, Arc<Counts>) {
+        let counts = Arc::new(Counts::default());
+        let endpoints: Vec<_> =
+            (0..self.endpoints).map(|_| upstream::start(Duration::from_millis(self.delay_ms), &counts)).collect();
+        let sidecar = Sidecar::start_with(&(service("users", &endpoints) + &rule(self.pool)), self.workers);
+        let one = || {
+            let mut client = sidecar.client();
+            (0..self.requests_each).all(|_| client.get("users", "/").is_ok_and(|answer| answer.status == 200))
+        };
+        let all_well = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(one)).collect();
+            clients.into_iter().all(|client| client.join().expect("it ran"))
+        });
+        assert!(all_well, "{}, {} workers, {} endpoints", self.pool, self.workers, self.endpoints);
+        (sidecar, counts)
+    }
+}
+
+fn rule(pool: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: users}}\nspec:\n  host: users\n  trafficPolicy:\n    loadBalancer: {{simple: ROUND_ROBIN}}\n    connectionPool: {pool}\n---\n"
+    )
+}
+
+#[test]
+fn nobody_starves_while_others_hold_the_limit() {
+    const ONE: &str = "{tcp: {maxConnections: 1}, http: {h2UpgradePolicy: UPGRADE}}";
+    const TWO: &str = "{tcp: {maxConnections: 2}, http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 3}}";
+    for (pool, limit, workers, endpoints, delay_ms, clients, requests_each) in [
+        // Idle in one worker, wanted in the others.
+        (ONE, 1, 4, 1, 100, 8, 1),
+        // Never idle.
+        (ONE, 1, 4, 1, 5, 20, 20),
+        (TWO, 2, 4, 1, 5, 20, 20),
+        // One worker, whose endpoints compete.
+        (ONE, 1, 1, 2, 100, 4, 1),
+        (ONE, 1, 1, 3, 5, 9, 20),
+        (ONE, 1, 3, 3, 5, 12, 20),
+    ] {
+        let (sidecar, counts) = Case { pool, workers, endpoints, delay_ms, clients, requests_each }.run();
+        let open_max = counts.open_max.load(Ordering::SeqCst);
+        // The upstream may see the next connection before the end of the last, which is on its way.
+        assert!(open_max <= 2 * limit, "{open_max} connections at once: {pool}");
+        drop(sidecar);
+    }
+}
+
+#[test]
+fn a_connections_own_limit_of_requests_costs_no_request_and_no_time() {
+    for (pool, limit, workers) in [
+        ("{http: {h2UpgradePolicy: UPGRADE, maxRequestsPerConnection: 1}}", 1, 2),
+        ("{http: {h2UpgradePolicy: UPGRADE, maxRequestsPerConnection: 5}}", 5, 4),
+        // A spent connection gives its place up with its last stream.
+        ("{tcp: {maxConnections: 1}, http: {h2UpgradePolicy: UPGRADE, maxRequestsPerConnection: 5}}", 5, 1),
+    ] {
+        let began = Instant::now();
+        let (_, counts) = Case { pool, workers, endpoints: 1, delay_ms: 5, clients: 10, requests_each: 20 }.run();
+        assert!(counts.accepted.load(Ordering::SeqCst) >= 200 / limit, "{pool}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{pool}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn an_idle_connection_ends_with_its_duration() {
+    let pool = "{tcp: {maxConnectionDuration: 1s}, http: {h2UpgradePolicy: UPGRADE}}";
+    let (_sidecar, counts) = Case { pool, workers: 1, endpoints: 1, delay_ms: 1, clients: 1, requests_each: 1 }.run();
+    eventually("the connection is closed", || counts.open.load(Ordering::SeqCst) == 0);
+}
