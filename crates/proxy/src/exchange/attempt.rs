@@ -258,12 +258,18 @@ impl<'a> Exchange<'a> {
         self.inner_hops = None;
         // A switch of protocols is HTTP/1.1's, and takes the connection with it.
         let own_connection = self.websocket && pool.plan.may_be_http2();
-        let lease = match if own_connection { None } else { pool.try_acquire() } {
-            Some(lease) => lease,
-            None => match self.wait_for_connection(down, pool).await? {
-                Ok(lease) => lease,
-                Err(error) => return Ok(Err(End::Acquire(error))),
-            },
+        let lease = loop {
+            let lease = match if own_connection { None } else { pool.try_acquire() } {
+                Some(lease) => lease,
+                None => match self.wait_for_connection(down, pool).await? {
+                    Ok(lease) => lease,
+                    Err(error) => return Ok(Err(End::Acquire(error))),
+                },
+            };
+            // Sent on a connection that the upstream has closed, it would be lost, or worse: perhaps not.
+            if self.request.method.is_idempotent() || !lease.has_ended() {
+                break lease;
+            }
         };
         self.enter(State::Serialise);
         if self.asked == Asked::Hops {

@@ -98,10 +98,11 @@ impl Lease {
         }
     }
 
-    /// Whether the connection has carried a request before: then the upstream may have closed it in the meantime.
-    pub fn is_reused(&self) -> bool {
+    /// Whether the connection has carried a request before and the kernel knows of its end by now. A system call: for a
+    /// request that could not be sent again. HTTP/2 says itself what it did not process.
+    pub fn has_ended(&self) -> bool {
         match self {
-            Self::H1(lease) => lease.conn.requests > 0,
+            Self::H1(lease) => lease.conn.requests > 0 && !super::tcp_info::is_silent(lease.conn.wire.io().tcp()),
             Self::H2(_) => false,
         }
     }

@@ -78,7 +78,7 @@ impl From<io::Error> for AttemptError {
 }
 
 enum Kind {
-    H1 { lease: Option<Box<H1Lease>>, reused: bool, written_before: u64, read_before: u64 },
+    H1 { lease: Option<Box<H1Lease>>, reused: bool, acked_max: Option<u64>, read_before: u64 },
     H2 { stream: Option<h2::ClientStream>, has_piece: bool, taken: usize, to_head: bool, ended: bool },
 }
 
@@ -104,9 +104,18 @@ impl UpstreamStream {
         let kind = match lease {
             Lease::H1(mut lease) => {
                 let reused = lease.conn.requests > 0;
-                let (written_before, read_before) = (lease.conn.wire.written_bytes, lease.conn.wire.read_bytes);
+                let wire = &lease.conn.wire;
+                let read_before = wire.read_bytes;
+                // What the peer may have acknowledged without having seen anything of this request. TLS's own bytes are not
+                // counted here: the kernel is asked, where the answer can matter.
+                let acked_max = match wire.io().is_tls() {
+                    // The handshake's SYN counts as one acknowledged byte.
+                    false => Some(wire.written_bytes + 1),
+                    true if reused && !head.method.is_idempotent() => super::tcp_info::bytes_acked(wire.io().tcp()),
+                    true => None,
+                };
                 lease.conn.start(head, length);
-                Kind::H1 { lease: Some(lease), reused, written_before, read_before }
+                Kind::H1 { lease: Some(lease), reused, acked_max, read_before }
             }
             Lease::H2(lease) => {
                 let ended = length == BodyLength::Empty;
@@ -302,12 +311,10 @@ impl UpstreamStream {
             (Kind::H1 { lease: Some(lease), read_before, .. }, error) if lease.conn.wire.read_bytes != *read_before => {
                 error
             }
-            (Kind::H1 { lease: Some(lease), reused: true, written_before, .. }, AttemptError::Reset(reason)) => {
-                let wire = &lease.conn.wire;
-                let acked = (!wire.io().is_tls()).then(|| super::tcp_info::bytes_acked(wire.io().tcp())).flatten();
-                // The handshake's SYN counts as one acknowledged byte.
-                match acked {
-                    Some(acked) if !was_reset && acked <= written_before + 1 => AttemptError::Unprocessed(reason),
+            (Kind::H1 { lease: Some(lease), reused: true, acked_max, .. }, AttemptError::Reset(reason)) => {
+                let acked = super::tcp_info::bytes_acked(lease.conn.wire.io().tcp());
+                match (acked, acked_max) {
+                    (Some(acked), Some(most)) if !was_reset && acked <= *most => AttemptError::Unprocessed(reason),
                     _ => AttemptError::Idle(reason),
                 }
             }

@@ -16,6 +16,17 @@ pub fn round_trip_us(stream: &TcpStream) -> Option<u32> {
     info(stream).map(|info| info.rtt_min_us)
 }
 
+/// Whether nothing waits to be read, neither bytes nor the peer's end: asked of the kernel, which knows before the reactor
+/// does.
+pub fn is_silent(stream: &TcpStream) -> bool {
+    let mut byte = [0u8; 1];
+    // SAFETY: the kernel writes at most one byte into `byte`, which has one.
+    let result = unsafe {
+        libc::recv(stream.as_raw_fd(), byte.as_mut_ptr().cast(), byte.len(), libc::MSG_PEEK | libc::MSG_DONTWAIT)
+    };
+    result < 0 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock
+}
+
 struct Info {
     rtt_min_us: u32,
     bytes_acked: u64,
@@ -45,4 +56,62 @@ fn info(stream: &TcpStream) -> Option<Info> {
     let rtt_min_us = u32::from_ne_bytes(bytes.get(RTT_MIN_AT..RTT_MIN_AT + 4)?.try_into().ok()?);
     let bytes_acked = u64::from_ne_bytes(bytes.get(BYTES_ACKED_AT..BYTES_ACKED_AT + 8)?.try_into().ok()?);
     Some(Info { rtt_min_us, bytes_acked })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::{Duration, Instant};
+
+    /// A connection whose reactor has no idea of what its peer does next, and the peer's end.
+    async fn pair() -> (TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let peer = listener.accept().unwrap().0;
+        stream.writable().await.unwrap();
+        assert!(stream.try_read(&mut [0]).is_err());
+        (stream, peer)
+    }
+
+    fn within_a_second(mut holds: impl FnMut() -> bool) -> bool {
+        let until = Instant::now() + Duration::from_secs(1);
+        while !holds() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        holds()
+    }
+
+    #[test]
+    fn the_kernel_knows_of_an_end_before_the_reactor() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for speaks in [false, true] {
+                let (stream, mut peer) = pair().await;
+                assert!(is_silent(&stream));
+                if speaks {
+                    std::io::Write::write_all(&mut peer, b"x").unwrap();
+                } else {
+                    peer.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                assert!(within_a_second(|| !is_silent(&stream)));
+                assert!(stream.try_read(&mut [0]).is_err(), "the reactor was not asked in between");
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_closed_peer_never_took_is_not_acknowledged() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (stream, peer) = pair().await;
+            assert_eq!(stream.try_write(b"taken").unwrap(), 5);
+            assert_eq!(std::io::Read::read(&mut &peer, &mut [0; 8]).unwrap(), 5);
+            drop(peer);
+            assert!(within_a_second(|| bytes_acked(&stream) == Some(6)));
+            assert_eq!(stream.try_write(b"lost").unwrap(), 4);
+            assert!(within_a_second(|| !is_silent(&stream)));
+            assert_eq!(bytes_acked(&stream), Some(6));
+        });
+    }
 }
