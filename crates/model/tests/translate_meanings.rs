@@ -61,6 +61,7 @@ fn a_service_alone_gets_istios_defaults() {
     let route = &host["routes"][0]["route"];
     assert_eq!(route["cluster"], USER);
     assert_eq!(route["timeout"], "0s");
+    assert_eq!(route["max_grpc_timeout"], "0s", "a gRPC request's own limit holds");
     assert_eq!(route["retry_policy"]["num_retries"], 2);
     assert_eq!(route["retry_policy"]["retry_on"], "connect-failure,refused-stream,unavailable,cancelled");
     assert_eq!(all["routes"]["allow_any"]["routes"][0]["route"]["cluster"], "PassthroughCluster");
@@ -316,8 +317,8 @@ fn matches_rewrites_and_weights() {
         (&json!("outbound|80|v2|user-service.default.svc.cluster.local"), &json!(10))
     );
     assert_eq!(
-        (&route["prefix_rewrite"], &route["host_rewrite_literal"], &route["timeout"]),
-        (&json!("/v2"), &json!("other.example.com"), &json!("2s"))
+        (&route["prefix_rewrite"], &route["host_rewrite_literal"], &route["timeout"], &route["max_grpc_timeout"]),
+        (&json!("/v2"), &json!("other.example.com"), &json!("2s"), &json!("2s"))
     );
     let retry = &route["retry_policy"];
     assert_eq!(

@@ -77,7 +77,7 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Overrides the listener's stream idle timeout; zero switches it off.
     pub idle_timeout: Option<Duration>,
-    /// Overrides the listener's.
+    /// Overrides the listener's; zero switches it off.
     pub max_stream_duration: Option<Duration>,
     /// A gRPC request's own `grpc-timeout` takes the place of `timeout`, up to this (zero: any).
     pub grpc_timeout_max: Option<Duration>,

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, VirtualHost};
 
 use super::cluster::{self, Upstream};
@@ -179,6 +179,11 @@ fn virtual_host(name: String, domains: Vec<String>, target: u16) -> VirtualHost 
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster_name(target))),
         timeout: Some(duration(Duration::ZERO)),
+        max_stream_duration: Some(MaxStreamDuration {
+            max_stream_duration: Some(duration(Duration::ZERO)),
+            grpc_timeout_header_max: Some(duration(Duration::ZERO)),
+            grpc_timeout_header_offset: None,
+        }),
         ..RouteAction::default()
     };
     VirtualHost {

@@ -38,11 +38,13 @@ use crate::istio::{
 };
 
 /// The routes of a host and port without a VirtualService: everything to the service.
+#[allow(deprecated)] // `max_grpc_timeout` is what Istio writes: its successor counts otherwise
 pub(super) fn plain(rule: &MergedRule<'_>, host: &str, port: &Port) -> Vec<Route> {
     let hash_policy = hash_policy(rule, port, None);
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(outbound_name(port.number, "", host))),
         timeout: Some(duration(Duration::ZERO)),
+        max_grpc_timeout: Some(duration(Duration::ZERO)),
         retry_policy: retry::policy(None, !hash_policy.is_empty()),
         hash_policy,
         ..RouteAction::default()
@@ -137,6 +139,7 @@ fn body_of(bytes: &[u8]) -> Specifier {
     }
 }
 
+#[allow(deprecated)] // `max_grpc_timeout`, as above
 fn forward(
     index: &Index<'_>,
     document: &Document<VirtualService>,
@@ -145,8 +148,9 @@ fn forward(
     host_rewrite: Option<String>,
 ) -> RouteAction {
     let namespace = &document.meta.namespace;
-    let mut action =
-        RouteAction { timeout: Some(duration(http.timeout.unwrap_or(Duration::ZERO))), ..RouteAction::default() };
+    let timeout = Some(duration(http.timeout.unwrap_or(Duration::ZERO)));
+    // A gRPC request may ask for less (Istio `setTimeout`).
+    let mut action = RouteAction { timeout, max_grpc_timeout: timeout, ..RouteAction::default() };
     // Of several destinations those of weight zero get nothing.
     let mut weighted: Vec<_> =
         http.route.iter().filter(|one| http.route.len() == 1 || one.weight.unwrap_or(0) > 0).collect();

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod grpc;
 mod ledger;
 mod limits;
 mod mirrors;

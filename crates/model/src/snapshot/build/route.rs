@@ -250,6 +250,7 @@ fn query_match(check: &mut Check, source: QueryParameterMatcher) -> Option<Query
     Some(QueryMatch { name: source.name.into(), kind })
 }
 
+#[allow(deprecated)]
 fn forward(
     check: &mut Check,
     interner: &mut Interner,
@@ -266,12 +267,19 @@ fn forward(
     let timeout = check.limit("timeout", source.timeout.take(), Some(ROUTE_TIMEOUT));
     let idle_timeout = check.duration("idle_timeout", source.idle_timeout.take());
     let (mut max_stream_duration, mut grpc_timeout_max) = (None, None);
+    let has_new_timeouts = source.max_stream_duration.is_some();
     if let Some(mut duration) = source.max_stream_duration.take() {
         check.within("max_stream_duration", |check| {
-            max_stream_duration = check.limit("max_stream_duration", duration.max_stream_duration.take(), None);
+            // Zero is a value: it takes the listener's away.
+            max_stream_duration = check.duration("max_stream_duration", duration.max_stream_duration.take());
             grpc_timeout_max = check.duration("grpc_timeout_header_max", duration.grpc_timeout_header_max.take());
             check.leftover(&duration);
         });
+    }
+    // The older field, which Istio writes, counts where the newer message is not there (Envoy `usingNewTimeouts`).
+    let grpc_timeout = check.duration("max_grpc_timeout", source.max_grpc_timeout.take());
+    if !has_new_timeouts {
+        grpc_timeout_max = grpc_timeout;
     }
     let retry = match (source.retry_policy.take(), defaults.retry) {
         (Some(policy), _) => check.within("retry_policy", |check| retry(check, policy)),
