@@ -19,6 +19,10 @@ struct Resolver {
 
 impl Resolver {
     fn start(answer: Option<Ipv4Addr>) -> Self {
+        Self::slow(answer, Duration::ZERO)
+    }
+
+    fn slow(answer: Option<Ipv4Addr>, pause: Duration) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         let address = socket.local_addr().expect("an address");
@@ -28,6 +32,7 @@ impl Resolver {
             let mut buffer = [0; 1500];
             while !stopped.load(Ordering::Relaxed) {
                 let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                std::thread::sleep(pause);
                 let answer = *shared.lock().expect("no panic under the lock");
                 let _ = socket.send_to(&reply(&buffer[..length], answer), from);
             }
@@ -95,5 +100,13 @@ fn a_named_service_is_reached_once_its_name_is_known_and_while_the_resolver_fail
     drop(resolver);
     sidecar.config.write("more.yaml", &crate::support::service("other", &[(&upstream, "version: v1")]));
     eventually("the change is taken up", || sidecar.get("other", "/status/200").status == 200);
+    assert_eq!(sidecar.get("pay.example.test", "/status/200").status, 200);
+}
+
+#[test]
+fn ready_means_that_names_are_known() {
+    let upstream = Upstream::start("one");
+    let resolver = Resolver::slow(Some(Ipv4Addr::LOCALHOST), Duration::from_millis(500));
+    let sidecar = Sidecar::start(&mesh(&resolver, &upstream));
     assert_eq!(sidecar.get("pay.example.test", "/status/200").status, 200);
 }

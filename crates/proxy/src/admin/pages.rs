@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 const INDEX: &str = "celerity admin\n\
-    /ready                      200 when the proxy takes traffic, 503 while it drains\n\
+    /ready                      200 when the proxy takes traffic, 503 while it drains or waits for its first DNS answers\n\
     /config_dump                the running configuration and the state of the last change\n\
     /clusters                   endpoints, limits, ejections, DNS names; ?format=json\n\
     /listeners                  where it listens\n\
@@ -48,6 +48,9 @@ pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pa
         "/" if pages == Pages::All => Page::text(INDEX),
         "/ready" | "/healthz/ready" | "/" => ready(control),
         "/config_dump" => config_dump(control),
+        "/clusters" | "/ledger" if !matches!(&*parameter("format"), "" | "text" | "json") => {
+            Page::status(400, "format must be text or json\n")
+        }
         "/clusters" => super::clusters::page(control, &parameter("format")),
         "/listeners" => listeners(control),
         "/stats/prometheus" | "/metrics" => metrics(control),

@@ -1,5 +1,6 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use celerity_model::snapshot::Snapshot;
@@ -19,12 +20,39 @@ pub(crate) struct Names {
     wanted: watch::Sender<Vec<Wanted>>,
     servers: watch::Sender<Vec<NameServer>>,
     table: ArcSwap<Table>,
+    began: Instant,
+    warm: AtomicBool,
 }
+
+/// How long a start waits for the first answers before the proxy says that it is ready: as long as Envoy lets a cluster warm
+/// up at most is too long for a name that nobody answers for, and all other services work.
+const WARM_MAX: Duration = Duration::from_secs(5);
 
 impl Names {
     pub(crate) fn new(snapshot: &Snapshot, servers: Vec<NameServer>) -> Self {
         let wanted = super::wanted(snapshot.clusters().map(|cluster| &**cluster));
-        Self { wanted: watch::Sender::new(wanted), servers: watch::Sender::new(servers), table: ArcSwap::default() }
+        Self {
+            warm: AtomicBool::new(wanted.is_empty()),
+            wanted: watch::Sender::new(wanted),
+            servers: watch::Sender::new(servers),
+            table: ArcSwap::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Whether every name of the start was answered, or denied, or has failed once: until then requests to it would find no
+    /// endpoint. Names that come later do not count.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.warm.load(Ordering::Acquire) || self.began.elapsed() >= WARM_MAX
+    }
+
+    /// The workers have what the table says.
+    fn taken_up(&self) {
+        let table = self.table.load();
+        let known = |one: &Wanted| table.get(&one.name).is_some() || table.refused.contains(&one.name);
+        if table.settled() && self.wanted.borrow().iter().all(known) {
+            self.warm.store(true, Ordering::Release);
+        }
     }
 
     /// Follows the names of this configuration from now on.
@@ -73,6 +101,7 @@ pub(crate) async fn follow(control: Arc<Control>) {
             let table = tables.borrow_and_update().clone();
             control.names.publish(table);
             control.take_up_addresses();
+            control.names.taken_up();
         }
     };
     let asking = async {
