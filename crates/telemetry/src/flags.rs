@@ -17,43 +17,45 @@ macro_rules! flags {
     };
 }
 
+// In the order in which they are written. Envoy writes them in the order in which they are set: what was injected, why there was
+// no further retry, what ended the last attempt, what became of the client.
 flags! {
+    /// A delay was injected.
+    DELAY_INJECTED = 10, "DI";
+    /// An abort was injected.
+    FAULT_INJECTED = 11, "FI";
+    /// A circuit breaker is full: of requests, of those that wait, or of retries.
+    UPSTREAM_OVERFLOW = 2, "UO";
+    /// The retries are used up.
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 4, "URX";
     /// No endpoint of the cluster is healthy.
     NO_HEALTHY_UPSTREAM = 0, "UH";
     /// The connection to the endpoint failed.
     UPSTREAM_CONNECTION_FAILURE = 1, "UF";
-    /// A circuit breaker is full: of requests, of those that wait, or of retries.
-    UPSTREAM_OVERFLOW = 2, "UO";
     /// No route matches.
     NO_ROUTE_FOUND = 3, "NR";
-    /// The retries are used up.
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 4, "URX";
     /// The upstream took longer than the timeout.
     UPSTREAM_REQUEST_TIMEOUT = 5, "UT";
     /// The upstream closed the connection before it answered.
     UPSTREAM_CONNECTION_TERMINATION = 6, "UC";
     /// The upstream reset the stream.
     UPSTREAM_REMOTE_RESET = 7, "UR";
-    /// The client closed the connection.
-    DOWNSTREAM_CONNECTION_TERMINATION = 8, "DC";
-    /// The client reset the stream.
-    DOWNSTREAM_REMOTE_RESET = 9, "DR";
-    /// A delay was injected.
-    DELAY_INJECTED = 10, "DI";
-    /// An abort was injected.
-    FAULT_INJECTED = 11, "FI";
+    /// The upstream's message breaks the protocol.
+    UPSTREAM_PROTOCOL_ERROR = 14, "UPE";
     /// The stream was idle too long.
     STREAM_IDLE_TIMEOUT = 12, "SI";
     /// The client's message breaks the protocol.
     DOWNSTREAM_PROTOCOL_ERROR = 13, "DPE";
-    /// The upstream's message breaks the protocol.
-    UPSTREAM_PROTOCOL_ERROR = 14, "UPE";
     /// The overload manager refused.
     OVERLOAD_MANAGER = 15, "OM";
     /// The route's cluster does not exist.
     NO_CLUSTER_FOUND = 16, "NC";
     /// The response came from the cache.
     RESPONSE_FROM_CACHE_FILTER = 17, "RFCF";
+    /// The client closed the connection.
+    DOWNSTREAM_CONNECTION_TERMINATION = 8, "DC";
+    /// The client reset the stream.
+    DOWNSTREAM_REMOTE_RESET = 9, "DR";
 }
 
 impl ResponseFlags {
@@ -126,7 +128,7 @@ mod tests {
     fn flags_are_written_as_envoy_writes_them() {
         assert_eq!(ResponseFlags::NONE.to_string(), "-");
         let both = ResponseFlags::UPSTREAM_CONNECTION_FAILURE | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
-        assert_eq!(both.to_string(), "UF,URX");
+        assert_eq!(both.to_string(), "URX,UF");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use celerity_testkit::Upstream;
+use celerity_testkit::{Client, Upstream};
 
 use crate::support::{PATIENCE, Sidecar, documents, eventually, service};
 
@@ -59,6 +59,11 @@ fn series_and_pages_tell_what_the_clusters_do() {
     let ours = clusters.iter().find(|one| one["name"].as_str().is_some_and(|name| name.contains("user-service")));
     let endpoint = &ours.expect("the cluster")["endpoints"][0];
     assert_eq!(endpoint["ejected"]["reason"], "consecutive_5xx", "{endpoint}");
+
+    let mut admin = Client::connect(sidecar.admin).expect("the admin port accepts");
+    for wrong in ["/clusters?format=xml", "/ledger?format=xml", "/debug/pprof/profile?seconds=100000"] {
+        assert_eq!(admin.get("localhost", wrong).expect("an answer").status, 400, "{wrong}");
+    }
 
     eventually("certificates are looked at by a thread of the pool", || {
         value(&sidecar.admin("/stats/prometheus"), "celerity_blocking_pool_completed_total")

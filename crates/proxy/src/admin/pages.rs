@@ -62,7 +62,11 @@ pub(super) async fn answer(control: &Arc<Control>, head: &RequestHead, pages: Pa
 }
 
 fn ready(control: &Control) -> Page {
-    if control.is_draining() { Page::status(503, "DRAINING\n") } else { Page::text("LIVE\n") }
+    match (control.is_draining(), control.names.is_warm()) {
+        (true, _) => Page::status(503, "DRAINING\n"),
+        (false, false) => Page::status(503, "PRE_INITIALIZING\n"),
+        (false, true) => Page::text("LIVE\n"),
+    }
 }
 
 fn config_dump(control: &Control) -> Page {
@@ -127,6 +131,7 @@ fn bad_seconds() -> Page {
 fn profiled(profile: Result<Vec<u8>, super::pprof::Error>) -> Page {
     match profile {
         Ok(body) => Page { status: 200, kind: "application/octet-stream", body },
+        Err(error @ super::pprof::Error::Seconds(_)) => Page::status(400, format!("{error}\n")),
         Err(error) => Page::status(503, format!("{error}\n")),
     }
 }
