@@ -1,5 +1,7 @@
 //! Ambiguous framing on the wire: refused with 400 and a closed connection, and an upstream never sees it.
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use celerity_testkit::raw::{End, exchange, exchange_bytewise};
 use celerity_testkit::{Upstream, client};
@@ -137,6 +139,28 @@ fn bad_chunks_close_the_connection_and_no_request_is_completed() {
         assert_eq!(end, End::Closed, "{what}");
         assert_eq!(upstream.completed(), 0, "{what}: a request was completed upstream");
     }
+}
+
+#[test]
+fn a_client_that_has_said_all_is_answered_for_a_while() {
+    let upstream = Upstream::start("one");
+    let sidecar = Sidecar::start(&service("user-service", &[(&upstream, "version: v1")]));
+    let say_all = |paths: &[&str]| {
+        let mut stream = TcpStream::connect(sidecar.outbound).expect("a connection");
+        for path in paths {
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: user-service\r\n\r\n").expect("it is sent");
+        }
+        stream.shutdown(Shutdown::Write).expect("a half-closed connection");
+        let mut heard = Vec::new();
+        // A reset ends it as well.
+        let _ = stream.read_to_end(&mut heard);
+        String::from_utf8_lossy(&heard).matches("HTTP/1.1 200 ").count()
+    };
+    assert_eq!(say_all(&["/a", "/delay/200", "/b"]), 3);
+    // Who is gone has closed its side as well: nobody works for it for long.
+    let begun = Instant::now();
+    assert_eq!(say_all(&["/delay/20000"]), 0);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]

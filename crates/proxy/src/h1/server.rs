@@ -5,9 +5,16 @@ use super::parse::{self, HeadError, RequestMeta};
 use super::wire::{BodyWriter, Wire};
 use super::write::{self, ResponseFraming};
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// How long a client that has closed its side is answered. It may have said all it had to say and wait (RFC 9112, section 9.6;
+/// `nc` does), or be gone: the wire shows no difference. Most answers take less; work for nobody is not done for longer.
+const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -31,6 +38,8 @@ pub struct ServerConn {
     aborted: bool,
     /// The client has closed its side.
     peer_closed: bool,
+    /// It did so while it waited for a response: how long it is still believed to wait.
+    leaving: Option<Pin<Box<Sleep>>>,
 }
 
 impl ServerConn {
@@ -51,6 +60,7 @@ impl ServerConn {
             close: false,
             aborted: false,
             peer_closed: false,
+            leaving: None,
         }
     }
 
@@ -103,6 +113,7 @@ impl ServerConn {
         self.reader = BodyReader::new(meta.body);
         self.close = !meta.keep_alive;
         self.trailer.clear();
+        self.leaving = None;
     }
 
     /// The next piece of the request's body, as a count of bytes at the front of `unread`; `None` at the end.
@@ -189,7 +200,7 @@ impl ServerConn {
         self.aborted = true;
         // With a reset instead of an end of stream, a body that only the end of the connection frames is seen to be
         // cut short.
-        let _ = socket2::SockRef::from(self.wire.io().tcp()).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(self.wire.io().tcp()).set_linger(Some(Duration::ZERO));
     }
 
     /// Whether another request may follow. A body that was not read to its end would be taken for one.
@@ -223,9 +234,15 @@ impl ServerConn {
         }
     }
 
-    /// Ready when the client has gone: nobody waits for the response any more.
+    /// Ready when the client has gone: nobody waits for the response any more. One that has only closed its side is taken for
+    /// gone after a while.
     pub fn poll_peer_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.wire.poll_peer_gone(cx));
-        Poll::Ready(())
+        if self.leaving.is_none() {
+            if ready!(self.wire.poll_peer_end(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            self.peer_closed = true;
+        }
+        self.leaving.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED_MAX))).as_mut().poll(cx)
     }
 }

@@ -168,15 +168,16 @@ impl Wire {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether the peer has closed or broken the connection, or sent what nobody asked for. Reads at most one buffer.
-    pub fn poll_peer_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the peer has closed its side, or broken the connection. Reads at most one buffer.
+    pub fn poll_peer_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.end - self.start >= READ_BYTES_IDLE {
             return Poll::Pending;
         }
         match self.poll_fill(cx, READ_BYTES_IDLE * 2) {
-            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // A pipelined request: it waits its turn. Ask again, so that the waker is registered.
-            Poll::Ready(Ok(_)) => self.poll_peer_gone(cx),
+            Poll::Ready(Ok(_)) => self.poll_peer_end(cx),
             Poll::Pending => Poll::Pending,
         }
     }
