@@ -96,6 +96,7 @@ impl Follower {
             }
         }
         let read = Unsettled::read(&self.loader)?;
+        self.inventory.consider(&read.sources, read.config.len())?;
         let prepared = self.sidecar.prepare(&read.config)?;
         let report = prepared.report();
         self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
@@ -241,6 +242,34 @@ mod tests {
             assert_eq!(contents(follower), contents(&fresh));
             assert_eq!(shown(follower), shown(&fresh));
         }
+    }
+
+    #[test]
+    fn what_becomes_empty_changes_nothing() {
+        let files = Files::new();
+        let mut follower = files.follower();
+        let before = contents(&follower);
+        let refused = |follower: &mut Follower, says: &str| {
+            // Twice: the second time everything is read.
+            for _ in 0..2 {
+                let reason = follower.follow().expect_err("refused");
+                assert!(reason.contains(says), "{reason}");
+            }
+            assert_eq!(contents(follower), before);
+        };
+        files.folder.write("s7.yaml", "");
+        refused(&mut follower, "s7.yaml is empty");
+        for n in 0..SERVICES {
+            files.folder.write(&format!("s{n}.yaml"), "# nothing\n");
+        }
+        refused(&mut follower, "no document is left");
+        for n in 0..SERVICES {
+            files.folder.write(&format!("s{n}.yaml"), &service(&format!("s{n}"), &format!("10.0.{n}"), 3));
+        }
+        files.folder.write("s7.yaml", "# gone on purpose\n");
+        let done = follower.follow().expect("right").expect("changed");
+        assert_eq!(done.documents, 2 * usize::from(SERVICES) - 2);
+        files.check(&follower);
     }
 
     #[test]

@@ -33,6 +33,14 @@ pub(crate) enum FilesError {
     TooDeep { path: PathBuf },
     #[error("{} holds no .yaml, .yml or .json file: name a folder that does", path.display())]
     Empty { path: PathBuf },
+    #[error(
+        "{} is empty, and held documents: whoever writes it has most likely only begun. What runs stays; delete the file if its \
+         documents are to go",
+        path.display()
+    )]
+    Emptied { path: PathBuf },
+    #[error("no document is left: what runs stays; to run without any, start anew")]
+    NothingLeft,
 }
 
 /// Reads every file that `paths` mean: a file as it is, a folder with all `.yaml`, `.yml` and `.json` files below

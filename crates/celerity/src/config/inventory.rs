@@ -10,7 +10,7 @@ use std::sync::Arc;
 use celerity_model::istio::{Config, Part, PartText, parts, read_parts};
 use celerity_model::translate::{Concern, Needed, Node, affected, concerns};
 
-use super::files::{self, Mark, Source};
+use super::files::{self, FilesError, Mark, Source};
 use super::{LoadError, Refused};
 
 #[derive(Debug, Default)]
@@ -69,10 +69,29 @@ impl Inventory {
         self.files.iter().map(|file| file.concerns.len()).sum()
     }
 
+    /// Whether these texts are what somebody meant to put in the place of what was read: a file that is written anew is empty
+    /// for a moment, and would take all its services away.
+    ///
+    /// # Errors
+    /// A file that held documents is blank, or nothing is left of all.
+    pub(crate) fn consider(&self, sources: &[Source], documents: usize) -> Result<(), FilesError> {
+        let known: HashMap<&str, &File> = self.files.iter().map(|file| (&*file.name, file)).collect();
+        for source in sources {
+            if let Some(before) = known.get(source.name.as_str()) {
+                before.consider(&source.text)?;
+            }
+        }
+        self.consider_all(documents)
+    }
+
+    fn consider_all(&self, documents: usize) -> Result<(), FilesError> {
+        if documents == 0 && self.len() > 0 { Err(FilesError::NothingLeft) } else { Ok(()) }
+    }
+
     /// Compares the files that `paths` mean now with what was read.
     ///
     /// # Errors
-    /// A file cannot be read, or a new document is wrong.
+    /// A file cannot be read, a new document is wrong, or what is there cannot be meant.
     pub(crate) fn difference(&self, paths: &[PathBuf], node: &Node) -> Result<Difference, LoadError> {
         let listed = files::list(paths)?;
         let known: HashMap<&Path, &File> = self.files.iter().map(|file| (file.path.as_path(), file)).collect();
@@ -91,6 +110,9 @@ impl Inventory {
                 continue;
             }
             let text = files::read_one(path)?;
+            if let Some(before) = before {
+                before.consider(&text)?;
+            }
             let now: Box<[Part]> = parts(&text).into();
             texts.insert(at, text);
             let Some(compared) = compare(before, &now) else { return Ok(Difference::All) };
@@ -118,6 +140,7 @@ impl Inventory {
                 file.concerns.sort_by_key(|concern| concern.source.line);
             }
         }
+        self.consider_all(next.len())?;
         let wanted: HashSet<u64> = hosts.union(&self.served).copied().collect();
         let needed = Needed::new(&wanted, next.concerns());
         let mut needed_parts = Vec::new();
@@ -159,6 +182,13 @@ impl Inventory {
 }
 
 impl File {
+    fn consider(&self, text: &str) -> Result<(), FilesError> {
+        if text.trim().is_empty() && !self.concerns.is_empty() {
+            return Err(FilesError::Emptied { path: self.path.clone() });
+        }
+        Ok(())
+    }
+
     fn again(&self, mark: Mark, parts: Box<[Part]>, concerns: Vec<Concern>) -> Self {
         Self { path: self.path.clone(), name: Arc::clone(&self.name), mark, parts, concerns }
     }
