@@ -256,8 +256,8 @@ impl Proxy {
         let mut sockets: Vec<Vec<(Arc<str>, std::net::TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
         for listener in &running.snapshot.listeners {
             let (purpose, flag) = match &*listener.name {
-                "outbound" => ("outbound traffic", "--outbound or --port-base"),
-                "inbound" => ("inbound traffic", "--inbound or --port-base"),
+                "outbound" => ("outbound traffic", "--outbound"),
+                "inbound" => ("inbound traffic", "--inbound"),
                 _ => ("a listener of the configuration", "its address in the configuration"),
             };
             let bound = Listen { address: listener.address, purpose, flag }.bind(workers)?;
@@ -270,9 +270,9 @@ impl Proxy {
         }
         let mut admin = Admin::default();
         for (name, address, purpose, flag, pages) in [
-            ("admin", settings.admin, "the admin port", "--admin or --port-base", admin::Pages::All),
-            ("prometheus", settings.prometheus, "Prometheus", "--prometheus or --port-base", admin::Pages::Metrics),
-            ("health", settings.health, "health probes", "--health or --port-base", admin::Pages::Health),
+            ("admin", settings.admin, "the admin port", "--admin", admin::Pages::All),
+            ("prometheus", settings.prometheus, "Prometheus", "--prometheus", admin::Pages::Metrics),
+            ("health", settings.health, "health probes", "--health", admin::Pages::Health),
         ] {
             let Some(address) = address else { continue };
             for socket in (Listen { address, purpose, flag }).bind(1)? {

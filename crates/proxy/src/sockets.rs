@@ -27,7 +27,7 @@ pub enum BindError {
         address: SocketAddr,
         /// What it was for, such as `outbound traffic`.
         purpose: &'static str,
-        /// The options that change it, such as `--outbound or --port-base`.
+        /// The option that changes it, such as `--outbound`.
         flag: &'static str,
     },
     /// Any other reason of the kernel.
@@ -37,7 +37,7 @@ pub enum BindError {
         address: SocketAddr,
         /// What it was for.
         purpose: &'static str,
-        /// The options that change it.
+        /// The option that changes it.
         flag: &'static str,
         /// What the kernel said.
         source: io::Error,
@@ -51,7 +51,7 @@ pub struct Listen {
     pub address: SocketAddr,
     /// What arrives there, such as `outbound traffic`.
     pub purpose: &'static str,
-    /// The options by which a person changes it, such as `--outbound or --port-base`.
+    /// The option by which a person changes it, such as `--outbound`.
     pub flag: &'static str,
 }
 
@@ -270,7 +270,7 @@ mod tests {
     const SECONDS: Duration = Duration::from_secs(10);
 
     fn listen(address: &str) -> Listen {
-        Listen { address: address.parse().unwrap(), purpose: "outbound traffic", flag: "--outbound or --port-base" }
+        Listen { address: address.parse().unwrap(), purpose: "outbound traffic", flag: "--outbound" }
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         let error = Listen { address, ..listen("127.0.0.1:0") }.bind(1).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, BindError::InUse { .. }));
-        assert!(text.contains(&address.to_string()) && text.contains("--port-base"), "{text}");
+        assert!(text.contains(&address.to_string()) && text.ends_with("choose another with --outbound"), "{text}");
     }
 
     #[test]
