@@ -12,6 +12,7 @@ use crate::log;
 use crate::net::{Io, Socket};
 use crate::proxy::Control;
 use crate::sizing;
+use crate::tls::Reloaded;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,10 +83,13 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
         let secrets = control.secrets.clone();
         stats::register(control);
         tokio::task::spawn_local(guard_memory(control.clone()));
-        tokio::task::spawn_local(secrets.watch(control.blocking.clone(), |_, result| {
-            if let Err(error) = result {
-                log::line(format_args!("certificates were not reloaded, the running ones stay: {error}"));
+        tokio::task::spawn_local(secrets.watch(control.blocking.clone(), |store, result| match result {
+            Ok(Reloaded::Swapped { trust_changed }) => {
+                let trust = if trust_changed { ", with another trust bundle" } else { "" };
+                log::line(format_args!("certificates were reloaded{trust}: {}", store.source()));
             }
+            Ok(Reloaded::Unchanged) => {}
+            Err(error) => log::line(format_args!("certificates were not reloaded, the running ones stay: {error}")),
         }));
         let registry = control.shared.registry.clone();
         tokio::task::spawn_local(async move {

@@ -155,6 +155,14 @@ impl Source {
     }
 }
 
+/// The files.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files: Vec<String> = self.watched_files().map(|path| path.display().to_string()).collect();
+        f.write_str(&files.join(", "))
+    }
+}
+
 /// A certificate, key or bundle that cannot be used: which file, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {reason}")]
