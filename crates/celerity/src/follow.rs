@@ -27,8 +27,8 @@ pub(crate) struct TakenUp {
     pub(crate) parts_new: Option<usize>,
     pub(crate) report: BuildReport,
     pub(crate) took: Duration,
-    /// What acts only after a restart.
-    pub(crate) restart_note: Option<String>,
+    /// What does not act, or not before a restart.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Follower {
@@ -83,13 +83,13 @@ impl Follower {
                     if let Some((prepared, served)) = self.sidecar.prepare_change(&change.config, &change.hosts)? {
                         let report = prepared.report();
                         self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
-                        let restart_note = self.sidecar.restart_note(&change.config);
+                        let notes = self.notes(&change.config);
                         self.inventory = change.next;
                         self.inventory.served = served;
                         let (documents, parts_new) = (self.inventory.len(), Some(change.parts_new));
                         let took = begun.elapsed();
                         self.sidecar.settle();
-                        return Ok(Some(TakenUp { documents, parts_new, report, took, restart_note }));
+                        return Ok(Some(TakenUp { documents, parts_new, report, took, notes }));
                     }
                 }
                 Difference::All => {}
@@ -101,10 +101,14 @@ impl Follower {
         let report = prepared.report();
         self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
         let took = begun.elapsed();
-        let restart_note = self.sidecar.restart_note(&read.config);
+        let notes = self.notes(&read.config);
         let documents = read.config.len();
         self.settle(read);
-        Ok(Some(TakenUp { documents, parts_new: None, report, took, restart_note }))
+        Ok(Some(TakenUp { documents, parts_new: None, report, took, notes }))
+    }
+
+    fn notes(&self, config: &Config) -> Vec<String> {
+        self.sidecar.restart_note(config).into_iter().chain(self.sidecar.identity_note()).collect()
     }
 }
 

@@ -121,6 +121,22 @@ impl Sidecar {
         })
     }
 
+    /// Which services cannot be reached because this sidecar has no certificate, as a sentence.
+    pub(crate) fn identity_note(&self) -> Option<String> {
+        let running = self.handle.control().configured();
+        let names: Vec<&str> =
+            running.clusters().filter(|cluster| cluster.lacks_identity).map(|cluster| &*cluster.name).collect();
+        let first = names.first()?;
+        let others = match names.len() {
+            1 => String::new(),
+            more => format!(" and {} more", more - 1),
+        };
+        Some(format!(
+            "requests to {first}{others} get 503: a rule wants ISTIO_MUTUAL, and this sidecar has no certificate. Give it one with \
+             --identity, or the rule another mode"
+        ))
+    }
+
     /// Makes a configuration ready without touching the running one. What did not change is shared with it.
     pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, Refused> {
         prepare(config, &self.plan, Some(&self.handle.control().configured()))

@@ -150,6 +150,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.identity.is_none() {
         log.warn("no --identity: this sidecar neither offers nor asks for mutual TLS");
     }
+    if let Some(note) = sidecar.identity_note() {
+        log.warn(note);
+    }
     let workers = sidecar.workers;
     log.info(format_args!("{} workers, by {}", workers.count, workers.reason.as_str()));
     let passed_over = match read.config.passed_over.len() {
@@ -207,7 +210,7 @@ fn take_up(follower: &mut Follower, log: Log) {
         report.virtual_hosts_rebuilt,
         report.virtual_hosts_rebuilt + report.virtual_hosts_reused,
     ));
-    if let Some(note) = done.restart_note {
+    for note in done.notes {
         log.warn(note);
     }
 }

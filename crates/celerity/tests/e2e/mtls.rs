@@ -7,7 +7,7 @@ use std::time::Duration;
 use celerity_testkit::raw::exchange;
 use celerity_testkit::{Client, TempDir, Upstream, free_port, process};
 
-use crate::support::{BINARY, Sidecar, documents, loopback};
+use crate::support::{BINARY, Sidecar, documents, eventually, loopback};
 
 /// An authority in a folder, and identities from it.
 pub(crate) struct Authority {
@@ -168,6 +168,21 @@ fn the_application_learns_who_calls_it_and_nobody_can_pretend() {
 }
 
 #[test]
+fn a_caller_without_an_identity_is_told_what_it_lacks() {
+    let application = Upstream::start("one");
+    let inbound = loopback(free_port());
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: mesh, namespace: default}\nspec: {host: \
+        user-service, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}\n";
+    let caller = Sidecar::start(&documents(&[&mesh(inbound, &application, "STRICT"), rule]));
+    let seen = caller.get("user-service", "/echo");
+    assert!(seen.status == 503 && seen.text().contains("ISTIO_MUTUAL is wanted"), "{}", seen.text());
+    eventually("the log says so", || {
+        let log = caller.process.output();
+        log.contains("user-service.default.svc.cluster.local get 503") && log.contains("--identity")
+    });
+}
+
+#[test]
 fn sessions_are_resumed_and_identities_checked_all_the_same() {
     let application = Upstream::start("one");
     let authority = Authority::new();
@@ -203,7 +218,7 @@ fn certificates_are_renewed_without_a_restart() {
     let inbound = loopback(free_port());
     let yaml = mesh(inbound, &application, "STRICT");
     let identity = authority.issue("user-service");
-    let _server = server(&yaml, inbound, &identity);
+    let server = server(&yaml, inbound, &identity);
     let caller = caller(&yaml, &authority.issue("order-service"));
     assert_eq!(caller.get("user-service", "/echo").status, 200);
     // The same authority issues anew into the same folders; requests go on all the while.
@@ -212,4 +227,5 @@ fn certificates_are_renewed_without_a_restart() {
         authority.issue("order-service");
         assert_eq!(caller.get("user-service", "/echo").status, 200);
     }
+    eventually("the log says so", || server.process.output().contains("certificates were reloaded: "));
 }

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub localities: Box<[LocalityGroup]>,
     /// How to connect; an endpoint holds the index of its transport. Never empty.
     pub transports: Arc<[Transport]>,
+    /// It has no endpoints because its rule wants mutual TLS of the mesh and this proxy has no certificate.
+    pub lacks_identity: bool,
 }
 
 impl Cluster {

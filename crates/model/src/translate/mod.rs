@@ -112,6 +112,11 @@ pub const FAULT_FILTER: &str = "envoy.filters.http.fault";
 pub const CORS_FILTER: &str = "envoy.filters.http.cors";
 pub const ROUTER_FILTER: &str = "envoy.filters.http.router";
 
+/// Metadata of a cluster under our own name; Envoy passes over them. This key stands in those that have no endpoints because
+/// mutual TLS of the mesh is wanted and the node has no certificate.
+pub const OWN_METADATA: &str = "celerity";
+pub const LACKS_IDENTITY: &str = "lacks_identity";
+
 /// Name of the cluster for hosts that no service has: it goes where a redirected connection was meant to go.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 

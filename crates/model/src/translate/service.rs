@@ -21,7 +21,7 @@ use super::policy::MergedRule;
 use super::registry::{Index, Port, Protocol, Service, Workload};
 use super::tls::{self, Identities, Inner};
 use super::wire::{ads, duration, list, metadata, nested, object, socket, text};
-use super::{authentication, domains, outbound_name, routes};
+use super::{LACKS_IDENTITY, OWN_METADATA, authentication, domains, outbound_name, routes};
 use crate::istio::{DnsLookupFamily, DnsSettings, MtlsMode, Resolution, ResolverTransport, TlsMode, TrafficPolicy};
 
 /// Istio's default for names without a rate of their own.
@@ -111,7 +111,8 @@ fn one_cluster(
     };
     let mut reached = endpoints::reached(&service.endpoints, port, rule.labels(subset), takes_mtls);
     let mode = policy.tls.as_ref().map(|tls| tls.mode.unwrap_or_default());
-    if mode == Some(TlsMode::IstioMutual) && node.certificates.is_none() {
+    let lacks_identity = mode == Some(TlsMode::IstioMutual) && node.certificates.is_none();
+    if lacks_identity {
         // Mutual TLS was asked for and cannot be: requests must fail, not go in plain text.
         reached.clear();
     }
@@ -124,7 +125,11 @@ fn one_cluster(
     // PASSTHROUGH goes where its client meant to go, whatever endpoints the service has.
     let passes = made.lb_policy == LbPolicy::ClusterProvided as i32;
     let discovery = if passes { DiscoveryType::OriginalDst } else { discovery };
-    made.metadata = Some(describe(service, port, subset));
+    let mut about = describe(service, port, subset);
+    if lacks_identity {
+        about.filter_metadata.insert(OWN_METADATA.to_owned(), object([(LACKS_IDENTITY, text("ISTIO_MUTUAL"))]));
+    }
+    made.metadata = Some(about);
 
     let tls_rule = policy.tls.as_ref().filter(|_| matches!(mode, Some(TlsMode::Simple | TlsMode::Mutual)));
     let auto_sni = tls_rule.is_some_and(|tls| tls.sni.as_deref().unwrap_or_default().is_empty());
@@ -209,7 +214,7 @@ fn transport(
                 cluster.transport_socket =
                     Some(tls::mesh_upstream(certificates, sni(rule.sni.as_deref()), identities, inner));
             }
-            // The cluster has no endpoints then, and translation says why.
+            // The cluster has no endpoints then, and its metadata say why.
             (TlsMode::IstioMutual, None) => {}
             (TlsMode::Simple | TlsMode::Mutual, _) => {
                 cluster.transport_socket = Some(tls::client_upstream(node, rule, service.subject_alt_names, inner));

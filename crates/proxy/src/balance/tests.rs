@@ -45,6 +45,7 @@ fn cluster(settings: LoadBalancing, localities: &[(u32, Option<u32>, &[u32])]) -
         endpoints: endpoints.into(),
         localities: groups.into(),
         transports: Arc::new([Transport::Raw]),
+        lacks_identity: false,
     }
 }
 

@@ -31,6 +31,7 @@ use super::check::{Check, u32_or};
 use super::endpoint::Interner;
 use super::tls;
 use crate::patch::pool::unpack;
+use crate::translate::{LACKS_IDENTITY, OWN_METADATA};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -67,7 +68,9 @@ pub(super) fn read(
 
     // Names and labels that only describe: they reach metrics through the cluster's name.
     rest.alt_stat_name.clear();
-    rest.metadata = None;
+    let metadata = rest.metadata.take().unwrap_or_default();
+    let lacks_identity =
+        metadata.filter_metadata.get(OWN_METADATA).is_some_and(|own| own.fields.contains_key(LACKS_IDENTITY));
     if rest.eds_cluster_config.take().is_some() && discovery != Discovery::Eds {
         check.error("eds_cluster_config", "belongs to type EDS; remove it, and give the addresses in load_assignment");
     }
@@ -119,6 +122,7 @@ pub(super) fn read(
         endpoints,
         localities,
         transports,
+        lacks_identity,
     }
 }
 
