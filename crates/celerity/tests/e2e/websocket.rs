@@ -109,6 +109,17 @@ fn the_handshake_goes_through_as_it_is_and_each_side_may_end_first() {
 }
 
 #[test]
+fn an_upgrade_to_an_upstream_of_http2_says_why_it_fails() {
+    // What such a server says to HTTP/1.1: SETTINGS, and GOAWAY with PROTOCOL_ERROR.
+    let http2 = [&[0, 0, 0, 4, 0, 0, 0, 0, 0][..], &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]].concat();
+    let upstream = Server::start(vec![vec![Step::Hear(b"\r\n\r\n".to_vec()), Step::Say(http2)]]);
+    let sidecar = Sidecar::start(&service_at("chat", upstream.address()).replace("protocol: HTTP", "protocol: HTTP2"));
+    let (said, _) = exchange(sidecar.outbound, ASK, Duration::from_secs(2)).expect("an exchange");
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.starts_with("HTTP/1.1 502 ") && said.contains("is configured for HTTP/2"), "{said}");
+}
+
+#[test]
 fn only_an_upgrade_that_was_asked_for_and_granted_switches() {
     let answer = |text: &str| vec![Step::Hear(b"\r\n\r\n".to_vec()), Step::Say(text.as_bytes().to_vec())];
     let upstream = Server::start(vec![
