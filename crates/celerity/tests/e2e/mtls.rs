@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use celerity_testkit::raw::exchange;
-use celerity_testkit::{Client, TempDir, Upstream, free_port, process};
+use celerity_testkit::{Client, TempDir, Upstream, free_port, peer, process};
 
 use crate::support::{BINARY, Sidecar, documents, eventually, loopback};
 
@@ -180,6 +180,24 @@ fn a_caller_without_an_identity_is_told_what_it_lacks() {
         let log = caller.process.output();
         log.contains("user-service.default.svc.cluster.local get 503") && log.contains("--identity")
     });
+}
+
+#[test]
+fn without_alpn_the_preface_tells_the_protocol() {
+    let Some(curl) = peer("curl") else { return };
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "STRICT");
+    let _server = server(&yaml, inbound, &authority.issue("user-service"));
+    let own = authority.issue("order-service");
+    for (how, version) in [("--http2-prior-knowledge", "2"), ("--http1.1", "1.1")] {
+        let mut command = Command::new(&curl);
+        command.args(["-sk", "-m", "20", "--no-alpn", how, "-o", "/dev/null", "-w", "%{http_code} %{http_version}"]);
+        command.arg("--cert").arg(own.join("cert-chain.pem")).arg("--key").arg(own.join("key.pem"));
+        let said = process::run(command.args(["-H", "Host: user-service"]).arg(format!("https://{inbound}/echo")));
+        assert_eq!(said, format!("200 {version}"));
+    }
 }
 
 #[test]

@@ -209,7 +209,16 @@ async fn recognise_tls(
     if done.peer.resumed {
         worker.count(&names::LISTENER_SSL_SESSION_REUSED);
     }
-    let http2 = chain.manager.codec == Codec::Http2 || chain.manager.codec == Codec::Auto && done.peer.alpn == Alpn::H2;
+    let mut wire = Wire::new(Io::TlsServer(Box::new(done.stream)));
+    let http2 = match (chain.manager.codec, &done.peer.alpn) {
+        (Codec::Http1, _) => false,
+        (Codec::Http2, _) | (Codec::Auto, Alpn::H2) => true,
+        (Codec::Auto, Alpn::None) => {
+            let wait = chain.manager.timeouts.idle.unwrap_or(FIRST_REQUEST_WAIT);
+            first_bytes(worker, async || starts_with_preface(&mut wire, wait).await).await?
+        }
+        (Codec::Auto, Alpn::Http1 | Alpn::Other(_)) => false,
+    };
     let accepted = Accepted {
         peer: Some(done.peer),
         own_identity: acceptor.own_spiffe(),
@@ -217,7 +226,7 @@ async fn recognise_tls(
         is_http2: http2,
         ..accepted(chain)
     };
-    Some(Admitted { accepted, wire: Wire::new(Io::TlsServer(Box::new(done.stream))), handshake: done.duration })
+    Some(Admitted { accepted, wire, handshake: done.duration })
 }
 
 /// What `look` sees of a connection's first bytes, which it leaves unread. A connection that says nothing does not outlast a
