@@ -7,7 +7,7 @@ use celerity_model::snapshot::BuildReport;
 
 use crate::config::files;
 use crate::config::inventory::{Difference, Inventory};
-use crate::config::{LoadError, Loader, Refused};
+use crate::config::{LoadError, Loader};
 use crate::sidecar::{Plan, Sidecar};
 
 /// A sidecar, and what of its files it has taken up.
@@ -60,18 +60,14 @@ impl Follower {
         let begun = Instant::now();
         let done = self.change(begun);
         self.refused = done.is_err();
-        match done {
-            Err(Failure::Read(reason)) => {
-                self.sidecar.reject(&reason);
-                Err(reason)
-            }
-            // The proxy itself has told of this one.
-            Err(Failure::Apply(reason)) => Err(reason),
-            Ok(done) => Ok(done),
-        }
+        done.map_err(|error| {
+            let reason = error.to_string();
+            self.sidecar.reject(&reason);
+            reason
+        })
     }
 
-    fn change(&mut self, begun: Instant) -> Result<Option<TakenUp>, Failure> {
+    fn change(&mut self, begun: Instant) -> Result<Option<TakenUp>, LoadError> {
         if !self.refused {
             let node = self.sidecar.node(&Config::default());
             match self.inventory.difference(&self.loader.paths, &node)? {
@@ -82,7 +78,7 @@ impl Follower {
                 Difference::Some(change) => {
                     if let Some((prepared, served)) = self.sidecar.prepare_change(&change.config, &change.hosts)? {
                         let report = prepared.report();
-                        self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
+                        self.sidecar.apply(prepared, &change.config)?;
                         let notes = self.notes(&change.config);
                         self.inventory = change.next;
                         self.inventory.served = served;
@@ -99,7 +95,7 @@ impl Follower {
         self.inventory.consider(&read.sources, read.config.len())?;
         let prepared = self.sidecar.prepare(&read.config)?;
         let report = prepared.report();
-        self.sidecar.apply(prepared).map_err(|refused| Failure::Apply(refused.to_string()))?;
+        self.sidecar.apply(prepared, &read.config)?;
         let took = begun.elapsed();
         let notes = self.notes(&read.config);
         let documents = read.config.len();
@@ -125,29 +121,6 @@ impl Unsettled {
         let sources = files::read_listed(&listed)?;
         let config = crate::config::read(&sources)?;
         Ok(Self { listed, sources, config })
-    }
-}
-
-enum Failure {
-    Read(String),
-    Apply(String),
-}
-
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Self {
-        Self::Read(error.to_string())
-    }
-}
-
-impl From<files::FilesError> for Failure {
-    fn from(error: files::FilesError) -> Self {
-        Self::Read(error.to_string())
-    }
-}
-
-impl From<Refused> for Failure {
-    fn from(error: Refused) -> Self {
-        Self::Read(error.to_string())
     }
 }
 
@@ -246,6 +219,22 @@ mod tests {
             assert_eq!(contents(follower), contents(&fresh));
             assert_eq!(shown(follower), shown(&fresh));
         }
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_told_with_its_rule() {
+        let files = Files::new();
+        let mut follower = files.follower();
+        let good = rule("s7", "trafficPolicy: {loadBalancer: {simple: RANDOM}}");
+        let bad = rule("s7", "trafficPolicy: {tls: {mode: SIMPLE, caCertificates: /nowhere/ca.pem}}");
+        let path = files.folder.write("rules.yaml", &format!("# of s7\n{bad}"));
+        let told = format!("{}:2: DestinationRule default/s7: cluster outbound|80||s7.default", path.display());
+        let reason = follower.follow().expect_err("refused");
+        assert!(reason.starts_with(&told) && reason.contains("/nowhere/ca.pem: No such file"), "{reason}");
+        let refused = Follower::start(files.loader.clone(), plan()).map(drop).expect_err("refused at a start too");
+        assert!(refused.to_string().starts_with(&told), "{refused}");
+        files.folder.write("rules.yaml", &good);
+        assert!(follower.follow().expect("right").is_some());
     }
 
     #[test]

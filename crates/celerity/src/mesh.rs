@@ -88,7 +88,8 @@ impl Running {
             Ok((config, prepared)) => {
                 for (sidecar, prepared) in self.sidecars.iter().zip(prepared) {
                     // Every identity is the mesh's own and readable, so what can be prepared can be taken up.
-                    if let Err(reason) = sidecar.apply(prepared) {
+                    if let Err(reason) = sidecar.apply(prepared, &config) {
+                        sidecar.reject(&reason.to_string());
                         self.status.set(format!("the last change acts in part only: {reason}"));
                         return;
                     }

@@ -15,7 +15,7 @@ use celerity_proxy::blocking;
 use celerity_proxy::proxy::Describe;
 use celerity_proxy::sizing::{Machine, Workers};
 use celerity_proxy::tls::Source;
-use celerity_proxy::{Handle, Proxy, Settings, Tuning};
+use celerity_proxy::{Handle, NotTakenUp, Proxy, Settings, StartError, Tuning};
 use celerity_telemetry::access_log::{Choice, Target};
 use celerity_telemetry::metrics::Peer;
 
@@ -91,7 +91,7 @@ impl Sidecar {
         }
         let prepared = prepare(config, &plan, None)?;
         let workers = workers(config, &plan);
-        let handle = Proxy::start(Settings {
+        let started = Proxy::start(Settings {
             snapshot: prepared.snapshot,
             workers: workers.count,
             identity: plan.identity.as_deref().map(Source::directory),
@@ -103,6 +103,10 @@ impl Sidecar {
             ledger: plan.ledger,
             describe: describe(&prepared.shown),
             tuning: prepared.tuning,
+        });
+        let handle = started.map_err(|error| match error {
+            StartError::Certificates(refused) => anyhow::Error::new(with_documents(&refused, config, &plan)),
+            other => other.into(),
         })?;
         Ok(Self {
             plan,
@@ -193,10 +197,11 @@ impl Sidecar {
     }
 
     /// Takes it up, or says why a certificate that it names cannot be used; the running one then stays.
-    pub(crate) fn apply(&self, prepared: Prepared) -> Result<(), Refused> {
+    /// `config` is what it was made of.
+    pub(crate) fn apply(&self, prepared: Prepared, config: &Config) -> Result<(), Refused> {
         let Prepared { snapshot, tuning, shown, divisible } = prepared;
         let applied = self.handle.apply_described(snapshot, tuning, describe(&shown));
-        applied.map_err(|reason| Refused::of([reason]))?;
+        applied.map_err(|refused| with_documents(&refused, config, &self.plan))?;
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { shown, divisible };
         Ok(())
     }
@@ -233,6 +238,23 @@ impl Sidecar {
     pub(crate) fn stop(self, limit: Duration) -> bool {
         self.handle.stop(limit)
     }
+}
+
+/// Names the documents behind clusters and listeners whose certificates cannot be used.
+fn with_documents(refused: &NotTakenUp, config: &Config, plan: &Plan) -> Refused {
+    let node = addressed(plan, config);
+    let known = translate::explain(&Index::new(config, &node));
+    Refused::of(refused.0.iter().map(|unusable| {
+        let of_it = known.iter().find(|one| one.resource == unusable.resource && one.name == *unusable.name);
+        // TLS is a rule's to set; without one the service itself stands for it.
+        let inputs = of_it.map(|one| one.inputs.as_slice()).unwrap_or_default();
+        match inputs.iter().find(|input| input.kind == "DestinationRule").or(inputs.first()) {
+            Some(input) => {
+                format!("{}:{}: {} {}: {unusable}", input.source.file, input.source.line, input.kind, input.id)
+            }
+            None => unusable.to_string(),
+        }
+    }))
 }
 
 fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<Prepared, Refused> {

@@ -1,9 +1,33 @@
 //! The only door by which configuration reaches the workers: made ready off to the side, then handed over whole.
 
-use crate::tls::{Acceptor, Connector, Secrets};
+use crate::tls::{Acceptor, Connector, Secrets, SetupError};
 use celerity_model::snapshot::{DownstreamTls, Snapshot, Transport, UpstreamTls};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
+
+/// Who wants a certificate that can't be used, and why it can't. Whoever made the snapshot knows from what.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{resource} {name}: {reason}")]
+pub struct Unusable {
+    /// `listener` or `cluster`.
+    pub resource: &'static str,
+    pub name: Arc<str>,
+    pub reason: String,
+}
+
+/// Why a configuration was not taken up.
+#[derive(Clone, Debug)]
+pub struct NotTakenUp(pub Vec<Unusable>);
+
+impl fmt::Display for NotTakenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
+impl std::error::Error for NotTakenUp {}
 
 /// A snapshot with its certificates loaded: what the workers run. A request holds one for its whole life.
 pub struct Running {
@@ -17,7 +41,12 @@ impl Running {
     ///
     /// # Errors
     /// Every certificate that can't be used, with the listener or cluster that wants it: nothing is taken up.
-    pub fn prepare(snapshot: Arc<Snapshot>, secrets: &Secrets, previous: Option<&Self>) -> Result<Self, Vec<String>> {
+    pub fn prepare(snapshot: Arc<Snapshot>, secrets: &Secrets, previous: Option<&Self>) -> Result<Self, NotTakenUp> {
+        let unusable = |resource, name: &Arc<str>, error: SetupError| Unusable {
+            resource,
+            name: name.clone(),
+            reason: error.to_string(),
+        };
         let mut acceptors = HashMap::new();
         let mut connectors = HashMap::new();
         let mut errors = Vec::new();
@@ -27,7 +56,7 @@ impl Running {
                 let known = previous.and_then(|previous| previous.acceptors.get(tls)).cloned();
                 match known.map_or_else(|| secrets.acceptor(tls).map(Arc::new), Ok) {
                     Ok(acceptor) => drop(acceptors.insert(tls.clone(), acceptor)),
-                    Err(error) => errors.push(format!("listener {}: {error}", listener.name)),
+                    Err(error) => errors.push(unusable("listener", &listener.name, error)),
                 }
             }
         }
@@ -40,11 +69,11 @@ impl Running {
                 let known = previous.and_then(|previous| previous.connectors.get(tls)).cloned();
                 match known.map_or_else(|| secrets.connector(tls).map(Arc::new), Ok) {
                     Ok(connector) => drop(connectors.insert(tls.clone(), connector)),
-                    Err(error) => errors.push(format!("cluster {}: {error}", cluster.name)),
+                    Err(error) => errors.push(unusable("cluster", &cluster.name, error)),
                 }
             }
         }
-        if errors.is_empty() { Ok(Self { snapshot, acceptors, connectors }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { snapshot, acceptors, connectors }) } else { Err(NotTakenUp(errors)) }
     }
 
     pub fn acceptor(&self, tls: &Arc<DownstreamTls>) -> Option<&Arc<Acceptor>> {

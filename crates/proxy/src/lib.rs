@@ -31,4 +31,5 @@ mod tunnel;
 pub mod upstream;
 pub mod worker;
 
+pub use apply::{NotTakenUp, Unusable};
 pub use proxy::{Handle, Proxy, Settings, StartError, Tuning};

@@ -1,7 +1,7 @@
 //! A running proxy: its workers, its control thread, and the handle by which others steer it.
 
 use crate::admin::{self, Admin};
-use crate::apply::Running;
+use crate::apply::{NotTakenUp, Running};
 use crate::blocking::{self, BlockingPool};
 use crate::dns::{self, NameServer};
 use crate::drain::LEAVE_TIME;
@@ -61,8 +61,8 @@ pub struct Tuning {
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("the configuration cannot be taken up: {}", .0.join("; "))]
-    Certificates(Vec<String>),
+    #[error("the configuration cannot be taken up: {0}")]
+    Certificates(NotTakenUp),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
     #[error("a thread could not be started: {0}")]
@@ -111,20 +111,13 @@ impl Control {
     /// Takes a configuration up in every worker, or not at all.
     ///
     /// # Errors
-    /// The certificates that it names can't be used; the running configuration stays.
-    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+    /// The certificates that it names can't be used; the running configuration stays. The caller says so with
+    /// [`Self::rejected`], since it knows what the configuration was made of.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), NotTakenUp> {
         let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.running.load_full();
         let resolved = Arc::new(self.names.resolve(&snapshot, Some(&before.snapshot)));
-        let prepared = Running::prepare(resolved, &self.secrets, Some(&before));
-        let running = match prepared {
-            Ok(running) => Arc::new(running),
-            Err(errors) => {
-                let reason = errors.join("; ");
-                self.rejected(&reason);
-                return Err(reason);
-            }
-        };
+        let running = Arc::new(Running::prepare(resolved, &self.secrets, Some(&before))?);
         self.names.want(&snapshot);
         self.configured.store(snapshot);
         let identities: std::collections::HashSet<u64> =
@@ -163,7 +156,7 @@ impl Control {
                 self.hand_over(Arc::new(running));
             }
             // Every certificate is loaded already, so this is a mistake of ours; the old addresses serve on.
-            Err(errors) => log::line(format_args!("new addresses were not taken up: {}", errors.join("; "))),
+            Err(errors) => log::line(format_args!("new addresses were not taken up: {errors}")),
         }
     }
 
@@ -356,7 +349,7 @@ impl Handle {
     ///
     /// # Errors
     /// Why it was not taken up. The running one stays.
-    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), NotTakenUp> {
         self.control.apply(snapshot)
     }
 
@@ -364,7 +357,12 @@ impl Handle {
     ///
     /// # Errors
     /// As `apply`.
-    pub fn apply_described(&self, snapshot: Arc<Snapshot>, tuning: Tuning, describe: Describe) -> Result<(), String> {
+    pub fn apply_described(
+        &self,
+        snapshot: Arc<Snapshot>,
+        tuning: Tuning,
+        describe: Describe,
+    ) -> Result<(), NotTakenUp> {
         self.control.apply(snapshot)?;
         self.control.tune(tuning);
         *self.control.describe.lock().unwrap_or_else(PoisonError::into_inner) = describe;
