@@ -244,6 +244,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
         ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
         ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
+        ("CEL0709", SERVICES.replace("ports: [{name: http, port: 8080}]", "ports: [{name: web, port: 8080}]")),
         ("CEL0708", format!("{NAMED}{}", rule("r", "workloadSelector: {matchLabels: {app: b}}"))),
         ("CEL0707", format!("{}{NAMED}", entry("a", SELECTING))),
         ("CEL0706", SERVICES.replace("spec: {ports", "spec: {sessionAffinity: ClientIP, ports")),

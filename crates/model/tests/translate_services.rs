@@ -301,3 +301,31 @@ fn every_resource_says_where_it_came_from() {
         assert!(said.iter().any(|one| one.name == *name), "nothing is said of {name}");
     }
 }
+
+#[test]
+fn endpoints_of_slices_go_by_the_ports_name_and_count_once() {
+    let service =
+        |ports: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{ports}]}}\n");
+    let slice = |name: &str, ports: &str, address: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{kubernetes.io/service-name: a}}}}\naddressType: IPv4\nports: [{ports}]\nendpoints: [{{addresses: [{address}]}}]\n"
+        )
+    };
+    let (http, admin) = ("{name: http, port: 8080}", "{name: admin, port: 9090}");
+    let two = service("{name: http, port: 80}, {name: admin, port: 81}");
+    let only = service("{port: 80}");
+    for (yaml, port, count) in [
+        // Kubernetes moves an endpoint from one slice to another, and for a moment both have it.
+        (format!("{two}{}{}", slice("x", http, "10.0.0.1"), slice("y", http, "10.0.0.1")), 80, 1),
+        (format!("{two}{}{}", slice("x", http, "10.0.0.1"), slice("y", http, "10.0.0.2")), 80, 2),
+        (format!("{two}{}{}", slice("x", http, "10.0.0.1"), slice("y", admin, "10.0.0.1")), 81, 1),
+        (format!("{two}{}", slice("x", http, "10.0.0.1")), 81, 0),
+        (format!("{only}{}", slice("x", "{port: 8080}", "10.0.0.1")), 80, 1),
+        (format!("{only}{}", slice("x", http, "10.0.0.1")), 80, 0),
+    ] {
+        let resources = made(&yaml, &node());
+        let name = format!("outbound|{port}||a.default.svc.cluster.local");
+        let found = resources.endpoints.iter().find(|one| one.cluster_name == name).expect("the cluster's endpoints");
+        assert_eq!(found.endpoints.iter().map(|group| group.lb_endpoints.len()).sum::<usize>(), count, "{yaml}");
+    }
+}

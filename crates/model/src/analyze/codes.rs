@@ -290,6 +290,9 @@ codes! {
     SELECTOR_MEETS_NONE = "CEL0708" Info "The selector meets no workload that is known"
         reason "No endpoint that was read carries the labels, so the document acts on nothing here. A client that serves nothing is not among the endpoints."
         mend "Mend the labels, unless they are those of a client that serves nothing." example "workloadSelector: {labels: {app: no-such}}";
+    PORT_IN_NO_SLICE = "CEL0709" Warning "No EndpointSlice has the port"
+        reason "The endpoints of a port are those of the slices' port of the same name; an only port may be without a name on both sides."
+        mend "Give both the same name." example "ports: [{name: http, port: 80}] with a slice's ports: [{name: web, port: 8080}]";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

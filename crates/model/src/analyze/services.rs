@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::world::{World, full_name, has_labels, has_name};
 use super::{Findings, codes};
 use crate::istio::{
-    Config, Document, InternalTrafficPolicy, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service, SessionAffinity,
-    TrafficDistribution,
+    Config, Document, EndpointSlice, InternalTrafficPolicy, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service,
+    SessionAffinity, TrafficDistribution, TransportProtocol,
 };
 
 pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings) {
@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
     }
     without_address(config, findings);
     names_without_dns(config, findings);
+    ports_of_slices(config, findings);
     selectors(config, findings);
     let mut seen: HashMap<String, String> = HashMap::new();
     for document in &config.services {
@@ -114,6 +115,38 @@ fn names_without_dns(config: &Config, findings: &mut Findings) {
                 service.spec.resolution.unwrap_or_default().as_str()
             );
             findings.add(code, "WorkloadEntry", entry, "spec.address", reason, code.mend.to_owned());
+        }
+    }
+}
+
+/// Ports of Services of which no slice says where the endpoints have them.
+fn ports_of_slices(config: &Config, findings: &mut Findings) {
+    let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+    for slice in config.endpoint_slices.iter().filter(|slice| !slice.spec.endpoints.is_empty()) {
+        if let Some(name) = slice.service_name() {
+            slices.entry((slice.meta.namespace.as_str(), name)).or_default().push(&slice.spec);
+        }
+    }
+    let is_tcp = |protocol: Option<TransportProtocol>| matches!(protocol, None | Some(TransportProtocol::Tcp));
+    for document in &config.services {
+        let own = slices.get(&(document.meta.namespace.as_str(), document.meta.name.as_str()));
+        for (index, port) in document.spec.ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol)) {
+            let ports = || own.into_iter().flatten().flat_map(|slice| &slice.ports).filter(|one| is_tcp(one.protocol));
+            let name = |name: &Option<String>| name.clone().unwrap_or_default();
+            if own.is_none() || ports().any(|one| name(&one.name) == name(&port.name)) {
+                continue;
+            }
+            let mut known: Vec<String> = ports().map(|one| format!("{:?}", name(&one.name))).collect();
+            known.dedup();
+            let code = &codes::PORT_IN_NO_SLICE;
+            let reason = format!(
+                "no EndpointSlice of {} has a port named {:?}; theirs are {}: every request to port {} fails with 503",
+                document.meta.name,
+                name(&port.name),
+                known.join(", "),
+                port.port
+            );
+            findings.add(code, "Service", document, &format!("spec.ports[{index}].name"), reason, code.mend.to_owned());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Endpoints of a cluster, by locality and priority.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use envoy_types::pb::envoy::config::core::v3::{Locality as EnvoyLocality, Metadata};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
@@ -230,18 +230,22 @@ fn label<'a>(labels: &'a BTreeMap<String, String>, locality: &'a Locality, key: 
     (!part.is_empty()).then_some(part.as_str())
 }
 
-/// The endpoints of a port that carry the labels of a subset.
+/// The endpoints of a port that carry the labels of a subset, each of a slice's once.
 pub(super) fn reached<'a, 'b>(
     workloads: &'b [Workload<'a>],
     port: &Port,
     subset: Option<&BTreeMap<String, String>>,
     mtls: impl Fn(&Workload<'a>, u16) -> bool,
 ) -> Vec<Reached<'a, 'b>> {
+    let mut seen = HashSet::new();
     workloads
         .iter()
         .filter(|workload| subset.is_none_or(|wanted| super::registry::contains(&workload.labels, wanted)))
         .filter_map(|workload| {
             let number = workload.port(port)?;
+            if workload.is_of_slice() && !seen.insert((&*workload.address, number)) {
+                return None;
+            }
             Some(Reached { workload, port: number, mtls: mtls(workload, port.target.unwrap_or(number)) })
         })
         .collect()

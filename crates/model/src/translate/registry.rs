@@ -106,10 +106,9 @@ impl<'a> Workload<'a> {
         match self.ports {
             Ports::Slice(ports) => {
                 // A UDP port may have the same name; nothing here speaks UDP.
-                let tcp = ports.iter().filter(|p| matches!(p.protocol, None | Some(TransportProtocol::Tcp)));
-                let named = |p: &&EndpointPort| p.name.as_deref().unwrap_or_default() == port.name;
-                let only = || tcp.clone().next().filter(|_| tcp.clone().count() == 1);
-                tcp.clone().find(named).or_else(only).map(|p| p.port)
+                let mut tcp = ports.iter().filter(|p| matches!(p.protocol, None | Some(TransportProtocol::Tcp)));
+                // As in Kubernetes: by the name, which an only port need not have, on both sides.
+                tcp.find(|p| p.name.as_deref().unwrap_or_default() == port.name).map(|p| p.port)
             }
             Ports::Entry(ports) => Some(ports.get(&port.name).copied().or(port.target).unwrap_or(port.number)),
         }
@@ -117,6 +116,11 @@ impl<'a> Workload<'a> {
 
     fn has_ip(&self) -> bool {
         self.address.parse::<std::net::IpAddr>().is_ok()
+    }
+
+    /// Whether a slice names it. Kubernetes moves endpoints from slice to slice, and then both name them.
+    pub(super) fn is_of_slice(&self) -> bool {
+        matches!(self.ports, Ports::Slice(_))
     }
 
     /// Who it is, as Istio writes it: name, namespace, canonical service, its revision, and cluster (here none), with `;`.
