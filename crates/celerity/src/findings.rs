@@ -1,14 +1,28 @@
 //! What `analyze` found, for people.
 
 use celerity_model::analyze::{Finding, Severity, analyze};
-use celerity_model::istio;
+use celerity_model::istio::{self, ErrorKind, ReadError};
 
 use crate::config;
-use crate::config::files::Source;
+use crate::config::files::{FilesError, Source};
 
-/// Everything that there is to say about some texts, those that cannot be read included.
+/// Everything that there is to say about some texts.
 pub(crate) fn of(sources: &[Source]) -> Vec<Finding> {
-    let (config, errors) = istio::read_partial(&config::named(sources));
+    with_failures(sources, &[])
+}
+
+/// Everything that there is to say about some texts, and about files that could not be read.
+pub(crate) fn with_failures(sources: &[Source], failures: &[FilesError]) -> Vec<Finding> {
+    let (config, mut errors) = istio::read_partial(&config::named(sources));
+    errors.extend(failures.iter().map(|failure| ReadError {
+        kind: ErrorKind::Syntax,
+        file: failure.path_of_file().map(|path| path.display().to_string()).unwrap_or_default().into(),
+        line: 1,
+        column: 1,
+        document: String::new(),
+        field: String::new(),
+        reason: failure.to_string(),
+    }));
     analyze(&config, &errors)
 }
 

@@ -1,6 +1,7 @@
 //! What the binary writes for people: standard output, standard error and colour.
 //!
-//! A closed pipe (`celerity analyze | head`) is not an error of ours, so writes that fail are dropped.
+//! A closed pipe (`celerity analyze | head`) is not an error of ours. A result that cannot be written is one ([`result`]); what is
+//! said beside results is dropped then.
 
 use std::io::{IsTerminal, Write};
 
@@ -14,6 +15,20 @@ pub(crate) fn raw(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
+}
+
+/// Writes the result that a command is for to standard output.
+///
+/// # Errors
+/// It cannot be written, as on a full disk; not where whoever reads it has gone.
+pub(crate) fn result(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("standard output cannot be written"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a line to standard error: notes that must not mix with a result on standard output.

@@ -18,7 +18,7 @@ use crate::{findings, term};
     after_help = "Examples:\n  celerity analyze examples/tutorial\n  celerity analyze --format json istio/ services.yaml"
 )]
 pub(crate) struct Args {
-    /// Files and folders with Istio and Kubernetes YAML
+    /// Files and folders with Istio and Kubernetes YAML; - is standard input
     #[arg(value_name = "PATH", required = true)]
     pub(crate) paths: Vec<PathBuf>,
 
@@ -34,11 +34,14 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let found = findings::of(&files::read(&args.paths)?);
-    match args.format {
-        Format::Text => term::raw(&findings::text(&found, term::colour(std::io::stdout().is_terminal()))),
-        Format::Json => term::line(serde_json::to_string_pretty(&found)?),
-    }
+    let (input, paths) = files::with_standard_input(&args.paths)?;
+    let mut readable = files::read_what_can_be(&paths)?;
+    readable.sources.splice(0..0, input);
+    let found = findings::with_failures(&readable.sources, &readable.failures);
+    term::result(&match args.format {
+        Format::Text => findings::text(&found, term::colour(std::io::stdout().is_terminal())),
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),
+    })?;
     let wrong = found.iter().any(|finding| finding.severity == Severity::Error);
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

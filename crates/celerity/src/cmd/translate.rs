@@ -7,7 +7,7 @@ use celerity_model::snapshot::Snapshot;
 use celerity_model::translate::{self, Explanation, Index, Input};
 use serde_json::{Value, json};
 
-use crate::config::{self, Loader};
+use crate::config::{self, Loader, files};
 use crate::node::{self, Given};
 use crate::{term, yaml};
 
@@ -17,7 +17,7 @@ use crate::{term, yaml};
     after_help = "Examples:\n  celerity translate examples/tutorial examples/mesh\n  celerity translate --format json --node sidecar.yaml istio/\n  celerity translate --explain istio/"
 )]
 pub(crate) struct Args {
-    /// Files and folders with Istio and Kubernetes YAML
+    /// Files and folders with Istio and Kubernetes YAML; - is standard input
     #[arg(value_name = "PATH", required = true)]
     pub(crate) paths: Vec<PathBuf>,
 
@@ -41,7 +41,8 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = Loader::new(args.paths.clone()).load()?;
+    let (input, paths) = files::with_standard_input(&args.paths)?;
+    let config = Loader::new(paths).with(input).load()?;
     let mut node = node::describe(&Given { file: args.node.as_deref(), ..Given::default() })?;
     node.application = node.addresses.first().copied().unwrap_or(node.application);
     if args.node.is_some() {
@@ -51,25 +52,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let resources = config::resources(&config, &node)?;
     let sources = if args.explain { translate::explain(&Index::new(&config, &node)) } else { Vec::new() };
     let shown = translate::to_json(&resources);
-    match args.format {
+    let patches: Vec<String> = resources.patches.iter().map(config::patch_line).collect();
+    let mut text = match args.format {
         Format::Yaml => {
-            let comment = |item: &Value| origin(&sources, item);
-            term::raw(&yaml::write(&shown, &comment));
+            let mut text = yaml::write(&shown, &|item: &Value| origin(&sources, item));
+            for patch in patches.iter().filter(|_| args.explain) {
+                text.push_str(&format!("# {patch}\n"));
+            }
+            text
         }
         Format::Json if args.explain => {
             let origins: Vec<Value> = sources.iter().map(origin_json).collect();
-            let patches: Vec<String> = resources.patches.iter().map(config::patch_line).collect();
-            term::line(serde_json::to_string_pretty(
-                &json!({ "resources": shown, "origins": origins, "patches": patches }),
-            )?);
+            serde_json::to_string_pretty(&json!({ "resources": shown, "origins": origins, "patches": patches }))?
         }
-        Format::Json => term::line(serde_json::to_string_pretty(&shown)?),
+        Format::Json => serde_json::to_string_pretty(&shown)?,
+    };
+    if !text.ends_with('\n') {
+        text.push('\n');
     }
-    if args.explain && args.format == Format::Yaml {
-        for report in &resources.patches {
-            term::line(format_args!("# {}", config::patch_line(report)));
-        }
-    }
+    term::result(&text)?;
     if config.services.is_empty() && config.service_entries.is_empty() {
         term::note(
             "note: no Service and no ServiceEntry was read, so no service has a cluster: name their files as well, or ask \

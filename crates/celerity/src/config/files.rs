@@ -23,15 +23,15 @@ pub(crate) struct Source {
 pub(crate) enum FilesError {
     #[error("{} cannot be read: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: std::io::Error },
-    #[error("{} is not UTF-8 text: save it as UTF-8", path.display())]
+    #[error("{} is not UTF-8 text; save it as UTF-8", path.display())]
     NotText { path: PathBuf },
-    #[error("{} is longer than {} MiB: split it into several files", path.display(), FILE_BYTES_MAX >> 20)]
+    #[error("{} is longer than {} MiB; split it into several files", path.display(), FILE_BYTES_MAX >> 20)]
     TooLong { path: PathBuf },
-    #[error("there are more than {FILES_MAX} files or {} MiB below {}: name a smaller folder", TOTAL_BYTES_MAX >> 20, path.display())]
+    #[error("there are more than {FILES_MAX} files or {} MiB below {}; name a smaller folder", TOTAL_BYTES_MAX >> 20, path.display())]
     TooMany { path: PathBuf },
-    #[error("{} holds folders more than {DEPTH_MAX} deep: look for a symbolic link that leads back", path.display())]
+    #[error("{} holds folders more than {DEPTH_MAX} deep; look for a symbolic link that leads back", path.display())]
     TooDeep { path: PathBuf },
-    #[error("{} holds no .yaml, .yml or .json file: name a folder that does", path.display())]
+    #[error("{} holds no .yaml, .yml or .json file; name a folder that does", path.display())]
     Empty { path: PathBuf },
     #[error(
         "{} is empty, and held documents: whoever writes it has most likely only begun. What runs stays; delete the file if its \
@@ -47,6 +47,77 @@ pub(crate) enum FilesError {
 /// it, by name, as `kubectl` does. Hidden entries are passed over: editors and mounted ConfigMaps keep their spare copies there.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, FilesError> {
     read_listed(&list(paths)?)
+}
+
+/// What could be read, and why the rest could not.
+#[derive(Debug, Default)]
+pub(crate) struct Readable {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) failures: Vec<FilesError>,
+}
+
+/// As [`read`], but goes on where a single file cannot be read: the other files have findings too.
+///
+/// # Errors
+/// A path that is not there, or that means too much or nothing.
+pub(crate) fn read_what_can_be(paths: &[PathBuf]) -> Result<Readable, FilesError> {
+    for path in paths {
+        std::fs::metadata(path).map_err(|reason| FilesError::Unreadable { path: path.clone(), reason })?;
+    }
+    let mut readable = Readable::default();
+    let mut total_bytes = 0;
+    for (path, _) in list_by(paths, &mut |error| pass(error, &mut readable.failures))? {
+        match read_one(&path) {
+            Ok(text) => {
+                total_bytes += text.len() as u64;
+                if total_bytes > TOTAL_BYTES_MAX {
+                    return Err(FilesError::TooMany { path });
+                }
+                readable.sources.push(Source { name: path.display().to_string(), text });
+            }
+            Err(error) => pass(error, &mut readable.failures)?,
+        }
+    }
+    Ok(readable)
+}
+
+/// Keeps an error of a single file; one of the whole ends the reading.
+fn pass(error: FilesError, failures: &mut Vec<FilesError>) -> Result<(), FilesError> {
+    match error.path_of_file() {
+        Some(_) => failures.push(error),
+        None => return Err(error),
+    }
+    Ok(())
+}
+
+impl FilesError {
+    /// The file, where it is about one alone.
+    pub(crate) fn path_of_file(&self) -> Option<&Path> {
+        match self {
+            Self::Unreadable { path, .. } | Self::NotText { path } | Self::TooLong { path } => Some(path),
+            Self::TooMany { .. } | Self::TooDeep { .. } | Self::Empty { .. } => None,
+        }
+    }
+}
+
+/// The text that stands on standard input, under the name `-`.
+fn read_standard_input() -> Result<Source, FilesError> {
+    let path = || PathBuf::from(STANDARD_INPUT);
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|reason| FilesError::Unreadable { path: path(), reason })?;
+    text_of(bytes, &path()).map(|text| Source { name: STANDARD_INPUT.to_owned(), text })
+}
+
+/// The path that means standard input, as for many tools.
+const STANDARD_INPUT: &str = "-";
+
+/// What stands on standard input, if that is among the paths, and the other paths.
+pub(crate) fn with_standard_input(paths: &[PathBuf]) -> Result<(Option<Source>, Vec<PathBuf>), FilesError> {
+    let (input, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths.iter().cloned().partition(|path| path.as_os_str() == STANDARD_INPUT);
+    let input = if input.is_empty() { None } else { Some(read_standard_input()?) };
+    Ok((input, others))
 }
 
 /// The texts of listed files, in their order.
@@ -70,6 +141,10 @@ pub(crate) fn read_one(path: &Path) -> Result<String, FilesError> {
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    text_of(bytes, path)
+}
+
+fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, FilesError> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(FilesError::TooLong { path: path.to_owned() });
     }
@@ -93,11 +168,23 @@ impl Mark {
 
 /// The files that `paths` mean, in the order in which they are read, each once.
 pub(crate) fn list(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Mark)>, FilesError> {
+    list_by(paths, &mut Err)
+}
+
+/// `failed` says whether to go on after an error.
+fn list_by(
+    paths: &[PathBuf],
+    failed: &mut dyn FnMut(FilesError) -> Result<(), FilesError>,
+) -> Result<Vec<(PathBuf, Mark)>, FilesError> {
     let mut found = Vec::new();
+    let mut failures = 0;
     for path in paths {
-        let before = found.len();
-        walk(path, 0, &mut found)?;
-        if found.len() == before {
+        let before = found.len() + failures;
+        walk(path, 0, &mut found, &mut |error| {
+            failures += 1;
+            failed(error)
+        })?;
+        if found.len() + failures == before {
             return Err(FilesError::Empty { path: path.clone() });
         }
     }
@@ -106,9 +193,17 @@ pub(crate) fn list(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Mark)>, FilesError
     Ok(found)
 }
 
-fn walk(path: &Path, depth: usize, found: &mut Vec<(PathBuf, Mark)>) -> Result<(), FilesError> {
+fn walk(
+    path: &Path,
+    depth: usize,
+    found: &mut Vec<(PathBuf, Mark)>,
+    failed: &mut dyn FnMut(FilesError) -> Result<(), FilesError>,
+) -> Result<(), FilesError> {
     let unreadable = |reason| FilesError::Unreadable { path: path.to_owned(), reason };
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(reason) => return failed(unreadable(reason)),
+    };
     if !metadata.is_dir() {
         if found.len() == FILES_MAX {
             return Err(FilesError::TooMany { path: path.to_owned() });
@@ -120,15 +215,20 @@ fn walk(path: &Path, depth: usize, found: &mut Vec<(PathBuf, Mark)>) -> Result<(
         return Err(FilesError::TooDeep { path: path.to_owned() });
     }
     let mut entries = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(unreadable)? {
-        entries.push(entry.map_err(unreadable)?.path());
+    match std::fs::read_dir(path) {
+        Ok(listed) => {
+            for entry in listed {
+                entries.push(entry.map_err(unreadable)?.path());
+            }
+        }
+        Err(reason) => return failed(unreadable(reason)),
     }
     entries.sort();
     for entry in entries {
         let hidden = entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let meant = entry.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
         if !hidden && (meant || entry.is_dir()) {
-            walk(&entry, depth + 1, found)?;
+            walk(&entry, depth + 1, found, failed)?;
         }
     }
     Ok(())
@@ -156,6 +256,22 @@ mod tests {
         let folder = TempDir::new();
         let file = folder.write("rules.txt", "x");
         assert_eq!(read(&[file.clone(), file]).expect("readable").len(), 1);
+    }
+
+    #[test]
+    fn one_file_that_cannot_be_read_hides_no_other() {
+        let folder = TempDir::new();
+        folder.write("a.yaml", "a");
+        folder.write("c.yaml", "c");
+        std::fs::write(folder.path().join("b.yaml"), [0xff]).expect("written");
+        std::os::unix::fs::symlink(folder.path().join("gone"), folder.path().join("d.yaml")).expect("a link");
+        let read = read_what_can_be(&[folder.path().to_owned()]).expect("readable");
+        let texts: Vec<_> = read.sources.iter().map(|source| source.text.as_str()).collect();
+        let failed: Vec<_> = read.failures.iter().filter_map(|error| error.path_of_file()?.file_name()).collect();
+        assert_eq!(texts, ["a", "c"]);
+        assert_eq!(failed, ["d.yaml", "b.yaml"]);
+        assert!(super::read(&[folder.path().to_owned()]).is_err(), "whoever runs it takes all or nothing");
+        assert!(read_what_can_be(&[folder.path().join("gone")]).is_err(), "a path that is not there was named wrongly");
     }
 
     #[test]
