@@ -401,3 +401,23 @@ fn values_that_would_be_refused_later_are_refused_here() {
         assert!(common::read(&text).is_ok(), "{:?}\n{text}", common::read(&text));
     }
 }
+
+#[test]
+fn errors_beyond_the_bound_are_counted() {
+    let many: String = (0..1_500).map(|n| format!("  unknown{n}: 1\n")).collect();
+    let found = errors(&rule(&format!("  host: a\n{many}")));
+    assert_eq!(found.len(), 1_001);
+    assert!(found[1_000].reason.starts_with("500 more errors"), "{}", found[1_000]);
+}
+
+#[test]
+fn a_key_that_is_written_twice_is_found_among_many() {
+    let map = |more: &str| {
+        let keys: String = (0..200).map(|n| format!("  k{n}: v\n")).collect();
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata:\n{keys}{more}")
+    };
+    assert_eq!(common::read(&map("")).expect("right").config_maps[0].spec.data.len(), 200);
+    for text in [map("  k100: v\n"), map("  k3: \"\\x41\"\n")] {
+        assert!(one(&text).reason.contains("is written twice"), "{}", one(&text));
+    }
+}

@@ -10,6 +10,7 @@ mod routes;
 mod rules;
 mod services;
 mod settings;
+mod shadow;
 mod taken;
 mod world;
 mod yaml;

@@ -1,7 +1,8 @@
 //! VirtualServices: routes that are never reached, destinations that are not there, retries and faults.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
+use super::shadow::{EVERYTHING, match_covers, shadowed_by};
 use super::world::{World, full_name};
 use super::{Code, Findings, codes};
 use crate::istio::{Config, Destination, Document, HttpMatch, HttpRoute, StringMatch, VirtualService, duration_text};
@@ -71,16 +72,16 @@ fn for_gateways(document: &Document<VirtualService>, findings: &mut Findings) {
 /// The gateway that means every sidecar.
 const MESH: &str = "mesh";
 
-fn is_for_sidecars(one: &HttpMatch) -> bool {
+pub(super) fn is_for_sidecars(one: &HttpMatch) -> bool {
     one.gateways.is_empty() || one.gateways.iter().any(|gateway| gateway == MESH)
 }
 
 fn routes(document: &Document<VirtualService>, world: &World<'_>, findings: &mut Findings) {
     let routes = &document.spec.http;
+    let shadowed = shadowed_by(routes);
     for (index, route) in routes.iter().enumerate() {
         let path = format!("spec.http[{index}]");
-        let earlier = routes.iter().take(index).position(|before| covers(before, route));
-        if let Some(before) = earlier {
+        if let Some(before) = shadowed.get(index).copied().flatten() {
             let name = routes.get(before).and_then(|r| r.name.clone()).unwrap_or_else(|| format!("http[{before}]"));
             let line = document.line(&format!("spec.http[{before}]"));
             findings.add(
@@ -324,74 +325,6 @@ fn takes_writes(route: &HttpRoute) -> bool {
     route.matches.is_empty() || route.matches.iter().any(may_write)
 }
 
-/// Every request of `later` is taken by `earlier`. Sound, not complete: what is not understood is not claimed.
-fn covers(earlier: &HttpRoute, later: &HttpRoute) -> bool {
-    if earlier.matches.is_empty() {
-        return true;
-    }
-    let later_matches: &[HttpMatch] = if later.matches.is_empty() { &[const { EVERYTHING }] } else { &later.matches };
-    later_matches.iter().all(|later| earlier.matches.iter().any(|earlier| match_covers(earlier, later)))
-}
-
-/// A match without conditions.
-const EVERYTHING: HttpMatch = HttpMatch {
-    name: None,
-    uri: None,
-    ignore_uri_case: None,
-    scheme: None,
-    method: None,
-    authority: None,
-    headers: BTreeMap::new(),
-    without_headers: BTreeMap::new(),
-    query_params: BTreeMap::new(),
-    port: None,
-    source_labels: BTreeMap::new(),
-    source_namespace: None,
-    gateways: Vec::new(),
-};
-
 fn is_catch_all(one: &HttpMatch) -> bool {
     match_covers(one, &EVERYTHING)
-}
-
-fn match_covers(wide: &HttpMatch, narrow: &HttpMatch) -> bool {
-    let folded = wide.ignore_uri_case == Some(true);
-    is_for_sidecars(wide)
-        && (folded || narrow.ignore_uri_case != Some(true) || wide.uri.is_none())
-        && path_covers(wide.uri.as_ref(), narrow.uri.as_ref(), folded)
-        && covers_text(wide.scheme.as_ref(), narrow.scheme.as_ref(), false)
-        && covers_text(wide.method.as_ref(), narrow.method.as_ref(), false)
-        && covers_text(wide.authority.as_ref(), narrow.authority.as_ref(), false)
-        && covers_map(&wide.headers, &narrow.headers)
-        && wide.without_headers.iter().all(|(name, value)| narrow.without_headers.get(name) == Some(value))
-        && covers_map(&wide.query_params, &narrow.query_params)
-        && (wide.port.is_none() || wide.port == narrow.port)
-        && wide.source_labels.iter().all(|(name, value)| narrow.source_labels.get(name) == Some(value))
-        && (wide.source_namespace.is_none() || wide.source_namespace == narrow.source_namespace)
-}
-
-fn path_covers(wide: Option<&StringMatch>, narrow: Option<&StringMatch>, folded: bool) -> bool {
-    // Every path starts with a slash.
-    matches!(wide, Some(StringMatch::Prefix(prefix)) if prefix == "/") || covers_text(wide, narrow, folded)
-}
-
-fn covers_map(wide: &BTreeMap<String, StringMatch>, narrow: &BTreeMap<String, StringMatch>) -> bool {
-    wide.iter().all(|(name, value)| match (value, narrow.get(name)) {
-        (StringMatch::Present, found) => found.is_some(),
-        (value, found) => found.is_some() && covers_text(Some(value), found, false),
-    })
-}
-
-fn covers_text(wide: Option<&StringMatch>, narrow: Option<&StringMatch>, folded: bool) -> bool {
-    let fold = |text: &str| if folded { text.to_lowercase() } else { text.to_owned() };
-    match (wide, narrow) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(StringMatch::Prefix(wide)), Some(StringMatch::Prefix(narrow) | StringMatch::Exact(narrow))) => {
-            fold(narrow).starts_with(&fold(wide))
-        }
-        (Some(StringMatch::Exact(wide)), Some(StringMatch::Exact(narrow))) => fold(wide) == fold(narrow),
-        (Some(wide @ StringMatch::Regex(pattern)), Some(narrow)) => pattern == ".*" || (!folded && wide == narrow),
-        (Some(wide), Some(narrow)) => wide == narrow,
-    }
 }

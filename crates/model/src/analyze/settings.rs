@@ -16,10 +16,16 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     workers(config, findings);
 }
 
+/// Keys that a finding names; a ConfigMap may have a hundred thousand.
+const KEYS_SHOWN: usize = 8;
+
 fn one(document: &Document<ConfigMap>, findings: &mut Findings) {
     let map = &document.spec;
     if map.dns.is_none() && map.proxy.is_none() {
-        let keys: Vec<&str> = map.data.keys().map(String::as_str).collect();
+        let mut keys: Vec<&str> = map.data.keys().map(String::as_str).take(KEYS_SHOWN).collect();
+        if map.data.len() > KEYS_SHOWN {
+            keys.push("and others");
+        }
         let reason = format!(
             "its keys ({}) mean nothing to the mesh; dns.yaml, and config.yaml with proxy in it, would",
             keys.join(", ")

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::node::{DEPTH_MAX, Entry, Node, Piece, Style, Value};
+use super::node::{DEPTH_MAX, Entry, Keys, Node, Piece, Style, Value};
 
 /// Half of the bound for what stands on several lines, half for what stands within one of them.
 const HALF_DEPTH_MAX: usize = DEPTH_MAX / 2;
@@ -195,6 +195,7 @@ impl<'a> Flow<'a> {
         let is_map = self.peek()? == b'{';
         let close = if is_map { b'}' } else { b']' };
         let (mut entries, mut items): (Vec<Entry<'a>>, Vec<Node<'a>>) = (Vec::new(), Vec::new());
+        let mut keys = Keys::default();
         self.at += 1;
         self.skip_spaces();
         let mut is_open = self.peek()? != close;
@@ -208,7 +209,7 @@ impl<'a> Flow<'a> {
             if is_map {
                 let rest = self.text.get(self.at..)?;
                 let name = rest.get(..key_length(rest)).filter(|name| !name.is_empty())?;
-                if !rest.get(name.len()..)?.starts_with(": ") || entries.iter().any(|entry| entry.key == name) {
+                if !rest.get(name.len()..)?.starts_with(": ") || !keys.is_new(&entries, name) {
                     return None;
                 }
                 self.at += name.len() + 2;
@@ -272,9 +273,10 @@ impl<'a> Reader<'a> {
 
     fn map(&mut self, column: u32, depth: usize) -> Option<Vec<Entry<'a>>> {
         let mut entries: Vec<Entry<'a>> = Vec::new();
+        let mut keys = Keys::default();
         while let Some(token) = self.tokens.next_if(|t| t.column == column && matches!(t.kind, Kind::Key(..))) {
             let Kind::Key(key, value) = token.kind else { return None };
-            if entries.iter().any(|entry| entry.key == key) {
+            if !keys.is_new(&entries, key) {
                 return None;
             }
             let node = match value {

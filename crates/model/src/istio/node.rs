@@ -177,7 +177,30 @@ pub(crate) fn pieces(text: &str) -> Vec<Piece<'_>> {
 
 enum Open<'a> {
     List(Vec<Node<'a>>, Place),
-    Map(Vec<Entry<'a>>, Option<(Cow<'a, str>, Place)>, Place),
+    Map(Vec<Entry<'a>>, Option<(Cow<'a, str>, Place)>, Place, Keys<'a>),
+}
+
+/// Entries up to which comparing each key is quicker than hashing.
+const KEYS_COMPARED_MAX: usize = 32;
+
+/// The keys of a mapping that is being read. A ConfigMap may have a hundred thousand, and comparing each with each would take
+/// seconds.
+#[derive(Default)]
+pub(crate) struct Keys<'a> {
+    /// Those of the first entries, once there are many.
+    seen: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    /// Whether none of the entries has the key.
+    pub(crate) fn is_new(&mut self, entries: &[Entry<'a>], key: &str) -> bool {
+        if entries.len() <= KEYS_COMPARED_MAX {
+            return !entries.iter().any(|entry| entry.key == key);
+        }
+        let unseen = entries.get(self.seen.len()..).unwrap_or_default();
+        self.seen.extend(unseen.iter().map(|entry| entry.key.clone()));
+        !self.seen.contains(key)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -231,7 +254,9 @@ pub(crate) fn parse_fully<'a>(piece: &Piece<'a>) -> Result<Vec<Node<'a>>, Syntax
                 builder.scalar(text, style, at)?;
             }
             Event::SequenceStart(anchor, _) => builder.open(Open::List(Vec::new(), place(&span, anchor)))?,
-            Event::MappingStart(anchor, _) => builder.open(Open::Map(Vec::new(), None, place(&span, anchor)))?,
+            Event::MappingStart(anchor, _) => {
+                builder.open(Open::Map(Vec::new(), None, place(&span, anchor), Keys::default()))?;
+            }
             Event::SequenceEnd | Event::MappingEnd => builder.close()?,
             Event::Alias(anchor) => builder.alias(anchor, place(&span, 0))?,
             Event::DocumentEnd => {
@@ -260,11 +285,11 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn open(&mut self, open: Open<'a>) -> Result<(), SyntaxError> {
-        let (Open::List(_, place) | Open::Map(_, _, place)) = &open;
+        let (Open::List(_, place) | Open::Map(_, _, place, _)) = &open;
         if self.stack.len() >= DEPTH_MAX {
             return Err(place.error(format!("nested deeper than {DEPTH_MAX} levels")));
         }
-        if let Some(Open::Map(_, None, _)) = self.stack.last() {
+        if let Some(Open::Map(_, None, ..)) = self.stack.last() {
             return Err(place.error("a key must be a string".to_owned()));
         }
         self.stack.push(open);
@@ -272,8 +297,8 @@ impl<'a> Builder<'a> {
     }
 
     fn scalar(&mut self, text: Cow<'a, str>, style: Style, at: Place) -> Result<(), SyntaxError> {
-        if let Some(Open::Map(entries, key @ None, _)) = self.stack.last_mut() {
-            if entries.iter().any(|entry| entry.key == text) {
+        if let Some(Open::Map(entries, key @ None, _, keys)) = self.stack.last_mut() {
+            if !keys.is_new(entries, &text) {
                 return Err(at.error(format!("the key {text} is written twice; remove one")));
             }
             *key = Some((text, at));
@@ -286,7 +311,7 @@ impl<'a> Builder<'a> {
         let Some(node) = self.anchors.get(&anchor) else {
             return Err(at.error("an alias cannot stand within its own anchor".to_owned()));
         };
-        if let Some(Open::Map(_, None, _)) = self.stack.last() {
+        if let Some(Open::Map(_, None, ..)) = self.stack.last() {
             return Err(at.error("a key must be a string".to_owned()));
         }
         self.alias_nodes += count(node);
@@ -306,7 +331,7 @@ impl<'a> Builder<'a> {
             Some(Open::List(items, at)) => {
                 self.place(Node { line: at.line, column: at.column, value: Value::List(items) }, at.anchor)
             }
-            Some(Open::Map(entries, _, at)) => {
+            Some(Open::Map(entries, _, at, _)) => {
                 let entries = if entries.iter().any(|e| e.key == MERGE_KEY) { merged(entries)? } else { entries };
                 self.place(Node { line: at.line, column: at.column, value: Value::Map(entries) }, at.anchor)
             }
@@ -327,7 +352,7 @@ impl<'a> Builder<'a> {
         match self.stack.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(items, _)) => items.push(node),
-            Some(Open::Map(entries, key, _)) => {
+            Some(Open::Map(entries, key, ..)) => {
                 if let Some((key, at)) = key.take() {
                     entries.push(Entry { key, line: at.line, column: at.column, node });
                 }

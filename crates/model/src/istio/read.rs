@@ -137,7 +137,7 @@ const METADATA_IGNORED: [&str; 13] = [
 /// Reads all documents of all files; pure.
 ///
 /// # Errors
-/// Every error of every document, in the order of the text, at most [`ERRORS_MAX`].
+/// Every error of every document, in the order of the text; after [`ERRORS_MAX`] one that says how many more there are.
 pub fn read(files: &[(Arc<str>, &str)]) -> Result<Config, Vec<ReadError>> {
     let (config, errors) = read_partial(files);
     if errors.is_empty() { Ok(config) } else { Err(errors) }
@@ -166,6 +166,7 @@ pub fn read_parts(files: &[(Arc<str>, Vec<PartText<'_>>)]) -> Result<Config, Vec
 fn read_files<'a>(files: impl Iterator<Item = (&'a Arc<str>, Result<Vec<Piece<'a>>, ()>)>) -> (Config, Vec<ReadError>) {
     let mut config = Config::default();
     let mut errors: Vec<ReadError> = Vec::new();
+    let mut left_out = 0;
     let mut names = HashMap::new();
     for (file, pieces) in files {
         let mut cx = Cx::new(file.clone());
@@ -174,9 +175,21 @@ fn read_files<'a>(files: impl Iterator<Item = (&'a Arc<str>, Result<Vec<Piece<'a
             Ok(pieces) => read_file(&pieces, &mut cx, &mut config, &mut names),
             Err(()) => cx.error(ErrorKind::Syntax, format!("the file is larger than {FILE_BYTES_MAX} bytes; split it")),
         }
+        left_out += cx.left_out;
         errors.append(&mut cx.errors);
     }
+    left_out += errors.len().saturating_sub(ERRORS_MAX);
     errors.truncate(ERRORS_MAX);
+    if let Some(last) = errors.last().filter(|_| left_out > 0).cloned() {
+        let reason = format!("{left_out} more errors are not listed; mend these first");
+        errors.push(ReadError {
+            kind: ErrorKind::Syntax,
+            document: String::new(),
+            field: String::new(),
+            reason,
+            ..last
+        });
+    }
     (config, errors)
 }
 

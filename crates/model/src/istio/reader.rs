@@ -72,6 +72,8 @@ pub(crate) struct Cx {
     pub(crate) file: Arc<str>,
     pub(crate) document: String,
     pub(crate) errors: Vec<ReadError>,
+    /// Errors beyond [`ERRORS_MAX`].
+    pub(crate) left_out: usize,
     path: String,
     line: u32,
     column: u32,
@@ -79,7 +81,7 @@ pub(crate) struct Cx {
 
 impl Cx {
     pub(crate) fn new(file: Arc<str>) -> Self {
-        Self { file, document: String::new(), errors: Vec::new(), path: String::new(), line: 1, column: 1 }
+        Self { file, document: String::new(), errors: Vec::new(), left_out: 0, path: String::new(), line: 1, column: 1 }
     }
 
     /// Starts at the root of a document.
@@ -91,6 +93,7 @@ impl Cx {
 
     pub(crate) fn error(&mut self, kind: ErrorKind, reason: impl Into<String>) {
         if self.errors.len() >= ERRORS_MAX {
+            self.left_out += 1;
             return;
         }
         self.errors.push(ReadError {
