@@ -122,6 +122,12 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0218", policy("{connectionPool: {http: {maxRequestsPerConnection: 1}}}")),
         ("CEL0219", policy("{connectionPool: {tcp: {maxConnections: 100}, http: {http1MaxPendingRequests: 100000}}}")),
         ("CEL0220", policy("{tls: {mode: DISABLE, sni: a.example.com}}")),
+        (
+            "CEL0221",
+            format!("{SERVICES}{}", policy("{portLevelSettings: [{port: {number: 81}, tls: {mode: DISABLE}}]}")),
+        ),
+        ("CEL0317", routes(&format!("  - {to}")).replace("hosts: [reviews]", "hosts: [rewiews]")),
+        ("CEL0318", routes(&format!("  - match: [{{port: 81}}]\n    {to}\n  - {to}"))),
         ("CEL0301", routes(&format!("  - {to}\n  - match: [{{uri: {{prefix: /a}}}}]\n    {to}"))),
         (
             "CEL0302",
@@ -411,6 +417,18 @@ fn what_envoy_refuses_of_a_patch_is_refused_here() {
         let found = findings(&format!("{SERVICES}{}", patch(&one)));
         assert!(found.iter().any(|f| f.code == "CEL0411" && f.reason.contains(wanted)), "{wanted}: {found:?}");
     }
+}
+
+#[test]
+fn of_two_policies_for_one_selector_the_first_is_named() {
+    let selecting = |name: &str, app: &str| {
+        peer(name, "default")
+            .replace("spec: {mtls", &format!("spec: {{selector: {{matchLabels: {{app: {app}}}}}, mtls"))
+    };
+    let found = findings(&format!("{}{}", selecting("p", "a"), selecting("q", "a")));
+    let second = found.iter().find(|f| f.code == "CEL0704").expect("told");
+    assert!(second.document.ends_with("/q") && second.reason.contains("PeerAuthentication p stands"), "{second:?}");
+    assert!(!codes_of(&format!("{}{}", selecting("p", "a"), selecting("q", "b"))).contains(&"CEL0704"));
 }
 
 #[test]

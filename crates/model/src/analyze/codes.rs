@@ -138,6 +138,9 @@ codes! {
     TLS_FIELDS_IDLE = "CEL0220" Warning "TLS settings that the mode does not use"
         reason "mode: DISABLE sends plain text, whatever else is set; ISTIO_MUTUAL verifies its peer in any case."
         mend "Write mode: SIMPLE or MUTUAL, or remove the other fields." example "tls: {mode: DISABLE, sni: a.example.com}";
+    POLICY_OF_NO_PORT = "CEL0221" Warning "A policy for a port that the host does not have"
+        reason "The host has no such port, so the policy acts on nothing. It is the service's port that is meant, not the endpoints'."
+        mend "Name one of the service's ports." example "portLevelSettings: [{port: {number: 81}}]";
 
     SHADOWED_ROUTE = "CEL0301" Warning "The route is never reached"
         reason "An earlier route of the same VirtualService matches everything that this one matches."
@@ -187,6 +190,12 @@ codes! {
     GATEWAY_ROUTES = "CEL0316" Info "Routes for gateways do not act here"
         reason "There are sidecars only. What is for mesh acts, what is for a gateway waits for one."
         mend "Nothing, if a gateway elsewhere has these routes." example "gateways: [mesh, my-gateway]";
+    UNKNOWN_ROUTES_HOST = "CEL0317" Warning "The VirtualService's host is unknown"
+        reason "No Service and no ServiceEntry has this host. A short name is looked up in the VirtualService's own namespace."
+        mend "Write the host's full name, or add the service." example "hosts: [no-such-service]";
+    MATCH_OF_NO_PORT = "CEL0318" Warning "A match for a port that no host has"
+        reason "match.port is the port of the service that the client asked for. None of the hosts has it, so the match holds for no request."
+        mend "Name one of the service's ports, or remove port." example "match: [{port: 81}]";
 
     FILTER_NAMED_BY_VALUE = "CEL0401" Warning "A filter is named by value instead of subFilter"
         reason "The patch has no subFilter. On Istio such a REMOVE or MERGE matches every filter, the router included, and breaks the chain. Here it acts on the filter that value.name names."
@@ -276,7 +285,7 @@ codes! {
         reason "Two services have the same host; the first one read stands."
         mend "Remove one." example "two ServiceEntries with hosts: [a.example.com]";
     SECOND_PEER_AUTHENTICATION = "CEL0704" Warning "Another PeerAuthentication of the namespace wins"
-        reason "Of several without a selector in one namespace only the first read (in Istio: the oldest) stands."
+        reason "Of several with the same selector, or without one, in a namespace only the first read (in Istio: the oldest) stands."
         mend "Keep one." example "two PeerAuthentications without selector";
     ENDPOINT_WITHOUT_ADDRESS = "CEL0705" Warning "An endpoint without an address"
         reason "An endpoint with a network and no address is reached through the gateway of that network in Istio. There are no gateways and one network here, so the endpoint gets no request."

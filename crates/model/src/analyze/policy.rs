@@ -66,6 +66,17 @@ impl Place<'_> {
         for (index, port) in policy.port_level_settings.iter().enumerate() {
             let at = format!("{path}.portLevelSettings[{index}]");
             let own = &port.policy;
+            if let Some(known) = self.known.filter(|known| !known.ports.contains(&port.port)) {
+                let reason = format!("{} has no port {}; it has {}", self.host, port.port, known.ports_text());
+                self.add(
+                    &codes::POLICY_OF_NO_PORT,
+                    &at,
+                    "port",
+                    reason,
+                    codes::POLICY_OF_NO_PORT.mend.to_owned(),
+                    findings,
+                );
+            }
             let lost: Vec<&str> = [
                 ("loadBalancer", policy.load_balancer.is_some() && own.load_balancer.is_none()),
                 ("connectionPool", policy.connection_pool.is_some() && own.connection_pool.is_none()),

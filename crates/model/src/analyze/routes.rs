@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::shadow::{EVERYTHING, match_covers, shadowed_by};
-use super::world::{World, full_name};
+use super::world::{Host, World, full_name};
 use super::{Code, Findings, codes};
 use crate::istio::{Config, Destination, Document, HttpMatch, HttpRoute, StringMatch, VirtualService, duration_text};
 
@@ -45,8 +45,44 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
                 }
             }
         }
+        hosts(document, world, findings);
         routes(document, world, findings);
         for_gateways(document, findings);
+    }
+}
+
+/// Hosts that no service has, and conditions on ports that none of the hosts has.
+fn hosts(document: &Document<VirtualService>, world: &World<'_>, findings: &mut Findings) {
+    let names: Vec<String> = document.spec.hosts.iter().map(|host| full_name(host, &document.meta.namespace)).collect();
+    for (index, host) in names.iter().enumerate() {
+        // A wildcard is for whatever comes.
+        if !host.starts_with('*') && world.knows_hosts_like(host) && !world.is_known(host) {
+            let code = &codes::UNKNOWN_ROUTES_HOST;
+            let reason = format!(
+                "no Service and no ServiceEntry has the host {host}: only requests to its port 80 meet the routes"
+            );
+            findings.add(code, KIND, document, &format!("spec.hosts[{index}]"), reason, code.mend.to_owned());
+        }
+    }
+    let known: Option<Vec<&Host>> = names.iter().map(|host| world.hosts.get(host)).collect();
+    let Some(known) = known else { return };
+    for (at, route) in document.spec.http.iter().enumerate() {
+        for (index, one) in route.matches.iter().enumerate() {
+            let Some(port) = one.port.filter(|port| !known.iter().any(|host| host.ports.contains(port))) else {
+                continue;
+            };
+            let code = &codes::MATCH_OF_NO_PORT;
+            let ports: Vec<String> = known.iter().map(|host| host.ports_text()).collect();
+            let reason = format!("no host of the VirtualService has a port {port}; they have {}", ports.join(", "));
+            findings.add(
+                code,
+                KIND,
+                document,
+                &format!("spec.http[{at}].match[{index}].port"),
+                reason,
+                code.mend.to_owned(),
+            );
+        }
     }
 }
 
@@ -198,8 +234,7 @@ impl Route<'_> {
             if let (Some(known), Some(port)) = (world.hosts.get(&host), destination.port_number())
                 && !known.ports.contains(&port)
             {
-                let ports: Vec<String> = known.ports.iter().map(u16::to_string).collect();
-                let reason = format!("{host} has no port {port}; it has {}", ports.join(", "));
+                let reason = format!("{host} has no port {port}; it has {}", known.ports_text());
                 let code = or_mirror(&codes::UNKNOWN_PORT);
                 self.add(code, &format!("{field}.port"), reason, code.mend.to_owned(), findings);
             }

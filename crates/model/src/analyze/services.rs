@@ -57,20 +57,19 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
             }
         }
     }
-    let mut first_of: HashMap<&str, &str> = HashMap::new();
+    let mut first_of: HashMap<(&str, Vec<(&String, &String)>), &str> = HashMap::new();
     for document in &config.peer_authentications {
-        if document.spec.selector.as_ref().is_some_and(|s| !s.match_labels.is_empty()) {
-            continue;
-        }
+        let selector: Vec<_> = document.spec.selector.iter().flat_map(|selector| &selector.match_labels).collect();
         let namespace = document.meta.namespace.as_str();
-        if let Some(first) = first_of.get(namespace) {
+        if let Some(first) = first_of.get(&(namespace, selector.clone())) {
+            let same = if !selector.is_empty() { " for the same selector" } else { "" };
             let reason = format!(
-                "in {namespace} the PeerAuthentication {first} stands, which was read first; this one has no effect"
+                "in {namespace} the PeerAuthentication {first} stands{same}, which was read first; this one has no effect"
             );
             let code = &codes::SECOND_PEER_AUTHENTICATION;
             findings.add(code, "PeerAuthentication", document, "metadata.name", reason, code.mend.to_owned());
         } else {
-            first_of.insert(namespace, &document.meta.name);
+            first_of.insert((namespace, selector), &document.meta.name);
         }
     }
 }

@@ -26,6 +26,13 @@ pub(super) struct Host {
     pub(super) open: bool,
 }
 
+impl Host {
+    pub(super) fn ports_text(&self) -> String {
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        if ports.is_empty() { "none".to_owned() } else { ports.join(", ") }
+    }
+}
+
 pub(super) struct Endpoint {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) locality: Locality,
