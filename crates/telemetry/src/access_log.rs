@@ -74,7 +74,10 @@ pub struct Record<'a> {
     /// `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'a str,
     pub response_code: u16,
+    /// One of few words: what is counted.
     pub response_code_details: &'a str,
+    /// A sentence of what went wrong with this request; empty where nothing did.
+    pub failure: &'a str,
     pub connection_termination_details: &'a str,
     pub response_flags: ResponseFlags,
     pub bytes_received: u64,
@@ -107,6 +110,7 @@ impl Record<'_> {
         text(out, "protocol", self.protocol.as_bytes());
         number(out, "response_code", u64::from(self.response_code));
         text(out, "response_code_details", self.response_code_details.as_bytes());
+        text(out, "failure", self.failure.as_bytes());
         text(out, "connection_termination_details", self.connection_termination_details.as_bytes());
         key(out, "response_flags");
         let _ = write!(out, "\"{}\"", self.response_flags);

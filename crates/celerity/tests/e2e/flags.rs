@@ -23,12 +23,15 @@ impl Logged {
         Self { sidecar: Sidecar::start_with(&documents(parts), &arguments), log, _folder: folder }
     }
 
-    /// The flags of every request to this path so far.
-    fn flags(&self, path: &str) -> Vec<String> {
+    /// The lines of every request to this path so far.
+    fn lines(&self, path: &str) -> Vec<serde_json::Value> {
         let lines = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let of_path = lines.filter(|line| line["path"] == path);
-        of_path.map(|line| line["response_flags"].as_str().unwrap_or("-").to_owned()).collect()
+        lines.filter(|line| line["path"] == path).collect()
+    }
+
+    fn flags(&self, path: &str) -> Vec<String> {
+        self.lines(path).iter().map(|line| line["response_flags"].as_str().unwrap_or("-").to_owned()).collect()
     }
 
     fn says(&self, path: &str, flags: &str) {
@@ -101,6 +104,43 @@ fn what_a_circuit_breaker_drops_is_marked() {
     let marked = |seen: &celerity_testkit::Response| seen.header("x-envoy-overloaded") == Some("true");
     assert!(seen.iter().any(|seen| seen.status == 503));
     assert!(seen.iter().all(|seen| marked(seen) == (seen.status == 503)), "{seen:?}");
+}
+
+#[test]
+fn the_log_says_why_in_words_that_can_be_counted() {
+    let upstream = Upstream::start("one");
+    let services = documents(&[
+        &service("user-service", &[(&upstream, "version: v1")]),
+        &service("refused", &[(&upstream, "version: v1")])
+            .replace(&upstream.address().port().to_string(), &celerity_testkit::free_port().to_string()),
+    ]);
+    let routes = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: user-service, namespace: default}\n\
+         spec:\n  hosts: [user-service]\n  http:\n  - {match: [{uri: {prefix: /teapot}}], directResponse: {status: 418}}\n  \
+         - {match: [{uri: {prefix: /abort}}], fault: {abort: {httpStatus: 555, percentage: {value: 100}}}, route: \
+         [{destination: {host: user-service}}]}\n  - {timeout: 0.3s, retries: {attempts: 0}, route: [{destination: {host: \
+         user-service}}]}\n";
+    let logged = Logged::start(&[&services, routes]);
+    for (host, path, flags, details) in [
+        ("user-service", "/status/200", "-", "via_upstream"),
+        ("user-service", "/teapot", "-", "direct_response"),
+        ("user-service", "/abort", "FI", "fault_filter_abort"),
+        ("user-service", "/delay/2000", "UT", "response_timeout"),
+        ("user-service", "/drop", "UC", "upstream_reset_before_response_started{connection_termination}"),
+        ("user-service", "/half/10", "UPE", "upstream_reset_after_response_started{protocol_error}"),
+        ("refused", "/refused", "URX,UF", "upstream_reset_before_response_started{remote_connection_failure}"),
+        ("nobody", "/nobody", "UH", "no_healthy_upstream"),
+    ] {
+        let trace = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")];
+        let _ = logged.sidecar.client().request("GET", host, path, &trace, b"");
+        logged.says(path, flags);
+        let line = &logged.lines(path)[0];
+        assert_eq!(line["response_code_details"], details, "{line}");
+        assert_eq!(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(line["failure"].is_null(), ["-", "FI"].contains(&flags), "{line}");
+        let reached = host == "user-service" && !["/teapot", "/abort"].contains(&path);
+        assert_eq!(line["upstream_local_address"].is_string(), reached, "{line}");
+        assert_eq!(line["upstream_transport_failure_reason"].is_string(), host == "refused", "{line}");
+    }
 }
 
 /// Bytes of an HTTP/2 server: its settings, once the client's first request is there.

@@ -138,8 +138,12 @@ fn upstream_faults_become_their_statuses() {
     let cut = Client::connect(sidecar.outbound).and_then(|mut client| client.get("user-service", "/half/1000"));
     assert!(cut.is_err(), "a body that was cut must not look whole");
     let nobody = sidecar.get("nobody", "/");
-    assert_eq!(nobody.status, 502, "an unknown host on a connection that was not redirected");
-    assert!(nobody.text().contains("BlackHoleCluster") && nobody.text().contains("\"nobody\""), "{}", nobody.text());
+    assert_eq!(nobody.status, 503, "an unknown host on a connection that was not redirected");
+    assert!(
+        nobody.text().starts_with("no healthy upstream") && nobody.text().contains("\"nobody\""),
+        "{}",
+        nobody.text()
+    );
     assert_eq!(sidecar.get("user-service", "/").status, 200);
 }
 

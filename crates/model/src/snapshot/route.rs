@@ -81,6 +81,8 @@ pub struct Forward {
     pub max_stream_duration: Option<Duration>,
     /// A gRPC request's own `grpc-timeout` takes the place of `timeout`, up to this (zero: any).
     pub grpc_timeout_max: Option<Duration>,
+    /// The same in the place of `max_stream_duration`.
+    pub grpc_duration_max: Option<Duration>,
     pub retry: Option<Arc<RetryPolicy>>,
     pub hash: Box<[HashPolicy]>,
     pub path_rewrite: PathRewrite,

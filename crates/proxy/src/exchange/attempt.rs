@@ -1,6 +1,7 @@
 //! The router: which cluster, which endpoint, how often.
 
 use super::context::{Exchange, Failure};
+use super::details;
 use super::fields;
 use super::patience::Expired;
 use super::relay::{self, Broken};
@@ -19,6 +20,7 @@ use celerity_model::snapshot::{
 use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::server_timing::{Asked, HOPS};
 use celerity_telemetry::{HopReport, LEDGER_REQUEST_HEADER, ResponseFlags, State};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -131,13 +133,19 @@ impl<'a> Exchange<'a> {
             };
             let Some((endpoint, priority)) = picked else {
                 RareEvents::add(&pool.shared.events.no_healthy_upstream);
-                return Err(Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, no_endpoint(&cluster)));
+                return Err(Failure::new(
+                    503,
+                    ResponseFlags::NO_HEALTHY_UPSTREAM,
+                    details::NO_HEALTHY_UPSTREAM,
+                    no_endpoint(&cluster),
+                ));
             };
             met_priorities |= 1_u64.checked_shl(priority).unwrap_or(0);
             self.endpoint = Some(endpoint.clone());
             self.attempts += 1;
             pool.series.requests.inc();
             self.attempt_headers(host, forward, &endpoint);
+            self.tell_timeout(forward, timeout);
 
             match self.attempt(down, timeout, policy, &endpoint).await? {
                 Ok((stream, length)) => {
@@ -223,19 +231,19 @@ impl<'a> Exchange<'a> {
 
     /// A connection that was not redirected has no destination of its own: to send it where it came would be a loop.
     fn nowhere(&self, cluster: &Cluster) -> Failure {
-        let host = String::from_utf8_lossy(&self.request.authority);
-        if &*cluster.name == PASSTHROUGH_CLUSTER {
-            let details = format!(
-                "BlackHoleCluster: no service of the mesh has the host {host:?}, and the connection was not redirected \
+        let sentence = if &*cluster.name == PASSTHROUGH_CLUSTER {
+            let host = String::from_utf8_lossy(&self.request.authority);
+            format!(
+                "no healthy upstream: no service of the mesh has the host {host:?}, and the connection was not redirected \
                  here, so it has no other destination"
-            );
-            return Failure::new(502, ResponseFlags::NO_CLUSTER_FOUND, details);
-        }
-        let details = format!(
-            "no healthy upstream: {} goes to where its clients connect, and this connection was not redirected here",
-            cluster.name
-        );
-        Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, details)
+            )
+        } else {
+            format!(
+                "no healthy upstream: {} goes to where its clients connect, and this connection was not redirected here",
+                cluster.name
+            )
+        };
+        Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, details::NO_HEALTHY_UPSTREAM, sentence)
     }
 
     /// The cluster as it is now, its settings and endpoints included.
@@ -256,6 +264,7 @@ impl<'a> Exchange<'a> {
         let pool = endpoint.pool_for(self.conn.is_http2);
         // What an earlier attempt's hops said is not of this one.
         self.inner_hops = None;
+        self.upstream_local = None;
         // A switch of protocols is HTTP/1.1's, and takes the connection with it.
         let own_connection = self.websocket && pool.plan.may_be_http2();
         let lease = loop {
@@ -271,6 +280,7 @@ impl<'a> Exchange<'a> {
                 break lease;
             }
         };
+        self.upstream_local = lease.local();
         self.enter(State::Serialise);
         if self.asked == Asked::Hops {
             // Only a sidecar of the mesh is asked; an application has no use for it.
@@ -295,8 +305,10 @@ impl<'a> Exchange<'a> {
         let per_try = policy.and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
         let was_uploaded = self.upload.is_finished();
         let clock = &self.worker.clock;
+        let came = Cell::new(None);
         // Envoy counts both from the end of the request: a slow upload is not the upstream's fault.
         let on_uploaded = |patience: &mut super::patience::Patience| {
+            came.set(Some(clock.now()));
             if per_try.is_none() && (timeout.is_none() || was_uploaded) {
                 return;
             }
@@ -315,6 +327,7 @@ impl<'a> Exchange<'a> {
             passes_100: self.manager.proxy_100_continue,
         };
         let result = relay::until_head(&mut stream, down, &mut self.upload, wait, on_uploaded).await;
+        self.request_in = self.request_in.or(came.get());
         self.patience.set_per_try(None);
         if result.is_err() {
             self.patience.set_per_try_idle(None, Instant::now());
@@ -387,8 +400,9 @@ impl<'a> Exchange<'a> {
 
     pub(super) fn choose(&self, forward: &'a Forward) -> Result<(Arc<Cluster>, Option<&'a WeightedCluster>), Failure> {
         let missing = |name: &str| {
-            let details = format!("the cluster {name} is not in the configuration");
-            Failure::new(forward.cluster_missing_status, ResponseFlags::NO_CLUSTER_FOUND, details)
+            let sentence = format!("the cluster {name} is not in the configuration");
+            let flags = ResponseFlags::NO_CLUSTER_FOUND;
+            Failure::new(forward.cluster_missing_status, flags, details::CLUSTER_NOT_FOUND, sentence)
         };
         match forward.target.choose(self.rng()) {
             Some(Chosen::Cluster(reference)) => {
@@ -449,6 +463,29 @@ impl<'a> Exchange<'a> {
         if forward.append_forwarded_host {
             self.request.headers.append_to_list(b"x-forwarded-host", &original);
         }
+        if !self.suppresses_envoy_headers() {
+            self.request.headers.set(b"x-envoy-original-host", &original);
+        }
+    }
+
+    /// How long the upstream has for its answer (Envoy `FilterUtility::setTimeoutHeaders`): the attempt's time, within what is
+    /// left of the whole.
+    fn tell_timeout(&mut self, forward: &Forward, timeout: Option<Duration>) {
+        if self.suppresses_envoy_headers() {
+            return;
+        }
+        let per_try = forward.retry.as_ref().and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
+        let spent = if self.attempts > 1 { self.since_request_in().unwrap_or_default() } else { Duration::ZERO };
+        // Nothing left would read as no limit.
+        let left = timeout.map(|limit| limit.saturating_sub(spent).max(Duration::from_millis(1)));
+        let Some(expected) = [per_try, left].into_iter().flatten().min() else { return };
+        let ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        let name = b"x-envoy-expected-rq-timeout-ms";
+        let mut text = itoa::Buffer::new();
+        self.request.headers.set_id(HeaderId::XEnvoyExpectedRqTimeoutMs, name, text.format(ms).as_bytes());
+        if self.is_grpc && forward.grpc_timeout_max.is_some() {
+            fields::write_grpc_timeout(ms, &mut self.request.headers);
+        }
     }
 
     fn attempt_headers(&mut self, host: &VirtualHost, forward: &Forward, endpoint: &WorkerEndpoint) {
@@ -475,13 +512,10 @@ impl<'a> Exchange<'a> {
         hash
     }
 
-    /// The limit of the whole exchange: a gRPC request's own where the route lets it say (Envoy
-    /// `grpc_timeout_header_max`), else the route's.
+    /// The limit of the whole exchange: a gRPC request's own where the route lets it say (Envoy `max_grpc_timeout`), else the
+    /// route's.
     fn timeout_of(&self, forward: &Forward) -> Option<Duration> {
-        let own = forward.grpc_timeout_max.filter(|_| self.is_grpc).and_then(|most| {
-            let asked = fields::grpc_timeout(self.request.headers.get(b"grpc-timeout")?)?;
-            Some(if most.is_zero() { asked } else { asked.min(most) })
-        });
+        let own = forward.grpc_timeout_max.and_then(|most| self.grpc_timeout(most));
         own.or(forward.timeout).filter(|limit| !limit.is_zero())
     }
 
@@ -605,23 +639,34 @@ fn failure_of(end: &End) -> Failure {
     let prefix = "upstream connect error or disconnect/reset before headers";
     match end {
         End::Acquire(AcquireError::PendingOverflow) => Failure::overflow(format!("{prefix}. reset reason: overflow")),
-        End::Acquire(error) => Failure::new(
-            503,
-            ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-            format!("{prefix}. reset reason: connection failure. {error}"),
-        ),
-        End::Attempt(error) => {
-            let (status, reason) = match error {
-                AttemptError::Protocol(_) => (502, "protocol error"),
-                AttemptError::Refused => (503, "remote refused stream reset"),
-                AttemptError::RemoteReset(_) => (503, "remote reset"),
-                _ => (503, "connection termination"),
+        End::Acquire(error) => {
+            let (reset, transport) = match error {
+                AcquireError::Connect { timed_out: true, reason, .. } => (details::CONNECTION_TIMEOUT, Some(reason)),
+                AcquireError::Connect { reason, .. } => (details::CONNECTION_FAILURE, Some(reason)),
+                _ => (details::CONNECTION_FAILURE, None),
             };
-            Failure::new(status, error.flags(), format!("{prefix}. reset reason: {reason}. {error}"))
+            let sentence = format!("{prefix}. reset reason: {}. {error}", reset.reason);
+            let failure = Failure::new(503, ResponseFlags::UPSTREAM_CONNECTION_FAILURE, reset.before, sentence);
+            Failure { transport: transport.cloned(), ..failure }
         }
-        End::PerTry => Failure::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream per-try timeout"),
+        End::Attempt(error) => {
+            let reset = reset_of(error);
+            let status = if matches!(error, AttemptError::Protocol(_)) { 502 } else { 503 };
+            let sentence = format!("{prefix}. reset reason: {}. {error}", reset.reason);
+            Failure::new(status, error.flags(), reset.before, sentence)
+        }
+        End::PerTry => Failure::of_time(Expired::PerTry),
         End::PerTryIdle => Failure::of_time(Expired::PerTryIdle),
-        End::Status => Failure::new(503, ResponseFlags::NONE, "retries used up"),
+        End::Status => Failure::new(503, ResponseFlags::NONE, details::VIA_UPSTREAM, "retries used up"),
+    }
+}
+
+pub(super) fn reset_of(error: &AttemptError) -> details::Reset {
+    match error {
+        AttemptError::Protocol(_) => details::PROTOCOL_ERROR,
+        AttemptError::Refused => details::REMOTE_REFUSED,
+        AttemptError::RemoteReset(_) => details::REMOTE_RESET,
+        _ => details::CONNECTION_TERMINATION,
     }
 }
 
@@ -641,6 +686,16 @@ mod tests {
     #[test]
     fn only_what_was_dropped_is_marked_as_overloaded() {
         assert!(failure_of(&End::Acquire(AcquireError::PendingOverflow)).overloaded);
+        let words = |end| failure_of(&end).details;
+        assert_eq!(
+            words(End::Attempt(AttemptError::Protocol("it said 7".into()))),
+            "upstream_reset_before_response_started{protocol_error}"
+        );
+        assert_eq!(
+            words(End::Acquire(AcquireError::PendingOverflow)),
+            "upstream_reset_before_response_started{overflow}"
+        );
+        assert_eq!(words(End::PerTry), "upstream_per_try_timeout");
         let failure = failure_of(&End::Attempt(AttemptError::RemoteReset("why".into())));
         assert_eq!((failure.overloaded, failure.status, failure.flags.to_string().as_str()), (false, 503, "UR"));
     }

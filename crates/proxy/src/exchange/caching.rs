@@ -2,6 +2,7 @@
 
 use super::attempt::Up;
 use super::context::{Ended, Exchange};
+use super::details;
 use super::filters::Passed;
 use crate::downstream::stream::DownstreamStream;
 use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Scope, Served, ServedKind, StoreWriter};
@@ -62,6 +63,7 @@ impl<'a> Exchange<'a> {
             }
             Lookup::Served(served) => Passed::Answered(self.serve_stored(down, host, route, *served).await),
             Lookup::OnlyIfCached => {
+                self.details = details::NOT_IN_CACHE;
                 Passed::Answered(self.reply(down, 504, b"not in the cache", ResponseFlags::NONE).await)
             }
             Lookup::Miss(pending) => {
@@ -112,6 +114,7 @@ impl<'a> Exchange<'a> {
         };
         self.worker.count_labelled(&names::CACHE_HITS, "kind", kind);
         self.flags.insert(ResponseFlags::RESPONSE_FROM_CACHE_FILTER);
+        self.details = details::FROM_CACHE;
         self.response = served.head;
         let weighted = self.chosen.as_ref().and_then(|(_, weighted)| *weighted);
         self.own_mutations(route, host, weighted);

@@ -1,5 +1,6 @@
 //! What one exchange knows while it lasts.
 
+use super::details;
 use super::fields::{self, Client, FormatContext, View};
 use super::path;
 use super::patience::{Expired, Patience};
@@ -14,6 +15,7 @@ use crate::worker::Worker;
 use celerity_model::snapshot::{Action, Cluster, HttpManager, Snapshot, WeightedCluster};
 use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,8 +41,12 @@ pub struct Begun {
 pub struct Failure {
     pub status: u16,
     pub flags: ResponseFlags,
+    /// One of Envoy's words for it, which the access log counts by.
+    pub details: &'static str,
     /// One sentence for the client and the access log.
-    pub details: String,
+    pub sentence: String,
+    /// Why there was no connection to the upstream.
+    pub transport: Option<Arc<str>>,
     /// The client is gone: nothing can be answered.
     pub client_gone: bool,
     /// A circuit breaker dropped it: the answer says so (Envoy `x-envoy-overloaded`).
@@ -53,23 +59,38 @@ pub struct Failure {
 const GRPC_DEADLINE_EXCEEDED: u32 = 4;
 
 impl Failure {
-    pub fn new(status: u16, flags: ResponseFlags, details: impl Into<String>) -> Self {
-        Self { status, flags, details: details.into(), client_gone: false, overloaded: false, grpc_status: None }
+    pub fn new(status: u16, flags: ResponseFlags, details: &'static str, sentence: impl Into<String>) -> Self {
+        Self {
+            status,
+            flags,
+            details,
+            sentence: sentence.into(),
+            transport: None,
+            client_gone: false,
+            overloaded: false,
+            grpc_status: None,
+        }
     }
 
     /// A limit of the cluster is reached; nothing was sent.
-    pub fn overflow(details: impl Into<String>) -> Self {
-        Self { overloaded: true, ..Self::new(503, ResponseFlags::UPSTREAM_OVERFLOW, details) }
+    pub fn overflow(sentence: impl Into<String>) -> Self {
+        let failure = Self::new(503, ResponseFlags::UPSTREAM_OVERFLOW, details::OVERFLOW.before, sentence);
+        Self { overloaded: true, ..failure }
     }
 
     pub fn of_client(error: &ClientError) -> Self {
         match error {
             ClientError::Gone(_) => {
                 let flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
-                Self { client_gone: true, ..Self::new(0, flags, error.to_string()) }
+                Self { client_gone: true, ..Self::new(0, flags, details::CLIENT_GONE, error.to_string()) }
             }
-            ClientError::Malformed(_) => Self::new(400, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, error.to_string()),
-            ClientError::Length => Self::new(502, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, error.to_string()),
+            ClientError::Malformed(_) => {
+                Self::new(400, ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, details::CODEC_ERROR, error.to_string())
+            }
+            ClientError::Length => {
+                let details = details::PROTOCOL_ERROR.after;
+                Self::new(502, ResponseFlags::UPSTREAM_PROTOCOL_ERROR, details, error.to_string())
+            }
         }
     }
 
@@ -77,24 +98,28 @@ impl Failure {
         // Envoy `Utility::maybeRequestTimeoutCode`: whom one waits for decides, and that is the client until the request is in.
         let status = |request_is_in| if request_is_in { 504 } else { 408 };
         match expired {
-            Expired::Overall | Expired::PerTry => {
-                Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout")
-            }
-            Expired::PerTryIdle => {
-                Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, "upstream per-try idle timeout")
-            }
+            Expired::Overall => Self::late(details::RESPONSE_TIMEOUT, "upstream request timeout"),
+            Expired::PerTry => Self::late(details::PER_TRY_TIMEOUT, "upstream per-try timeout"),
+            Expired::PerTryIdle => Self::late(details::PER_TRY_IDLE_TIMEOUT, "upstream per-try idle timeout"),
             Expired::Idle { request_is_in } => {
-                Self::new(status(request_is_in), ResponseFlags::STREAM_IDLE_TIMEOUT, "stream timeout")
+                let flags = ResponseFlags::STREAM_IDLE_TIMEOUT;
+                Self::new(status(request_is_in), flags, details::STREAM_IDLE_TIMEOUT, "stream timeout")
             }
             // Envoy has no flag for these two.
             Expired::Duration { request_is_in } => {
-                let failure = Self::new(status(request_is_in), ResponseFlags::NONE, "downstream duration timeout");
+                let (flags, details) = (ResponseFlags::NONE, details::MAX_DURATION_TIMEOUT);
+                let failure = Self::new(status(request_is_in), flags, details, "downstream duration timeout");
                 Self { grpc_status: Some(GRPC_DEADLINE_EXCEEDED), ..failure }
             }
             Expired::Request => {
-                Self::new(408, ResponseFlags::NONE, "the request did not arrive within request_timeout")
+                let sentence = "the request did not arrive within request_timeout";
+                Self::new(408, ResponseFlags::NONE, details::REQUEST_TIMEOUT, sentence)
             }
         }
+    }
+
+    fn late(details: &'static str, sentence: &str) -> Self {
+        Self::new(504, ResponseFlags::UPSTREAM_REQUEST_TIMEOUT, details, sentence)
     }
 }
 
@@ -121,8 +146,17 @@ pub struct Exchange<'a> {
     pub ledger: Ledger,
     pub started: Tick,
     pub began: Instant,
+    /// When the last byte of the request was on its way up. `None`: it is not there yet.
+    pub request_in: Option<Tick>,
     pub flags: ResponseFlags,
-    pub details: String,
+    /// Why the response is what it is: one of Envoy's words. Empty until there is one.
+    pub details: &'static str,
+    /// What went wrong, in a sentence.
+    pub sentence: String,
+    /// Why there was no connection to the upstream.
+    pub transport: Option<Arc<str>>,
+    /// Our end of the connection that carried the last attempt.
+    pub upstream_local: Option<SocketAddr>,
     pub last: bool,
     pub http_10: bool,
     pub route_name: Option<&'a str>,
@@ -191,8 +225,12 @@ impl<'a> Exchange<'a> {
             ledger: begun.ledger,
             started: begun.started,
             began: begun.began,
+            request_in: (begun.body == BodyLength::Empty).then_some(begun.started),
             flags: ResponseFlags::NONE,
-            details: String::new(),
+            details: "",
+            sentence: String::new(),
+            transport: None,
+            upstream_local: None,
             last: begun.last,
             http_10: begun.http_10,
             route_name: None,
@@ -268,10 +306,24 @@ impl<'a> Exchange<'a> {
             if let Some(idle) = forward.idle_timeout {
                 self.patience.set_idle((!idle.is_zero()).then_some(idle));
             }
-            duration = forward.max_stream_duration.or(duration);
+            let own = forward.grpc_duration_max.and_then(|most| self.grpc_timeout(most));
+            duration = own.or(forward.max_stream_duration).or(duration);
         }
         let duration = duration.filter(|limit| !limit.is_zero());
         self.patience.set_duration(duration.and_then(|limit| self.began.checked_add(limit)));
+    }
+
+    /// What a gRPC request says of its own patience, at most `most` (zero: any).
+    pub(super) fn grpc_timeout(&self, most: Duration) -> Option<Duration> {
+        let asked = fields::grpc_timeout(self.request.headers.get(b"grpc-timeout").filter(|_| self.is_grpc)?)?;
+        Some(if most.is_zero() { asked } else { asked.min(most) })
+    }
+
+    /// Time since the request was whole.
+    pub(super) fn since_request_in(&self) -> Option<Duration> {
+        let clock = &self.worker.clock;
+        let since = self.request_in?;
+        Some(if clock.runs() { Duration::from_nanos(clock.ns_between(since, clock.now())) } else { self.elapsed() })
     }
 
     pub fn format_context(&self) -> FormatContext<'_> {

@@ -73,6 +73,10 @@ pub(super) struct Client<'a> {
 
 /// Makes a request fit to be routed: identity, forwarding and tracing fields as Envoy's connection manager sets them.
 pub(super) fn clean_request(manager: &HttpManager, client: &Client<'_>, head: &mut RequestHead, rng: &mut Rng) {
+    // Every request is an external one: which addresses would be internal says `internal_address_config`, and none are without
+    // it (Envoy `ConnectionManagerUtility::mutateRequestHeaders`).
+    head.headers.remove_id(HeaderId::XEnvoyControl);
+    head.headers.remove_id(HeaderId::XEnvoyExpectedRqTimeoutMs);
     let edge = manager.use_remote_address;
     if edge && !manager.skip_xff_append {
         let mut text = Buffer::default();
@@ -122,6 +126,17 @@ pub(super) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
         b'n' => Duration::from_nanos(count),
         _ => return None,
     })
+}
+
+/// A `grpc-timeout` of so many milliseconds, in the smallest unit whose eight digits hold it, rounded down.
+pub(super) fn write_grpc_timeout(ms: u64, headers: &mut Headers) {
+    const DIGITS_MAX: u64 = 99_999_999;
+    let units = [(1, b'm'), (1_000, b'S'), (60_000, b'M'), (3_600_000, b'H')];
+    let (unit_ms, unit) = units.into_iter().find(|(unit_ms, _)| ms / unit_ms <= DIGITS_MAX).unwrap_or(units[3]);
+    let mut text: smallvec::SmallVec<[u8; 16]> = smallvec::SmallVec::new();
+    text.extend_from_slice(itoa::Buffer::new().format((ms / unit_ms).min(DIGITS_MAX)).as_bytes());
+    text.push(unit);
+    headers.set(b"grpc-timeout", &text);
 }
 
 /// The `grpc-status` of a head or of trailers.
@@ -363,18 +378,23 @@ pub(super) fn take_list(headers: &mut Headers, name: &[u8]) -> Option<Box<[u8]>>
 
 /// Text on the stack: an address is short, and this is the request path.
 #[derive(Default)]
-struct Buffer {
+pub(super) struct Buffer {
     bytes: smallvec::SmallVec<[u8; 48]>,
 }
 
 impl Buffer {
-    fn display(&mut self, value: impl fmt::Display) {
+    pub(super) fn display(&mut self, value: impl fmt::Display) {
         // Writing here cannot fail.
         let _ = fmt::Write::write_fmt(self, format_args!("{value}"));
     }
 
     fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    pub(super) fn text(&self) -> &str {
+        // It came from `write_str`.
+        std::str::from_utf8(&self.bytes).unwrap_or_default()
     }
 }
 
@@ -395,6 +415,12 @@ mod tests {
         assert_eq!(grpc_timeout(b"2H"), Some(Duration::from_secs(7200)));
         for wrong in [&b""[..], b"S", b"5", b"5x", b"123456789S", b"-1S"] {
             assert_eq!(grpc_timeout(wrong), None);
+        }
+        for (ms, text) in [(200, "200m"), (99_999_999, "99999999m"), (100_000_000, "100000S"), (u64::MAX, "99999999H")]
+        {
+            let mut headers = Headers::new();
+            write_grpc_timeout(ms, &mut headers);
+            assert_eq!(headers.get(b"grpc-timeout"), Some(text.as_bytes()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The filters before the router, in the order of the configuration.
 
 use super::context::{Ended, Exchange, Failure};
+use super::details;
 use crate::downstream::stream::DownstreamStream;
 use crate::http::{HeaderId, Headers, Method, ResponseHead};
 use crate::worker::ProxyShared;
@@ -114,6 +115,7 @@ impl<'a> Exchange<'a> {
             self.enter(State::Filters);
             if gone {
                 self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                self.details = details::CLIENT_GONE;
                 down.abort();
                 return Passed::Answered(Ended::Unanswered);
             }
@@ -122,6 +124,7 @@ impl<'a> Exchange<'a> {
             && share.hits(self.rng())
         {
             let flags = ResponseFlags::FAULT_INJECTED;
+            self.details = details::FAULT_ABORT;
             return Passed::Answered(match abort {
                 Abort::Http(status) => self.reply(down, status, b"fault filter abort", flags).await,
                 Abort::Grpc(code) => {
@@ -143,6 +146,7 @@ impl<'a> Exchange<'a> {
             && self.request.headers.get(b"access-control-request-method").is_some();
         if !self.allow_origin(policy) {
             if preflight && !policy.forward_unmatched_preflights {
+                self.details = details::CORS;
                 self.response = ResponseHead::new(200);
                 return Passed::Answered(self.respond(down, &[]).await);
             }
@@ -151,6 +155,7 @@ impl<'a> Exchange<'a> {
         if !preflight {
             return Passed::On;
         }
+        self.details = details::CORS;
         self.response = ResponseHead::new(200);
         for (name, value) in [
             (&b"access-control-allow-methods"[..], &policy.allow_methods),
@@ -235,8 +240,8 @@ impl<'a> Exchange<'a> {
                 Passed::On
             }
             Ok(false) => {
-                let details = format!("the request's body is larger than max_request_bytes, {limit}");
-                let failure = Failure::new(413, ResponseFlags::NONE, details);
+                let sentence = format!("the request's body is larger than max_request_bytes, {limit}");
+                let failure = Failure::new(413, ResponseFlags::NONE, details::PAYLOAD_TOO_LARGE, sentence);
                 Passed::Answered(self.fail(down, failure).await)
             }
             Err(failure) => Passed::Answered(self.fail(down, failure).await),

@@ -1,11 +1,12 @@
 //! What a request leaves behind: its series, its ledger, its line in the access log.
 
 use super::context::{Ended, Exchange};
-use super::fields;
+use super::{details, fields};
 use crate::downstream::stream::DownstreamStream;
 use crate::http::HeaderId;
 use celerity_telemetry::access_log::Record;
 use celerity_telemetry::metrics::{ConnectionSecurity, Outcome, RequestProtocol, Sample};
+use celerity_telemetry::trace::TraceContext;
 use celerity_telemetry::{Breakdown, ResponseFlags};
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,6 +23,7 @@ impl Exchange<'_> {
             Breakdown::unattributed(self.began.elapsed().as_nanos() as u64)
         };
         if ended == Ended::Unanswered && self.flags == ResponseFlags::NONE {
+            self.details = details::CLIENT_GONE;
             self.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
         // One stream given up is another thing than a connection that is gone.
@@ -81,13 +83,21 @@ impl Exchange<'_> {
         if !worker.logs(self.status, self.flags) {
             return;
         }
-        let text = |address: SocketAddr| address.to_string();
-        let (local, client) = (text(self.conn.local), text(self.conn.client));
-        let upstream = self.endpoint.as_ref().map(|endpoint| text(endpoint.address)).unwrap_or_default();
+        let text = |address: Option<SocketAddr>| {
+            let mut text = fields::Buffer::default();
+            if let Some(address) = address {
+                text.display(address);
+            }
+            text
+        };
+        let (local, client) = (text(Some(self.conn.local)), text(Some(self.conn.client)));
+        let upstream = text(self.endpoint.as_ref().map(|endpoint| endpoint.address));
+        let upstream_local = text(self.upstream_local);
         let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let duration_ms = breakdown.total_ns() / 1_000_000;
         let sni = self.conn.peer.as_ref().and_then(|peer| peer.sni.as_deref()).unwrap_or_default();
         let header = |id| self.request.headers.get_id(id).unwrap_or_default();
+        let trace = TraceContext::extract(|name| self.request.headers.get(name.as_bytes()));
         worker.log(&Record {
             start_time_unix_ms: (since_unix.as_millis() as u64).saturating_sub(duration_ms),
             method: self.request.method.as_str().as_bytes(),
@@ -95,21 +105,26 @@ impl Exchange<'_> {
             authority: &self.request.authority,
             protocol: if self.conn.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
             response_code: self.status,
-            response_code_details: &self.details,
+            response_code_details: self.details,
+            failure: &self.sentence,
+            // Envoy's filters that end a connection by themselves are not among ours.
+            connection_termination_details: "",
             response_flags: self.flags,
             bytes_received: self.upload.bytes,
             bytes_sent: self.response_bytes,
             route_name: self.route_name.unwrap_or_default(),
             upstream_cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.cluster.name),
-            upstream_host: &upstream,
-            downstream_local_address: &local,
-            downstream_remote_address: &client,
+            upstream_host: upstream.text(),
+            upstream_local_address: upstream_local.text(),
+            upstream_transport_failure_reason: self.transport.as_deref().unwrap_or_default(),
+            downstream_local_address: local.text(),
+            downstream_remote_address: client.text(),
             requested_server_name: sni,
             request_id: header(HeaderId::XRequestId),
             user_agent: header(HeaderId::UserAgent),
             x_forwarded_for: header(HeaderId::XForwardedFor),
+            trace_id: trace.map(|trace| trace.trace_id),
             ledger: Some(breakdown),
-            ..Record::default()
         });
     }
 }

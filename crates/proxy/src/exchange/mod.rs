@@ -9,6 +9,7 @@
 mod attempt;
 mod caching;
 mod context;
+mod details;
 mod fields;
 mod filters;
 mod finish;
@@ -58,12 +59,14 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
         return x.finish(down, ended);
     }
     if x.request.headers.len() > manager.max_headers_count as usize {
+        x.details = details::HEADERS_TOO_LARGE;
         let ended = x.reply(down, 431, b"too many headers", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).await;
         return x.finish(down, ended);
     }
     if worker.shared.overloaded.load(Ordering::Relaxed) {
         worker.count(&names::OVERLOAD_REFUSED);
-        let failure = Failure::new(503, ResponseFlags::OVERLOAD_MANAGER, "overloaded: the memory limit is near");
+        let sentence = "overloaded: the memory limit is near";
+        let failure = Failure::new(503, ResponseFlags::OVERLOAD_MANAGER, details::OVERLOAD, sentence);
         let ended = x.fail(down, failure).await;
         return x.finish(down, ended);
     }
@@ -74,6 +77,7 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
     let host = conn.virtual_host(&manager, x.request);
     let route = host.and_then(|host| host.route(&x.view(), rng));
     let (Some(host), Some(route)) = (host, route) else {
+        x.details = details::ROUTE_NOT_FOUND;
         let ended = x.reply(down, 404, b"", ResponseFlags::NO_ROUTE_FOUND).await;
         return x.finish(down, ended);
     };

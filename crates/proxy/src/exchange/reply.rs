@@ -1,7 +1,8 @@
 //! Responses: the proxy's own, and the upstream's on its way down.
 
-use super::attempt::Up;
+use super::attempt::{Up, reset_of};
 use super::context::{Ended, Exchange, Failure};
+use super::details;
 use super::fields;
 use super::relay::{self, Broken};
 use crate::downstream::stream::DownstreamStream;
@@ -58,10 +59,13 @@ impl<'a> Exchange<'a> {
                 let failure = match broken {
                     Broken::Client(error) => Failure::of_client(&error),
                     Broken::Expired(expired) => Failure::of_time(expired),
-                    Broken::Upstream(error) => Failure::new(0, error.flags(), error.to_string()),
+                    Broken::Upstream(error) => {
+                        Failure::new(0, error.flags(), reset_of(&error).after, error.to_string())
+                    }
                 };
                 self.flags.insert(failure.flags);
                 self.details = failure.details;
+                self.sentence = failure.sentence;
                 if !failure.client_gone {
                     // What came before goes on to the client, as far as it takes it at once.
                     let _ = poll_fn(|cx| std::task::Poll::Ready(down.poll_flush(cx))).await;
@@ -85,6 +89,7 @@ impl<'a> Exchange<'a> {
             Some(report) => self.ledger.join_peer(&report, &self.worker.clock),
             None => self.sample_round_trip(stream),
         }
+        self.details = details::VIA_UPSTREAM;
         self.enter(State::Filters);
         self.own_mutations(route, host, weighted);
         if host.attempt_count_in_response {
@@ -92,6 +97,14 @@ impl<'a> Exchange<'a> {
             let mut text = itoa::Buffer::new();
             let text = text.format(count).as_bytes();
             self.response.headers.set_id(HeaderId::XEnvoyAttemptCount, b"x-envoy-attempt-count", text);
+        }
+        if !self.suppresses_envoy_headers()
+            && let Some(took) = self.since_request_in()
+        {
+            let mut text = itoa::Buffer::new();
+            let text = text.format(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)).as_bytes();
+            let name = b"x-envoy-upstream-service-time";
+            self.response.headers.set_id(HeaderId::XEnvoyUpstreamServiceTime, name, text);
         }
         if let Some(cookie) = self.cookie.take() {
             self.response.headers.push(b"set-cookie", cookie.header.as_bytes());
@@ -264,6 +277,8 @@ impl<'a> Exchange<'a> {
 
     pub async fn fail(&mut self, down: &mut DownstreamStream<'_>, failure: Failure) -> Ended {
         self.details = failure.details;
+        self.sentence = failure.sentence;
+        self.transport = failure.transport;
         if failure.client_gone {
             self.flags.insert(failure.flags);
             down.abort();
@@ -277,9 +292,9 @@ impl<'a> Exchange<'a> {
         if failure.overloaded && !self.suppresses_envoy_headers() {
             self.response.headers.push(b"x-envoy-overloaded", b"true");
         }
-        let body = std::mem::take(&mut self.details);
+        let body = std::mem::take(&mut self.sentence);
         let ended = self.own_answer(down, body.as_bytes(), failure.grpc_status).await;
-        self.details = body;
+        self.sentence = body;
         ended
     }
 
@@ -295,6 +310,7 @@ impl<'a> Exchange<'a> {
         direct: &DirectResponse,
         host: &VirtualHost,
     ) -> Ended {
+        self.details = details::DIRECT_RESPONSE;
         self.response = ResponseHead::new(direct.status);
         if !direct.body.is_empty() {
             self.response.headers.push(b"content-type", b"text/plain");
@@ -321,6 +337,7 @@ impl<'a> Exchange<'a> {
         host: &VirtualHost,
     ) -> Ended {
         let location = self.location(route, redirect);
+        self.details = details::DIRECT_RESPONSE;
         self.response = ResponseHead::new(redirect.status);
         self.response.headers.push(b"location", &location);
         self.own_mutations(route, host, None);

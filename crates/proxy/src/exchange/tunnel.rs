@@ -2,6 +2,7 @@
 
 use super::attempt::Up;
 use super::context::{Ended, Exchange, Failure};
+use super::details;
 use crate::downstream::stream::{ClientError, DownstreamStream};
 use crate::tunnel::{HALF_CLOSED_IDLE_MAX, Half, Side};
 use crate::upstream::connect::Protocol;
@@ -62,8 +63,10 @@ impl<'a> Exchange<'a> {
                     Some(Failure::of_client(&ClientError::Gone(error.to_string())))
                 }
                 (Poll::Ready(Err(Side::To(error))), _) | (_, Poll::Ready(Err(Side::From(error)))) => {
-                    let details = format!("the upstream's side of the tunnel broke: {error}");
-                    Some(Failure::new(0, ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, details))
+                    let sentence = format!("the upstream's side of the tunnel broke: {error}");
+                    let (flags, details) =
+                        (ResponseFlags::UPSTREAM_CONNECTION_TERMINATION, details::CONNECTION_TERMINATION.after);
+                    Some(Failure::new(0, flags, details, sentence))
                 }
                 _ => None,
             };
@@ -89,6 +92,7 @@ impl<'a> Exchange<'a> {
             Err(failure) => {
                 self.flags.insert(failure.flags);
                 self.details = failure.details;
+                self.sentence = failure.sentence;
                 down.abort();
                 Ended::Broken
             }

@@ -52,6 +52,10 @@ pub enum HeaderId {
     XCelerityHop,
     XCelerityLedger,
     XEnvoyAttemptCount,
+    /// Any of those by which a client would control an Envoy, or say what only an Envoy knows.
+    XEnvoyControl,
+    XEnvoyExpectedRqTimeoutMs,
+    XEnvoyUpstreamServiceTime,
     XForwardedClientCert,
     XForwardedFor,
     XForwardedHost,
@@ -102,6 +106,23 @@ impl HeaderId {
             b"x-celerity-hop" => Self::XCelerityHop,
             b"x-celerity-ledger" => Self::XCelerityLedger,
             b"x-envoy-attempt-count" => Self::XEnvoyAttemptCount,
+            b"x-envoy-expected-rq-timeout-ms" => Self::XEnvoyExpectedRqTimeoutMs,
+            b"x-envoy-upstream-service-time" => Self::XEnvoyUpstreamServiceTime,
+            b"x-envoy-force-trace"
+            | b"x-envoy-hedge-on-per-try-timeout"
+            | b"x-envoy-internal"
+            | b"x-envoy-ip-tags"
+            | b"x-envoy-max-retries"
+            | b"x-envoy-original-url"
+            | b"x-envoy-retriable-header-names"
+            | b"x-envoy-retriable-status-codes"
+            | b"x-envoy-retry-grpc-on"
+            | b"x-envoy-retry-on"
+            | b"x-envoy-upstream-alt-stat-name"
+            | b"x-envoy-upstream-rq-per-try-timeout-ms"
+            | b"x-envoy-upstream-rq-timeout-alt-response"
+            | b"x-envoy-upstream-rq-timeout-ms"
+            | b"x-envoy-upstream-stream-duration-ms" => Self::XEnvoyControl,
             b"x-forwarded-client-cert" => Self::XForwardedClientCert,
             b"x-forwarded-for" => Self::XForwardedFor,
             b"x-forwarded-host" => Self::XForwardedHost,

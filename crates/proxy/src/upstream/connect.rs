@@ -86,6 +86,7 @@ pub enum Connected {
         peer: Option<Rc<Peer>>,
         setup: Option<Setup>,
         opened: Instant,
+        local: Option<SocketAddr>,
     },
     /// Nothing is sent before somebody runs the connection.
     H2 {
@@ -94,6 +95,7 @@ pub enum Connected {
         peer: Option<Rc<Peer>>,
         setup: Option<Setup>,
         opened: Instant,
+        local: Option<SocketAddr>,
     },
 }
 
@@ -153,11 +155,12 @@ async fn open_untimed(plan: &Plan, address: SocketAddr, http1: bool) -> Result<C
 }
 
 fn speak(plan: &Plan, io: Io, alpn: &Alpn, peer: Option<Rc<Peer>>, setup: Option<Setup>, opened: Instant) -> Connected {
+    let local = io.tcp().local_addr().ok();
     if *alpn == Alpn::H2 {
         let (connection, client) = h2::client::connect(io, plan.http2);
-        return Connected::H2 { connection: Box::new(connection), client, peer, setup, opened };
+        return Connected::H2 { connection: Box::new(connection), client, peer, setup, opened, local };
     }
-    Connected::H1 { conn: Box::new(ClientConn::new(Wire::new(io))), peer, setup, opened }
+    Connected::H1 { conn: Box::new(ClientConn::new(Wire::new(io))), peer, setup, opened, local }
 }
 
 async fn connect(plan: &Plan, address: SocketAddr) -> io::Result<TcpStream> {

@@ -67,6 +67,8 @@ pub struct H1Lease {
     pub setup: Option<Setup>,
     /// What the cluster's series know of already.
     pub told: Bytes,
+    /// Our end's address.
+    pub local: Option<SocketAddr>,
     /// Opened for one request beside the pool, which may speak another version: it ends with it.
     pub own: bool,
 }
@@ -77,11 +79,20 @@ pub struct H2Lease {
     pub reserved: Reserved,
     pub peer: Option<Rc<Peer>>,
     pub setup: Option<Setup>,
+    pub local: Option<SocketAddr>,
 }
 
 impl Lease {
     pub fn is_http2(&self) -> bool {
         matches!(self, Self::H2(_))
+    }
+
+    /// The address of our end of the connection.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::H1(lease) => lease.local,
+            Self::H2(lease) => lease.local,
+        }
     }
 
     pub fn setup(&mut self) -> Option<Setup> {
@@ -250,8 +261,9 @@ impl EndpointPool {
         };
         RareEvents::add(&self.shared.events.connections);
         match connect::open(&self.plan, self.address, true).await {
-            Ok(connect::Connected::H1 { conn, peer, setup, opened }) => {
-                let lease = H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default(), own: true };
+            Ok(connect::Connected::H1 { conn, peer, setup, opened, local }) => {
+                let lease =
+                    H1Lease { conn: *conn, opened, permit, peer, setup, told: Bytes::default(), local, own: true };
                 Ok(Lease::H1(Box::new(lease)))
             }
             Ok(connect::Connected::H2 { .. }) => {
@@ -331,15 +343,15 @@ impl EndpointPool {
     /// Takes a connection that was just made, or given by another worker.
     pub fn take_in(self: &Rc<Self>, connected: connect::Connected, permit: ConnectionPermit) {
         match connected {
-            connect::Connected::H1 { conn, peer, setup, opened } => {
+            connect::Connected::H1 { conn, peer, setup, opened, local } => {
                 self.speaks.set(Speaks::Http1);
                 let told = Bytes::default();
-                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told, own: false }));
+                self.release(Box::new(H1Lease { conn: *conn, opened, permit, peer, setup, told, local, own: false }));
             }
-            connect::Connected::H2 { connection, client, peer, mut setup, opened } => {
+            connect::Connected::H2 { connection, client, peer, mut setup, opened, local } => {
                 self.speaks.set(Speaks::Http2);
                 tokio::task::spawn_local(connection.run_holding(permit));
-                self.h2.borrow_mut().push(H2Conn::new(client, peer, opened, self.plan.clone()));
+                self.h2.borrow_mut().push(H2Conn::new(client, peer, (opened, local), self.plan.clone()));
                 self.serve_waiters(&mut setup);
                 self.end_what_is_done();
             }

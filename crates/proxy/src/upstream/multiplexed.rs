@@ -22,6 +22,7 @@ use super::shared::Yield;
 use crate::h2;
 use crate::tls::Peer;
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ pub(super) struct H2Conn {
     leased: Rc<Cell<u32>>,
     peer: Option<Rc<Peer>>,
     opened: Instant,
+    local: Option<SocketAddr>,
     idle_since: Cell<Option<Instant>>,
     requests: Cell<u64>,
     plan: Rc<Plan>,
@@ -64,13 +66,19 @@ impl Drop for Reserved {
 }
 
 impl H2Conn {
-    pub(super) fn new(client: h2::Client, peer: Option<Rc<Peer>>, opened: Instant, plan: Rc<Plan>) -> Self {
+    pub(super) fn new(
+        client: h2::Client,
+        peer: Option<Rc<Peer>>,
+        (opened, local): (Instant, Option<SocketAddr>),
+        plan: Rc<Plan>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             client,
             leased: Rc::default(),
             peer,
             opened,
+            local,
             idle_since: Cell::new(Some(now)),
             requests: Cell::new(0),
             plan,
@@ -85,7 +93,7 @@ impl H2Conn {
         self.idle_since.set(None);
         self.leased.set(self.leased.get() + 1);
         let reserved = Reserved(self.leased.clone());
-        Lease::H2(H2Lease { client: self.client.clone(), reserved, peer: self.peer.clone(), setup })
+        Lease::H2(H2Lease { client: self.client.clone(), reserved, peer: self.peer.clone(), setup, local: self.local })
     }
 
     pub(super) fn has_room(&self) -> bool {

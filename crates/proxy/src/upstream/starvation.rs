@@ -211,7 +211,8 @@ fn take_in(
     (requests, opened): (u64, std::time::Instant),
     permit: super::shared::ConnectionPermit,
 ) {
+    let local = stream.local_addr().ok();
     let mut conn = ClientConn::new(Wire::new(Io::Tcp(Socket::new(stream, pool.plan.stamped))));
     conn.requests = requests;
-    pool.take_in(Connected::H1 { conn: Box::new(conn), peer: None, setup: None, opened }, permit);
+    pool.take_in(Connected::H1 { conn: Box::new(conn), peer: None, setup: None, opened, local }, permit);
 }

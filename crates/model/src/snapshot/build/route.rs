@@ -266,21 +266,19 @@ fn forward(
     source.cluster_not_found_response_code = 0;
     let timeout = check.limit("timeout", source.timeout.take(), Some(ROUTE_TIMEOUT));
     let idle_timeout = check.duration("idle_timeout", source.idle_timeout.take());
-    let (mut max_stream_duration, mut grpc_timeout_max) = (None, None);
+    let (mut max_stream_duration, mut grpc_duration_max) = (None, None);
     let has_new_timeouts = source.max_stream_duration.is_some();
     if let Some(mut duration) = source.max_stream_duration.take() {
         check.within("max_stream_duration", |check| {
             // Zero is a value: it takes the listener's away.
             max_stream_duration = check.duration("max_stream_duration", duration.max_stream_duration.take());
-            grpc_timeout_max = check.duration("grpc_timeout_header_max", duration.grpc_timeout_header_max.take());
+            grpc_duration_max = check.duration("grpc_timeout_header_max", duration.grpc_timeout_header_max.take());
             check.leftover(&duration);
         });
     }
     // The older field, which Istio writes, counts where the newer message is not there (Envoy `usingNewTimeouts`).
     let grpc_timeout = check.duration("max_grpc_timeout", source.max_grpc_timeout.take());
-    if !has_new_timeouts {
-        grpc_timeout_max = grpc_timeout;
-    }
+    let grpc_timeout_max = grpc_timeout.filter(|_| !has_new_timeouts);
     let retry = match (source.retry_policy.take(), defaults.retry) {
         (Some(policy), _) => check.within("retry_policy", |check| retry(check, policy)),
         (None, Some(policy)) => check.within("retry_policy", |check| retry(check, policy.clone())),
@@ -320,6 +318,7 @@ fn forward(
         idle_timeout,
         max_stream_duration,
         grpc_timeout_max,
+        grpc_duration_max,
         retry: retry.map(|policy| interner.retry(policy)),
         hash,
         path_rewrite,
