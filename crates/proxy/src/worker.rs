@@ -7,7 +7,7 @@ use crate::apply::Running;
 use crate::downstream::activity::Activity;
 use crate::downstream::{Runners, accept};
 use crate::drain::Leaving;
-use crate::exchange::Exchange;
+use crate::exchange::{Account, Exchange};
 use crate::filters::cache::{Cache, CacheLimits};
 use crate::http::ResponseHead;
 use crate::outlier::{Event, EventKind};
@@ -219,6 +219,8 @@ pub struct Worker {
     pub connections: Cell<usize>,
     /// Shadow requests under way.
     pub mirrors: Cell<u32>,
+    /// What is kept of large bodies.
+    pub(crate) bodies: Rc<Account>,
     #[expect(
         clippy::redundant_allocation,
         reason = "a request takes the Rc: the Arc's counter is shared by all workers"
@@ -268,6 +270,7 @@ pub fn run(start: Start) -> std::io::Result<()> {
             others: start.others.into(),
             connections: Cell::new(0),
             mirrors: Cell::new(0),
+            bodies: Rc::default(),
             running: RefCell::new(Rc::new(start.running)),
             draining: Cell::new(false),
             closing: Cell::new(false),

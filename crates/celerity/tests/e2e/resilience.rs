@@ -56,6 +56,29 @@ fn a_retry_goes_to_another_endpoint() {
 }
 
 #[test]
+fn a_body_of_a_mebibyte_is_sent_again_and_a_larger_one_is_counted() {
+    let (good, bad) = (Upstream::start("good"), Upstream::start("bad"));
+    bad.answer_with(503);
+    let services = service("user-service", &[(&good, "version: v1"), (&bad, "version: v1")]);
+    let policy = rule("loadBalancer: {simple: ROUND_ROBIN}");
+    let retries = routed("retries: {attempts: 3, retryOn: 'gateway-error', perTryTimeout: 5s}");
+    let sidecar = Sidecar::start(&documents(&[&services, &policy, &retries]));
+    let post = |bytes: usize| {
+        let mut client = sidecar.client();
+        (0..6)
+            .map(|_| {
+                client.request("POST", "user-service", "/bytes/10", &[], &vec![b'x'; bytes]).expect("an answer").status
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(post(1 << 20), [200; 6]);
+    assert!(post((1 << 20) + 1).contains(&503), "one of the endpoints fails");
+    let metrics = sidecar.admin("/stats/prometheus");
+    let counted = "envoy_cluster_retry_or_shadow_abandoned{cluster_name=\"outbound|80||user-service.default.svc.cluster.local\"} 6";
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[test]
 fn an_endpoint_that_fails_is_ejected() {
     let (good, bad) = (Upstream::start("good"), Upstream::start("bad"));
     let services = service("user-service", &[(&good, "version: v1"), (&bad, "version: v1")]);

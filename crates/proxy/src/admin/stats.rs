@@ -66,7 +66,7 @@ fn clusters(control: &Control, text: &mut Exposition<'_>) {
     };
     let mut rows: Vec<Row> = running.snapshot.clusters().filter_map(row).collect();
     rows.sort_unstable_by(|left, right| left.labels.cmp(&right.labels));
-    let families: [(&Family, Read); 17] = [
+    let families: [(&Family, Read); 18] = [
         (&names::CLUSTER_UPSTREAM_CX_TOTAL, |row| load(&row.shared.events.connections)),
         (&names::CLUSTER_UPSTREAM_CX_ACTIVE, |row| row.shared.connections.used().into()),
         (&names::CLUSTER_UPSTREAM_CX_OVERFLOW, |row| load(&row.shared.events.connection_overflows)),
@@ -79,6 +79,7 @@ fn clusters(control: &Control, text: &mut Exposition<'_>) {
         }),
         (&names::CLUSTER_UPSTREAM_RQ_RETRY, |row| load(&row.shared.events.retries)),
         (&names::CLUSTER_UPSTREAM_RQ_RETRY_SUCCESS, |row| load(&row.shared.events.retry_successes)),
+        (&names::CLUSTER_RETRY_OR_SHADOW_ABANDONED, |row| load(&row.shared.events.bodies_given_up)),
         (&names::CLUSTER_UPSTREAM_RQ_RETRY_OVERFLOW, |row| load(&row.shared.events.retry_overflows)),
         (&names::CLUSTER_UPSTREAM_RQ_TIMEOUT, |row| load(&row.shared.events.request_timeouts)),
         (&names::CLUSTER_UPSTREAM_RQ_PER_TRY_TIMEOUT, |row| load(&row.shared.events.per_try_timeouts)),

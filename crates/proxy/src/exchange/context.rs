@@ -220,7 +220,7 @@ impl<'a> Exchange<'a> {
             manager,
             request,
             response: worker.spare_head(),
-            upload: Upload::new(begun.body, true),
+            upload: Upload::new(begun.body, &worker.bodies),
             patience,
             ledger: begun.ledger,
             started: begun.started,

@@ -4,6 +4,7 @@ use super::context::{Ended, Exchange};
 use super::{details, fields};
 use crate::downstream::stream::DownstreamStream;
 use crate::http::HeaderId;
+use crate::upstream::shared::RareEvents;
 use celerity_telemetry::access_log::Record;
 use celerity_telemetry::metrics::{ConnectionSecurity, Outcome, RequestProtocol, Sample};
 use celerity_telemetry::trace::TraceContext;
@@ -51,6 +52,11 @@ impl Exchange<'_> {
             request_bytes: self.upload.bytes,
             response_bytes: self.response_bytes,
         };
+        if self.upload.has_given_up()
+            && let Some(cluster) = &self.cluster
+        {
+            RareEvents::add(&cluster.shared.events.bodies_given_up);
+        }
         worker.record(&self, outcome, sample, &breakdown, now);
         self.log(&breakdown);
         worker.give_head_back(std::mem::take(&mut self.response));

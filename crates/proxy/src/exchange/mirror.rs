@@ -5,6 +5,7 @@
 
 use super::attempt::{RequestPermit, outcome_of_acquire};
 use super::context::Exchange;
+use super::kept::Charge;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};
 use crate::outlier::Outcome;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-/// Mirrors under way in one worker. Each may hold a body of 64 KiB, so that a shadow that hangs costs 16 MiB at most.
+/// Mirrors under way in one worker. Each may hold a body of 64 KiB, so that a shadow that hangs costs 16 MiB at most; larger
+/// ones share the worker's account.
 const MIRRORS_IN_FLIGHT_MAX: u32 = 256;
 
 /// The longest life of a mirror whose route sets no timeout.
@@ -58,7 +60,13 @@ impl Exchange<'_> {
             }
             return;
         };
-        let body: Arc<[u8]> = body.into();
+        let mut charge = Charge::new(&self.worker.bodies);
+        if !charge.covers(body.len()) {
+            self.mirrored = true;
+            let text = format_args!("a request is not mirrored: too many large bodies are kept");
+            return self.worker.shared.log_limited("mirror", text);
+        }
+        let (body, charge): (Arc<[u8]>, _) = (body.into(), Rc::new(charge));
         self.mirrored = true;
         for mirror in &forward.mirrors {
             if !mirror.fraction.hits(self.rng()) {
@@ -81,10 +89,10 @@ impl Exchange<'_> {
                 head.authority = shadow_authority(&head.authority);
             }
             let limit = forward.timeout.filter(|limit| !limit.is_zero()).unwrap_or(MIRROR_TIME_MAX);
-            let (worker, body, http2) = (self.worker.clone(), body.clone(), self.conn.is_http2);
+            let (worker, body, http2) = (self.worker.clone(), (body.clone(), charge.clone()), self.conn.is_http2);
             tokio::task::spawn_local(async move {
                 // However it ends, the client has nothing of it.
-                let _ = tokio::time::timeout(limit, send(&worker, &cluster, &head, &body, http2)).await;
+                let _ = tokio::time::timeout(limit, send(&worker, &cluster, &head, &body.0, http2)).await;
                 drop(in_flight);
             });
         }

@@ -13,6 +13,7 @@ mod details;
 mod fields;
 mod filters;
 mod finish;
+mod kept;
 mod mirror;
 mod path;
 mod patience;
@@ -23,6 +24,7 @@ mod upload;
 
 pub use context::{Begun, Exchange, Failure};
 pub use fields::{FormatContext, View};
+pub(crate) use kept::Account;
 
 use caching::Consulted;
 

@@ -1,14 +1,12 @@
 //! A request's body on its way up, and what is kept of it in case it must be sent again.
 
+use super::kept::{Account, Charge};
 use crate::downstream::stream::{ClientError, DownstreamStream};
 use crate::h1::BodyLength;
 use crate::http::Headers;
 use crate::upstream::{AttemptError, UpstreamStream};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-
-/// What is kept of a body for another attempt. A larger body is sent once: keeping it would hold the memory of every
-/// upload in flight. Envoy's bound is its per-connection buffer of 1 MiB; most retried bodies are far smaller.
-pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the upload stopped, by whose fault it was.
 #[derive(Debug)]
@@ -23,6 +21,9 @@ pub struct Upload {
     /// The body's first bytes, while they may be needed again.
     kept: Vec<u8>,
     keeps: bool,
+    /// It was too large to be kept, or there were too many large ones.
+    given_up: bool,
+    charge: Charge,
     sent: usize,
     /// The client's body is at its end.
     ended: bool,
@@ -33,12 +34,14 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub fn new(length: BodyLength, may_repeat: bool) -> Self {
+    pub(super) fn new(length: BodyLength, account: &Rc<Account>) -> Self {
         let empty = length == BodyLength::Empty;
         Self {
             length,
             kept: Vec::new(),
-            keeps: may_repeat,
+            keeps: true,
+            given_up: false,
+            charge: Charge::new(account),
             sent: 0,
             ended: empty,
             finished: empty,
@@ -153,14 +156,21 @@ impl Upload {
 
     fn keep(&mut self, piece: &[u8]) {
         self.bytes += piece.len() as u64;
-        if self.keeps && self.kept.len() + piece.len() <= REPLAY_BYTES_MAX {
+        if self.keeps && self.charge.covers(self.kept.len() + piece.len()) {
             self.kept.extend_from_slice(piece);
             self.sent = self.kept.len();
         } else {
+            self.given_up |= self.keeps;
             self.keeps = false;
+            self.charge.give_back();
             self.kept = Vec::new();
             self.sent = 0;
         }
+    }
+
+    /// The body could not be kept: from then on no attempt could be repeated, and no mirror sent.
+    pub fn has_given_up(&self) -> bool {
+        self.given_up
     }
 
     /// The whole body, where all of it was kept.

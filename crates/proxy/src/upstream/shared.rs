@@ -75,6 +75,8 @@ pub struct RareEvents {
     pub retries: AtomicU64,
     pub retry_overflows: AtomicU64,
     pub retry_successes: AtomicU64,
+    /// Requests whose bodies could not be kept for a retry or a mirror.
+    pub bodies_given_up: AtomicU64,
     pub request_timeouts: AtomicU64,
     pub per_try_timeouts: AtomicU64,
     pub no_healthy_upstream: AtomicU64,

@@ -32,6 +32,7 @@ families! {
     Counter CLUSTER_UPSTREAM_RQ_RETRY "envoy_cluster_upstream_rq_retry" "Retries made."
     Counter CLUSTER_UPSTREAM_RQ_RETRY_SUCCESS "envoy_cluster_upstream_rq_retry_success" "Requests that a retry saved."
     Counter CLUSTER_UPSTREAM_RQ_RETRY_OVERFLOW "envoy_cluster_upstream_rq_retry_overflow" "Retries refused by the retry budget or limit."
+    Counter CLUSTER_RETRY_OR_SHADOW_ABANDONED "envoy_cluster_retry_or_shadow_abandoned" "Requests whose bodies were too large to be kept for a retry or a mirror."
     Counter CLUSTER_UPSTREAM_RQ_TIMEOUT "envoy_cluster_upstream_rq_timeout" "Requests that timed out waiting for a response."
     Counter CLUSTER_UPSTREAM_RQ_PER_TRY_TIMEOUT "envoy_cluster_upstream_rq_per_try_timeout" "Attempts that hit the per-try timeout."
     Counter CLUSTER_UPSTREAM_RQ_PENDING_TOTAL "envoy_cluster_upstream_rq_pending_total" "Requests that waited for a connection."
