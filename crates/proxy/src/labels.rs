@@ -2,23 +2,34 @@
 
 use crate::exchange::Exchange;
 use crate::tls::SpiffeId;
+use crate::upstream::cluster::WorkerEndpoint;
 use celerity_telemetry::metrics::{Peer, Reporter, RequestSeries};
 use std::sync::Arc;
 
-/// The series of requests to the endpoint that the exchange used.
-pub(crate) fn to_endpoint(workload: &Arc<Peer>, x: &Exchange<'_>) -> RequestSeries {
-    let endpoint = x.endpoint.as_ref().and_then(|endpoint| endpoint.workload.as_deref());
+/// The series of requests to the endpoint that the exchange used. `false`: who answers there is not known yet, since there was
+/// no connection to it.
+pub(crate) fn to_endpoint(workload: &Arc<Peer>, x: &Exchange<'_>, endpoint: &WorkerEndpoint) -> (RequestSeries, bool) {
+    let pool = endpoint.pool_for(x.conn.is_http2);
+    let principal = pool.principal();
+    let is_final = principal.is_some() || !pool.plan.is_mutual;
     let mut destination = Peer::default();
-    if let Some(known) = endpoint {
-        destination.workload = known.name.to_string();
-        destination.workload_namespace = known.namespace.to_string();
-        destination.app = known.canonical_service.to_string();
-        destination.version = known.canonical_revision.to_string();
-        destination.canonical_service = known.canonical_service.to_string();
-        destination.canonical_revision = known.canonical_revision.to_string();
-        destination.cluster = known.cluster.to_string();
+    // What is not told stays unknown: a label without a value would be none, and the other side has one.
+    let tell = |slot: &mut String, value: &str| {
+        if !value.is_empty() {
+            value.clone_into(slot);
+        }
+    };
+    tell(&mut destination.principal, principal.as_deref().unwrap_or_default());
+    if let Some(known) = endpoint.workload.as_deref() {
+        tell(&mut destination.workload, &known.name);
+        tell(&mut destination.workload_namespace, &known.namespace);
+        tell(&mut destination.app, &known.canonical_service);
+        tell(&mut destination.version, &known.canonical_revision);
+        tell(&mut destination.canonical_service, &known.canonical_service);
+        tell(&mut destination.canonical_revision, &known.canonical_revision);
+        tell(&mut destination.cluster, &known.cluster);
     }
-    series(workload.clone(), Arc::new(destination), x, Reporter::Source)
+    (series(workload.clone(), Arc::new(destination), x, Reporter::Source), is_final)
 }
 
 /// The series of requests that this workload received, or that never had an endpoint.
@@ -26,9 +37,9 @@ pub(crate) fn of_side(workload: &Arc<Peer>, x: &Exchange<'_>, side: Reporter) ->
     match side {
         Reporter::Source => series(workload.clone(), Arc::new(Peer::default()), x, side),
         Reporter::Destination => {
-            let mut source = Peer::default();
+            let mut source = x.conn.introduced().map(|peer| (**peer).clone()).unwrap_or_default();
             let principal = x.conn.peer.as_ref().and_then(|peer| peer.spiffe.as_deref());
-            if let Some(principal) = principal {
+            if let Some(principal) = principal.filter(|_| x.conn.introduced().is_none()) {
                 source.principal = principal.to_owned();
                 // The service account usually bears the workload's name; it is all that a certificate tells.
                 if let Some((namespace, account)) = SpiffeId::parse(principal).and_then(|id| id.workload()) {

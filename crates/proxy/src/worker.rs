@@ -16,6 +16,7 @@ use crate::upstream::ClusterShared;
 use crate::upstream::cluster::ClusterPools;
 use celerity_model::snapshot::{Cluster, Snapshot};
 use celerity_telemetry::access_log::{AccessLog, Choice, Record};
+use celerity_telemetry::introduction::introduce;
 use celerity_telemetry::metrics::{
     Counter, Family, LedgerShard, Outcome, Peer, Registry, Reporter, RequestSeries, Sample, Shard, names,
 };
@@ -23,6 +24,7 @@ use celerity_telemetry::{Breakdown, Clock, Lag, Rng, Tick};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -60,6 +62,8 @@ pub struct ProxyShared {
     pub hostname: Arc<str>,
     /// This workload, as metric labels name it.
     pub workload: Arc<Peer>,
+    /// The same as other sidecars are told it.
+    pub introduction: Option<Box<[u8]>>,
     pub cache: Cache,
     pub log_choice: Choice,
     /// Open client connections of all workers, written by each about its own.
@@ -85,6 +89,7 @@ impl ProxyShared {
             clusters: Mutex::default(),
             registry,
             hostname,
+            introduction: introduce(&workload).map(Vec::into_boxed_slice),
             workload,
             cache: Cache::new(CacheLimits::default()),
             log_choice,
@@ -469,10 +474,16 @@ impl Worker {
             self.ledgers.borrow_mut().record(side, breakdown, now);
         }
         match (&x.endpoint, side) {
-            (Some(endpoint), Reporter::Source) => {
-                let series = endpoint.series.get_or_init(|| crate::labels::to_endpoint(&self.shared.workload, x));
-                series.record(&self.shard, outcome, sample);
-            }
+            (Some(endpoint), Reporter::Source) => match endpoint.series.get() {
+                Some(series) => series.record(&self.shard, outcome, sample),
+                None => {
+                    let (series, is_final) = crate::labels::to_endpoint(&self.shared.workload, x, endpoint);
+                    series.record(&self.shard, outcome, sample);
+                    if is_final {
+                        let _ = endpoint.series.set(series);
+                    }
+                }
+            },
             _ => self.other_series(x, side).record(&self.shard, outcome, sample),
         }
     }
@@ -485,8 +496,12 @@ impl Worker {
         {
             return series.clone();
         }
-        let principal = x.conn.peer.as_ref().and_then(|peer| peer.spiffe.as_deref()).unwrap_or_default();
-        let key = (cluster, xxhash_rust::xxh64::xxh64(principal.as_bytes(), side as u64));
+        let mut who = DefaultHasher::new();
+        match x.conn.introduced() {
+            Some(peer) => (side as u8, peer).hash(&mut who),
+            None => (side as u8, x.conn.peer.as_ref().and_then(|peer| peer.spiffe.as_deref())).hash(&mut who),
+        }
+        let key = (cluster, who.finish());
         let mut all = self.series.borrow_mut();
         if all.len() >= OTHER_SERIES_MAX {
             all.clear();

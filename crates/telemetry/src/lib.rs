@@ -9,6 +9,7 @@ pub mod cohort;
 pub mod flags;
 pub mod histogram;
 pub mod hop;
+pub mod introduction;
 mod json;
 pub mod ledger;
 pub mod metrics;

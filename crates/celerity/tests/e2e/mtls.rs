@@ -108,6 +108,44 @@ fn two_sidecars_carry_requests_over_mutual_tls() {
 }
 
 #[test]
+fn both_sidecars_name_both_workloads_alike() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let yaml = mesh(inbound, &application, "STRICT");
+    let server = server(&yaml, inbound, &authority.issue("user-service"));
+    let identity = authority.issue("order-service").display().to_string();
+    let labels = ["--workload", "order-1", "--labels", "app=orders,version=v7"];
+    let caller = Sidecar::start_with(&yaml, &[&["--inbound", "off", "--identity", &identity], &labels[..]].concat());
+    let claim = [("x-celerity-peer", "1|liar|liar|liar|liar|liar|liar|liar")];
+    let seen = caller.client().request("GET", "user-service", "/echo", &claim, b"").expect("an answer");
+    assert!(!seen.text().contains("x-celerity-peer"), "{}", seen.text());
+    let names = |sidecar: &Sidecar| {
+        let metrics = sidecar.admin("/stats/prometheus");
+        let line = metrics.lines().find(|line| line.starts_with("istio_requests_total")).unwrap_or_default().to_owned();
+        let labels = line.split(['{', '}']).nth(1).unwrap_or_default().split(',').map(str::to_owned);
+        let mut labels: Vec<_> =
+            labels.filter(|one| one.starts_with("source_") || one.starts_with("destination_")).collect();
+        labels.sort();
+        labels
+    };
+    // A request is counted when its answer has gone out.
+    eventually("both have counted", || !names(&caller).is_empty() && !names(&server).is_empty());
+    let ours = names(&caller);
+    assert_eq!(ours, names(&server));
+    for label in [
+        "source_workload=\"order-1\"",
+        "source_app=\"orders\"",
+        "source_version=\"v7\"",
+        "source_principal=\"spiffe://cluster.local/ns/default/sa/order-service\"",
+        "destination_workload=\"user-1\"",
+        "destination_principal=\"spiffe://cluster.local/ns/default/sa/user-service\"",
+    ] {
+        assert!(ours.iter().any(|one| one == label), "{label} in {ours:?}");
+    }
+}
+
+#[test]
 fn a_stranger_with_another_authority_is_refused() {
     let application = Upstream::start("one");
     let inbound = loopback(free_port());

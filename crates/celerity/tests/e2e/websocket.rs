@@ -132,7 +132,7 @@ fn only_an_upgrade_that_was_asked_for_and_granted_switches() {
     let follow = [ASK, b"GET /next HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n"].concat();
     let (said, end) = exchange(sidecar.outbound, &follow, Duration::from_secs(20)).expect("an exchange");
     let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.contains("HTTP/1.1 502 "), "{said}");
+    assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.contains("HTTP/1.1 503 "), "{said}");
     assert_eq!(end, End::Closed);
     // A switch to something else, and one that nobody asked for.
     for request in [ASK, b"GET / HTTP/1.1\r\nHost: chat\r\nConnection: close\r\n\r\n"] {

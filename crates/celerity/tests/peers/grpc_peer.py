@@ -114,7 +114,8 @@ def client(port, name):
         # Deadlines: told to the server, and kept by the client while the server sleeps.
         assert call(b"deadline", timeout=17) in (b"16", b"17")
         error = failure(lambda: call(b"slow", timeout=0.3))
-        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+        # The client's own clock says so, unless a proxy's is faster: it has heard the same limit.
+        assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE), error
 
         # Streaming, each way and both.
         repeat_ = to.unary_stream("/test.Echo/Repeat")

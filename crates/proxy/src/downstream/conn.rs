@@ -3,11 +3,12 @@
 use super::activity::Activity;
 use crate::apply::Running;
 use crate::http::RequestHead;
-use crate::tls::Peer;
+use crate::tls::{Peer, SpiffeId};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Direction, HttpManager, VirtualHost};
-use celerity_telemetry::metrics::RequestSeries;
-use std::cell::{Cell, RefCell};
+use celerity_telemetry::introduction::introduced;
+use celerity_telemetry::metrics::{self, RequestSeries};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Conn {
     /// The series of the last request, which the next one most likely belongs to as well.
     pub series: RefCell<Option<(u64, Rc<RequestSeries>)>>,
     pub requests: Cell<u64>,
+    /// The client's workload, as its sidecar introduced it with the connection's first request.
+    introduced: OnceCell<Arc<metrics::Peer>>,
     pub activity: Rc<Activity>,
 }
 
@@ -74,6 +77,7 @@ impl Conn {
             orphaned: Cell::new(false),
             series: RefCell::new(None),
             requests: Cell::new(0),
+            introduced: OnceCell::new(),
         }
     }
 
@@ -122,6 +126,25 @@ impl Conn {
     /// Whether the client is another sidecar, which can read our part of the ledger.
     pub fn is_mesh_inbound(&self) -> bool {
         self.is_inbound() && self.peer.as_ref().is_some_and(|peer| peer.spiffe.is_some())
+    }
+
+    /// Hears an introduction. Only a sidecar of the mesh is believed; its namespace and identity are its certificate's.
+    pub fn hear_introduction(&self, value: &[u8]) {
+        if !self.is_mesh_inbound() || self.introduced.get().is_some() {
+            return;
+        }
+        let principal = self.peer.as_ref().and_then(|peer| peer.spiffe.as_deref()).unwrap_or_default();
+        if let Some(mut peer) = introduced(value) {
+            peer.principal = principal.to_owned();
+            if let Some((namespace, _)) = SpiffeId::parse(principal).and_then(|id| id.workload()) {
+                peer.workload_namespace = namespace.to_owned();
+            }
+            let _ = self.introduced.set(Arc::new(peer));
+        }
+    }
+
+    pub fn introduced(&self) -> Option<&Arc<metrics::Peer>> {
+        self.introduced.get()
     }
 
     /// Counts a request; `true` when it is the last that this connection may carry.

@@ -33,6 +33,10 @@ const REPLAYS_MAX: u32 = 3;
 /// which its timeouts bound; the number only ends what would go on for ever.
 const MOVES_MAX: u32 = 100;
 
+/// What a gRPC upstream is told beyond the time that it has: the client is to hear of our timeout (UNAVAILABLE), as from Envoy, and
+/// not of the upstream's, which begins a little later; ours may fire a tick late.
+const GRPC_TIMEOUT_SLACK_MS: u64 = 10;
+
 /// A response whose head has come.
 pub struct Up<'a> {
     pub stream: UpstreamStream,
@@ -281,6 +285,7 @@ impl<'a> Exchange<'a> {
             }
         };
         self.upstream_local = lease.local();
+        pool.introduce(&lease, &self.worker.shared, &mut self.request.headers);
         self.enter(State::Serialise);
         if self.asked == Asked::Hops {
             // Only a sidecar of the mesh is asked; an application has no use for it.
@@ -483,8 +488,11 @@ impl<'a> Exchange<'a> {
         let name = b"x-envoy-expected-rq-timeout-ms";
         let mut text = itoa::Buffer::new();
         self.request.headers.set_id(HeaderId::XEnvoyExpectedRqTimeoutMs, name, text.format(ms).as_bytes());
-        if self.is_grpc && forward.grpc_timeout_max.is_some() {
-            fields::write_grpc_timeout(ms, &mut self.request.headers);
+        if self.is_grpc
+            && forward.grpc_timeout_max.is_some()
+            && self.grpc_timeout(Duration::ZERO).is_none_or(|asked| asked > expected)
+        {
+            fields::write_grpc_timeout(ms.saturating_add(GRPC_TIMEOUT_SLACK_MS), &mut self.request.headers);
         }
     }
 

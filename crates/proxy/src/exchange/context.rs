@@ -209,6 +209,10 @@ impl<'a> Exchange<'a> {
         }
         // Only a sidecar's own response says what a hop took; a client that says so is not believed.
         request.headers.remove_id(HeaderId::XCelerityHop);
+        if let Some(value) = request.headers.get_id(HeaderId::XCelerityPeer) {
+            conn.hear_introduction(value);
+            request.headers.remove_id(HeaderId::XCelerityPeer);
+        }
         let mut patience = Patience::new(&worker.timers, begun.began, timeouts.stream_idle, timeouts.request);
         if begun.body == BodyLength::Empty {
             patience.request_is_in();

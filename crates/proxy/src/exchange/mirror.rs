@@ -92,7 +92,7 @@ impl Exchange<'_> {
             let (worker, body, http2) = (self.worker.clone(), (body.clone(), charge.clone()), self.conn.is_http2);
             tokio::task::spawn_local(async move {
                 // However it ends, the client has nothing of it.
-                let _ = tokio::time::timeout(limit, send(&worker, &cluster, &head, &body.0, http2)).await;
+                let _ = tokio::time::timeout(limit, send(&worker, &cluster, &mut head, &body.0, http2)).await;
                 drop(in_flight);
             });
         }
@@ -108,7 +108,13 @@ fn shadow_authority(authority: &[u8]) -> Vec<u8> {
 }
 
 /// Sends one mirror and throws its answer away. The cluster's limits hold for it, and its outlier detection hears of it.
-async fn send(worker: &Rc<Worker>, cluster: &Arc<Cluster>, head: &RequestHead, body: &[u8], http2: bool) -> Option<()> {
+async fn send(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    head: &mut RequestHead,
+    body: &[u8],
+    http2: bool,
+) -> Option<()> {
     let pool = worker.clusters.of(worker, cluster);
     let _permit = RequestPermit::take(&pool.shared, &cluster.policy.limits)?;
     let wanted = Wanted { hash: None, tried: &[], attempts_max: 1, tried_priorities: 0 };
@@ -123,6 +129,7 @@ async fn send(worker: &Rc<Worker>, cluster: &Arc<Cluster>, head: &RequestHead, b
             return None;
         }
     };
+    connections.introduce(&lease, &worker.shared, &mut head.headers);
     let length = if body.is_empty() { BodyLength::Empty } else { BodyLength::Exact(body.len() as u64) };
     let stream = UpstreamStream::start(lease, connections.clone(), head, length).ok()?;
     let outcome = match exchange(stream, body).await {

@@ -62,6 +62,11 @@ impl Client {
         self.core.borrow().ids.len()
     }
 
+    /// Whether a stream was ever started.
+    pub fn is_used(&self) -> bool {
+        self.core.borrow().next_id > 1
+    }
+
     /// True while new streams may be started, now or when others end.
     pub fn is_open(&self) -> bool {
         self.core.borrow().is_open()

@@ -51,6 +51,7 @@ pub enum HeaderId {
     Via,
     XCelerityHop,
     XCelerityLedger,
+    XCelerityPeer,
     XEnvoyAttemptCount,
     /// Any of those by which a client would control an Envoy, or say what only an Envoy knows.
     XEnvoyControl,
@@ -105,6 +106,7 @@ impl HeaderId {
             b"via" => Self::Via,
             b"x-celerity-hop" => Self::XCelerityHop,
             b"x-celerity-ledger" => Self::XCelerityLedger,
+            b"x-celerity-peer" => Self::XCelerityPeer,
             b"x-envoy-attempt-count" => Self::XEnvoyAttemptCount,
             b"x-envoy-expected-rq-timeout-ms" => Self::XEnvoyExpectedRqTimeoutMs,
             b"x-envoy-upstream-service-time" => Self::XEnvoyUpstreamServiceTime,

@@ -19,8 +19,11 @@ use super::multiplexed::{H2Conn, Reserved};
 use super::shared::{ClusterShared, ConnectionPermit, RareEvents};
 use crate::h1::ClientConn;
 use crate::h2;
+use crate::http::{HeaderId, Headers};
 use crate::tls::Peer;
+use crate::worker::ProxyShared;
 use celerity_model::snapshot::{Cluster, Endpoint};
+use celerity_telemetry::introduction::INTRODUCTION_HEADER;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -109,6 +112,13 @@ impl Lease {
         }
     }
 
+    fn is_first(&self) -> bool {
+        match self {
+            Self::H1(lease) => lease.conn.requests == 0,
+            Self::H2(lease) => !lease.client.is_used(),
+        }
+    }
+
     /// Whether the connection has carried a request before and the kernel knows of its end by now. A system call: for a
     /// request that could not be sent again. HTTP/2 says itself what it did not process.
     pub fn has_ended(&self) -> bool {
@@ -156,6 +166,7 @@ pub struct EndpointPool {
     pub active: Cell<u32>,
     gone: Cell<bool>,
     turn: Cell<u32>,
+    principal: RefCell<Option<Arc<str>>>,
     /// Requests since the start, and the round trip that was sampled last, in microseconds.
     pub(super) round_trip: Cell<(u32, u32)>,
 }
@@ -164,6 +175,22 @@ impl EndpointPool {
     /// Whether a workload of the mesh is at the other end: mutual TLS, checked, with a SPIFFE id.
     pub fn is_mesh(&self, lease: &Lease) -> bool {
         self.plan.is_mutual && lease.peer().is_some_and(|peer| peer.spiffe.is_some())
+    }
+
+    /// Introduces this workload with the first request of a connection to another one of the mesh.
+    pub fn introduce(&self, lease: &Lease, shared: &ProxyShared, headers: &mut Headers) {
+        headers.remove_id(HeaderId::XCelerityPeer);
+        if let Some(introduction) = shared.introduction.as_deref()
+            && lease.is_first()
+            && self.is_mesh(lease)
+        {
+            headers.push_lower(INTRODUCTION_HEADER.as_bytes(), HeaderId::XCelerityPeer, introduction);
+        }
+    }
+
+    /// Who answers here, as its certificate said. `None`: nobody has yet, or it has none.
+    pub fn principal(&self) -> Option<Arc<str>> {
+        self.principal.borrow().clone()
     }
 
     pub fn new(
@@ -185,6 +212,7 @@ impl EndpointPool {
             active: Cell::new(0),
             gone: Cell::new(false),
             turn: Cell::new(0),
+            principal: RefCell::default(),
             round_trip: Cell::new((0, 0)),
         })
     }
@@ -342,6 +370,12 @@ impl EndpointPool {
 
     /// Takes a connection that was just made, or given by another worker.
     pub fn take_in(self: &Rc<Self>, connected: connect::Connected, permit: ConnectionPermit) {
+        if let connect::Connected::H1 { peer: Some(peer), .. } | connect::Connected::H2 { peer: Some(peer), .. } =
+            &connected
+            && self.plan.is_mutual
+        {
+            self.principal.borrow_mut().clone_from(&peer.spiffe);
+        }
         match connected {
             connect::Connected::H1 { conn, peer, setup, opened, local } => {
                 self.speaks.set(Speaks::Http1);

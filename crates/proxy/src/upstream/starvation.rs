@@ -148,9 +148,7 @@ impl Starvation {
         }
         self.in_line.set(false);
         self.shared.leave_line();
-        if !self.shared.someone_starves() {
-            self.take_back();
-        }
+        self.take_back();
     }
 
     fn is_hungry(&self) -> bool {
@@ -194,7 +192,9 @@ impl Starvation {
 
     /// What was given and is wanted by nobody any more is idle here.
     fn take_back(&self) {
-        while let Some((donation, permit)) = self.shared.take_donation(|_| true) {
+        while !self.shared.someone_starves()
+            && let Some((donation, permit)) = self.shared.take_donation(|_| true)
+        {
             let pools = self.pools();
             let owner =
                 pools.iter().find(|pool| pool.identity == donation.endpoint && pool.plan.protocol != Protocol::Http2);
