@@ -95,7 +95,7 @@ impl From<&Block> for BlockRecord {
             times: times(),
             succeeded: block.succeeded,
             failed: block.failed,
-            succeeded_per_second: block.per_second(),
+            succeeded_per_second: block.succeeded_per_second,
         }
     }
 }

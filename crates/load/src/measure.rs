@@ -1,5 +1,6 @@
 //! Experiments on real targets: what [`crate::run`] gives, as the blocks and trials that the designs ask for.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::ab::arms::{Arm, ArmError, Arms, Block, BlockLedger, BlockNoise, BlockSpec};
@@ -52,10 +53,11 @@ impl From<&Summary> for Block {
         // The sender looks at its own switches over the whole run, warm-up included: a rate is what can be compared.
         let run_s = seconds + summary.about.warm_up_ns as f64 / 1e9;
         Self {
-            response: Distribution::from_counts(summary.response.buckets()),
+            response: successes(summary),
             succeeded: summary.succeeded,
             failed: summary.failed(),
-            seconds,
+            failure: summary.failure(),
+            succeeded_per_second: summary.succeeded_per_second(),
             noise: BlockNoise {
                 lag_p99_ns: summary.lag.quantile_ns(0.99),
                 steal_share: audit.steal_share,
@@ -66,6 +68,13 @@ impl From<&Summary> for Block {
             interrupted: summary.about.interrupted,
         }
     }
+}
+
+/// A failure that comes at once is no fast answer: the response times of successes alone.
+fn successes(summary: &Summary) -> Distribution {
+    let failed: HashMap<u64, u64> = summary.failed_response.buckets().collect();
+    let left = |(ns, count): (u64, u64)| (ns, count.saturating_sub(failed.get(&ns).copied().unwrap_or_default()));
+    Distribution::from_counts(summary.response.buckets().map(left))
 }
 
 fn ledger(summary: &Summary) -> Option<BlockLedger> {
@@ -106,7 +115,7 @@ impl Trials for CapacityTarget {
         let warm_up = self.closed.mul_f64(WARM_UP_SHARE);
         let plan = Plan { load, warm_up, connections: concurrency, threads, ..self.plan.clone() };
         let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
-        Ok(summary.succeeded as f64 / (summary.duration_ns as f64 / 1e9).max(1e-9))
+        Ok(summary.succeeded_per_second())
     }
 }
 
@@ -120,7 +129,7 @@ fn trial(offered: f64, summary: &Summary, slo: &Slo) -> Trial {
     let ms = |q: f64| summary.response.quantile_ns(q) as f64 / 1e6;
     Trial {
         offered_per_second: offered,
-        succeeded_per_second: summary.succeeded as f64 / (summary.duration_ns as f64 / 1e9).max(1e-9),
+        succeeded_per_second: summary.succeeded_per_second(),
         mean_ms: summary.response.mean_ns() / 1e6,
         p50_ms: ms(0.50),
         p95_ms: ms(0.95),
@@ -159,12 +168,16 @@ fn outcome(summary: &Summary, kept: bool) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::Crossed;
 
     fn summary() -> Summary {
         let mut summary = Summary { duration_ns: 2_000_000_000, intended: 200, succeeded: 198, ..Summary::default() };
         summary.failed_answers = 2;
+        summary.statuses = [(200, 198), (503, 2)].into();
         summary.about.open_loop = true;
-        summary.response.record_n(5_000_000, 200);
+        summary.response.record_n(5_000_000, 198);
+        summary.response.record_n(100_000, 2);
+        summary.failed_response.record_n(100_000, 2);
         summary.lag.record_n(10_000, 200);
         summary.audit.involuntary_switches = Some(10);
         summary
@@ -173,7 +186,9 @@ mod tests {
     #[test]
     fn a_summary_becomes_a_block() {
         let block = Block::from(&summary());
-        assert_eq!((block.succeeded, block.failed, block.seconds), (198, 2, 2.0));
+        assert_eq!((block.succeeded, block.failed, block.succeeded_per_second), (198, 2, 99.0));
+        assert_eq!((block.response.count(), block.failure.as_deref()), (198, Some("status 503")));
+        assert!(block.quantile_ns(0.0) > Some(4e6), "the two failures were fast");
         assert!((block.quantile_ns(0.5).expect("p50") / 5e6 - 1.0).abs() < 0.002);
         assert_eq!(block.noise.involuntary_switches_per_second, Some(5.0));
         assert!(block.ledger.is_none() && !block.interrupted);
@@ -206,6 +221,10 @@ mod tests {
         let mut behind = summary();
         behind.intended = 400;
         assert_eq!(outcome(&behind), Outcome::Missed);
+        // All are answered, half of them after the end: that is half of the rate.
+        let mut after = summary();
+        after.late = Crossed { answers: 100, successes: 100 };
+        assert_eq!(outcome(&after), Outcome::Missed);
         let mut late = slow.clone();
         late.lag.record_n(3_000_000, 100);
         assert!(matches!(outcome(&late), Outcome::Disturbed(_)));

@@ -39,6 +39,8 @@ pub struct Recorder {
     errors: [u64; ErrorKind::ALL.len()],
     /// Requests intended before this are not recorded.
     warm_up_ns: u64,
+    /// Where the measured part ends, if that is known from the start.
+    end_ns: u64,
     rng: Rng,
     live: Arc<Cell>,
     /// Which request is told next, for the rows.
@@ -55,6 +57,7 @@ impl Recorder {
             odd_statuses: 0,
             errors: [0; ErrorKind::ALL.len()],
             warm_up_ns,
+            end_ns: u64::MAX,
             rng: Rng::seeded(seed),
             live,
             request: 0,
@@ -65,6 +68,12 @@ impl Recorder {
     /// Tells each request there too.
     pub(crate) fn with_rows(mut self, rows: Option<&Rows>) -> Self {
         self.rows = rows.cloned().map(Batch::new);
+        self
+    }
+
+    /// Answers from there on are late: they count, and not in the rate.
+    pub(crate) fn ending_at(mut self, end_ns: Option<u64>) -> Self {
+        self.end_ns = end_ns.unwrap_or(u64::MAX);
         self
     }
 
@@ -104,7 +113,13 @@ impl Recorder {
         Cell::add(if answer.success { &self.live.succeeded } else { &self.live.failed }, 1);
         Cell::add(&self.live.bytes_received, answer.bytes);
         if answer.intended_ns < self.warm_up_ns {
+            if (self.warm_up_ns..self.end_ns).contains(&answer.ended_ns) {
+                self.summary.carried_in.count(answer.success);
+            }
             return;
+        }
+        if answer.ended_ns >= self.end_ns {
+            self.summary.late.count(answer.success);
         }
         if let Some(rows) = &mut self.rows {
             rows.push(Row {
@@ -137,6 +152,7 @@ impl Recorder {
         } else {
             bin.failed += 1;
             summary.failed_answers += 1;
+            summary.failed_response.record(response_ns);
         }
         summary.timeline.latency(answer.intended_ns - self.warm_up_ns, response_ns);
         if let (Some(parts), Some(ledger)) = (answer.ledger_us, &mut summary.ledger) {
@@ -264,10 +280,11 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::Crossed;
 
     #[test]
     fn response_counts_from_the_intended_time_and_service_from_the_write() {
-        let mut r = Recorder::new(1_000, true, 1, Arc::default());
+        let mut r = Recorder::new(1_000, true, 1, Arc::default()).ending_at(Some(5_000_000));
         let answer = Answer {
             intended_ns: 1_000_000,
             sent_ns: 3_000_000,
@@ -281,10 +298,16 @@ mod tests {
         };
         r.answered(&answer);
         r.answered(&Answer { intended_ns: 0, ..answer });
+        r.answered(&Answer { success: false, status: 500, ended_ns: 9_000_000, ..answer });
         r.failed(2_000, 5_000_000, ErrorKind::Timeout, true, Some("x"));
         let s = r.finish(10);
-        assert_eq!((s.succeeded, s.failed(), s.statuses[&200]), (1, 1, 1));
-        assert!((s.response.mean_ns() - 3e6).abs() < 1.0 && (s.service.mean_ns() - 1e6).abs() < 1.0);
-        assert_eq!(s.ledger.map(|l| l.responses), Some(1));
+        assert_eq!((s.succeeded, s.failed(), s.statuses[&200]), (1, 2, 1));
+        assert!((s.response.mean_ns() - 5.5e6).abs() < 1.0 && (s.service.mean_ns() - 3.5e6).abs() < 1.0);
+        assert_eq!((s.failed_response.count(), s.failed_response.mean_ns()), (1, 8e6));
+        assert_eq!(
+            (s.carried_in, s.late),
+            (Crossed { answers: 1, successes: 1 }, Crossed { answers: 1, successes: 0 })
+        );
+        assert_eq!(s.ledger.map(|l| l.responses), Some(2));
     }
 }

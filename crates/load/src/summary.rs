@@ -107,6 +107,15 @@ pub struct Summary {
     pub body_bytes_received: u64,
     /// Answered requests, from the intended send time to the last byte. In a closed loop the intended time is the real one.
     pub response: Histogram,
+    /// Of these, the answers that are no success.
+    #[serde(default)]
+    pub failed_response: Histogram,
+    /// Answers to requests of the warm-up that came in the measured part.
+    #[serde(default)]
+    pub carried_in: Crossed,
+    /// Answers to requests of the measured part that came after its end.
+    #[serde(default)]
+    pub late: Crossed,
     /// Answered requests, from the real write to the last byte.
     pub service: Histogram,
     /// Requests that were sent and got no answer: from the intended time until they were given up.
@@ -123,6 +132,26 @@ pub struct Summary {
     /// Answers by the value of the plan's `tally_header`; at most [`TALLY_MAX`] values, the rest as `other`.
     pub tally: BTreeMap<String, u64>,
     pub audit: Audit,
+}
+
+/// Answers on the other side of an edge of the measured part than their requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crossed {
+    pub answers: u64,
+    pub successes: u64,
+}
+
+impl Crossed {
+    pub(crate) fn count(&mut self, success: bool) {
+        self.answers += 1;
+        self.successes += u64::from(success);
+    }
+
+    fn add(&mut self, other: Self) {
+        self.answers += other.answers;
+        self.successes += other.successes;
+    }
 }
 
 /// Values of a tallied header that are told apart.
@@ -264,10 +293,37 @@ impl Summary {
         if self.total() == 0 { 0.0 } else { self.succeeded as f64 / self.total() as f64 }
     }
 
-    /// Answers in a second of the measured part.
+    /// Answers in a second of the measured part: those that came in it. A server that falls behind answers the rest after the
+    /// end, and those say nothing of its rate.
     pub fn answered_per_second(&self) -> f64 {
+        self.in_a_second(self.succeeded + self.failed_answers, self.carried_in.answers, self.late.answers)
+    }
+
+    /// Successes in a second of the measured part: those that came in it.
+    pub fn succeeded_per_second(&self) -> f64 {
+        self.in_a_second(self.succeeded, self.carried_in.successes, self.late.successes)
+    }
+
+    fn in_a_second(&self, own: u64, carried_in: u64, late: u64) -> f64 {
         let seconds = self.duration_ns as f64 / 1e9;
-        if seconds == 0.0 { 0.0 } else { (self.succeeded + self.failed_answers) as f64 / seconds }
+        if seconds == 0.0 { 0.0 } else { (own + carried_in).saturating_sub(late) as f64 / seconds }
+    }
+
+    /// What went wrong most often, in words; `None` where nothing did.
+    pub fn failure(&self) -> Option<String> {
+        let error = self.errors.iter().filter(|(_, count)| **count > 0).max_by_key(|(_, count)| **count);
+        let status = self.statuses.iter().filter(|(status, _)| **status >= 400).max_by_key(|(_, count)| **count);
+        let grpc = self.grpc_statuses.iter().filter(|(status, _)| **status != 0).max_by_key(|(_, count)| **count);
+        let told = |kind: &ErrorKind| match self.error_examples.get(kind) {
+            Some(example) => format!("{}: {example}", kind.as_str()),
+            None => kind.as_str().to_owned(),
+        };
+        let candidates = [
+            error.map(|(kind, count)| (*count, told(kind))),
+            status.map(|(status, count)| (*count, format!("status {status}"))),
+            grpc.map(|(status, count)| (*count, format!("gRPC status {status}"))),
+        ];
+        candidates.into_iter().flatten().max_by_key(|(count, _)| *count).map(|(_, reason)| reason)
     }
 
     /// The share of the intended requests that could be sent before the schedule's end; 1 for a closed loop.
@@ -312,6 +368,9 @@ impl Summary {
             self.error_examples.entry(kind).or_insert_with(|| example.clone());
         }
         self.response.merge(&other.response);
+        self.failed_response.merge(&other.failed_response);
+        self.carried_in.add(other.carried_in);
+        self.late.add(other.late);
         self.service.merge(&other.service);
         self.unanswered.merge(&other.unanswered);
         self.lag.merge(&other.lag);
@@ -349,6 +408,25 @@ mod tests {
         let json = serde_json::to_string(&a).expect("json");
         let back: Summary = serde_json::from_str(&json).expect("a summary");
         assert_eq!(back.errors, a.errors);
+    }
+
+    #[test]
+    fn rates_count_the_answers_that_came_in_the_measured_part() {
+        let mut s = Summary { duration_ns: 2_000_000_000, succeeded: 600, failed_answers: 10, ..Summary::default() };
+        s.late = Crossed { answers: 410, successes: 405 };
+        s.carried_in = Crossed { answers: 2, successes: 1 };
+        assert_eq!((s.answered_per_second(), s.succeeded_per_second()), (101.0, 98.0));
+    }
+
+    #[test]
+    fn the_commonest_failure_is_told() {
+        let mut s = Summary::default();
+        assert_eq!(s.failure(), None);
+        s.statuses = [(200, 50), (500, 3), (503, 5)].into();
+        assert_eq!(s.failure().as_deref(), Some("status 503"));
+        s.errors.insert(ErrorKind::Tls, 9);
+        s.error_examples.insert(ErrorKind::Tls, "it has expired".into());
+        assert_eq!(s.failure().as_deref(), Some("TLS failed: it has expired"));
     }
 
     #[test]

@@ -101,6 +101,27 @@ fn an_open_loop_sends_what_its_schedule_says() {
     assert_eq!(s.duration_ns, 600_000_000);
 }
 
+/// One at a time, ten milliseconds each: at most 100 a second, however long the queue that it works off after the end.
+#[test]
+fn what_is_answered_after_the_end_is_not_in_the_rate() {
+    let one = Arc::new(std::sync::Mutex::new(()));
+    let address = server(move |mut stream, _| {
+        while head(&mut stream).is_some() {
+            let _turn = one.lock();
+            std::thread::sleep(Duration::from_millis(10));
+            if stream.write_all(OK).is_err() {
+                return;
+            }
+        }
+    });
+    let mut plan = open(address, 150.0, 1.2);
+    (plan.timeout, plan.warm_up) = (Duration::from_secs(5), Duration::from_millis(200));
+    let s = ran(&plan);
+    assert!(s.late.answers > 20 && s.failed() == s.errors.values().sum::<u64>(), "{s:?}");
+    assert!((50.0..=101.0).contains(&s.answered_per_second()), "{}", s.answered_per_second());
+    assert_eq!(s.answered_per_second(), s.succeeded_per_second());
+}
+
 #[test]
 fn chunked_no_content_head_and_continue_are_whole_answers() {
     for answer in [

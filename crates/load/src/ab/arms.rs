@@ -30,12 +30,14 @@ pub struct BlockSpec {
 /// What a block recorded after its discarded part.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Block {
-    /// Response time in nanoseconds, from the intended send time, of answered requests.
+    /// Response time in nanoseconds, from the intended send time, of requests that succeeded.
     pub response: Distribution,
     pub succeeded: u64,
     pub failed: u64,
-    /// Of the recorded part.
-    pub seconds: f64,
+    /// The commonest failure, in words.
+    pub failure: Option<String>,
+    /// Successes that came in a second of the recorded part.
+    pub succeeded_per_second: f64,
     pub noise: BlockNoise,
     /// Mean microseconds of a request by ledger category, where the answers carried a ledger.
     pub ledger: Option<BlockLedger>,
@@ -70,17 +72,14 @@ impl Block {
     pub fn error_share(&self) -> f64 {
         self.failed as f64 / (self.succeeded + self.failed).max(1) as f64
     }
-
-    pub fn per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.succeeded as f64 / self.seconds } else { 0.0 }
-    }
 }
 
 impl BlockSpec {
     /// The block of an arm that nobody could connect to: every request of it has failed.
     pub fn lost(&self) -> Block {
         let seconds = self.duration.saturating_sub(self.discard).as_secs_f64();
-        Block { failed: ((self.per_second * seconds) as u64).max(1), seconds, ..Block::default() }
+        let failure = Some("no connection to it could be made any more".to_owned());
+        Block { failed: ((self.per_second * seconds) as u64).max(1), failure, ..Block::default() }
     }
 }
 

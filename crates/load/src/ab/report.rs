@@ -232,15 +232,15 @@ pub(crate) fn shift(design: &Design, pairs: &[Pair]) -> Vec<ShiftPoint> {
 pub(crate) fn throughput(design: &Design, pairs: &[Pair]) -> Option<Throughput> {
     let ratios: Vec<f64> = pairs
         .iter()
-        .map(|pair| (pair.candidate.per_second() / pair.baseline.per_second()).ln())
+        .map(|pair| (pair.candidate.succeeded_per_second / pair.baseline.succeeded_per_second).ln())
         .filter(|ratio| ratio.is_finite())
         .collect();
     let change = as_share(paired::mean_interval(&ratios, design.alpha_per_look(), design.seed)?);
     let mean = |of: &dyn Fn(&Pair) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len().max(1) as f64;
     Some(Throughput {
         offered_per_second: design.per_second,
-        baseline_per_second: mean(&|pair| pair.baseline.per_second()),
-        candidate_per_second: mean(&|pair| pair.candidate.per_second()),
+        baseline_per_second: mean(&|pair| pair.baseline.succeeded_per_second),
+        candidate_per_second: mean(&|pair| pair.candidate.succeeded_per_second),
         change,
     })
 }

@@ -163,6 +163,10 @@ impl<'a> Worker<'a> {
             tally: String::new(),
         };
         let warm_up_ns = u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX);
+        let dispatch = Dispatch::new(&plan.load, index, plan.threads, plan.seed, slots, routes);
+        let record = Recorder::new(warm_up_ns, plan.capture.ledger, plan.seed ^ u64::from(index), live)
+            .ending_at(dispatch.end_ns())
+            .with_rows(plan.capture.rows.as_ref());
         Ok(Self {
             plan,
             prep,
@@ -174,9 +178,8 @@ impl<'a> Worker<'a> {
             links: (0..links).map(|_| Link::new(wire())).collect(),
             calls: (0..slots).map(|_| call()).collect(),
             lanes,
-            dispatch: Dispatch::new(&plan.load, index, plan.threads, plan.seed, slots, routes),
-            record: Recorder::new(warm_up_ns, plan.capture.ledger, plan.seed ^ u64::from(index), live)
-                .with_rows(plan.capture.rows.as_ref()),
+            dispatch,
+            record,
             feed,
             want_all,
             buffer: vec![0; READ_BYTES],

@@ -72,7 +72,7 @@ impl Arms for SimulatedArms {
         let mut schedule = Rng::new(spec.seed);
         let mut places = Places::new(&server);
         let (mut arrival_s, mut block) = (start_s, Block::default());
-        let mut latencies = Vec::new();
+        let (mut latencies, mut in_time) = (Vec::new(), 0u64);
         loop {
             arrival_s += schedule.exponential(1.0 / spec.per_second);
             if arrival_s >= end_s {
@@ -82,14 +82,18 @@ impl Arms for SimulatedArms {
             let service_s = server.draw_s(&mut self.service) * self.world.slowness();
             let fails = server.failing > 0.0 && self.service.unit() <= server.failing;
             let done_s = places.serve(arrival_s, service_s);
-            if arrival_s >= counts_from {
+            if arrival_s >= counts_from && fails {
+                block.failed += 1;
+            } else if arrival_s >= counts_from {
                 latencies.push(((done_s - arrival_s) * 1e9) as u64);
-                *if fails { &mut block.failed } else { &mut block.succeeded } += 1;
+                block.succeeded += 1;
+                in_time += u64::from(done_s < end_s);
             }
         }
         self.world.advance_to(end_s);
         block.response = Distribution::from_values(latencies);
-        block.seconds = end_s - counts_from;
+        block.succeeded_per_second = in_time as f64 / (end_s - counts_from);
+        block.failure = (block.failed > 0).then(|| "status 500".to_owned());
         Ok(block)
     }
 }
