@@ -57,6 +57,7 @@ enum Pace {
     Closed {
         until_ns: u64,
         left: u64,
+        counted_from_ns: u64,
         slot_gap_ns: u64,
         /// Slots that wait for their time.
         sleepers: BinaryHeap<Reverse<(u64, u32)>>,
@@ -72,10 +73,19 @@ const COUNTED_MAX: u64 = 20_000_000;
 
 impl Dispatch {
     /// `slots` of this thread, which may be connected to `routes` different places.
-    pub fn new(load: &Load, thread: u32, threads: u32, seed: u64, slots: u32, routes: u16) -> Self {
+    /// What starts before `counted_from_ns`, the warm-up's end, is not of the load's count.
+    pub fn new(
+        load: &Load,
+        thread: u32,
+        threads: u32,
+        seed: u64,
+        slots: u32,
+        routes: u16,
+        counted_from_ns: u64,
+    ) -> Self {
         let pace = match load {
             Load::Open(open) => {
-                let mut schedule = Schedule::new(open, thread, threads, seed);
+                let mut schedule = Schedule::new(open, thread, threads, seed).counted_from(open, counted_from_ns);
                 // A count ends the schedule before its time: at its last request. Going through it costs tens of nanoseconds
                 // a request, once.
                 let end_ns = match open.count {
@@ -89,6 +99,7 @@ impl Dispatch {
             Load::Closed(closed) => Pace::Closed {
                 until_ns: closed.duration.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
                 left: closed.count.map_or(u64::MAX, |count| share(count, thread, threads)),
+                counted_from_ns,
                 slot_gap_ns: closed.slot_per_second.map_or(0, |rate| (1e9 / rate) as u64),
                 sleepers: BinaryHeap::with_capacity(slots as usize),
             },
@@ -132,7 +143,8 @@ impl Dispatch {
                     None => Step::Drop { intended_ns },
                 }
             }
-            Pace::Closed { until_ns, left, sleepers, .. } => {
+            Pace::Closed { until_ns, left, counted_from_ns, sleepers, .. } => {
+                let counts = u64::from(now_ns >= *counted_from_ns);
                 if now_ns >= *until_ns || *left == 0 {
                     return Step::Done;
                 }
@@ -140,14 +152,14 @@ impl Dispatch {
                     && due_ns <= now_ns
                 {
                     sleepers.pop();
-                    *left -= 1;
+                    *left -= counts;
                     return Step::Start { slot, intended_ns: now_ns, lag_ns: now_ns - due_ns, woken: true };
                 }
                 let wake_ns = sleepers.peek().map_or(*until_ns, |Reverse((due_ns, _))| (*due_ns).min(*until_ns));
                 if self.free_count == 0 {
                     return Step::Wait(wake_ns);
                 }
-                *left -= 1;
+                *left -= counts;
                 match self.take(route) {
                     Some(slot) => Step::Start { slot, intended_ns: now_ns, lag_ns: 0, woken: false },
                     None => Step::Wait(wake_ns),
@@ -198,9 +210,9 @@ impl Dispatch {
     }
 
     /// Puts off the start that was just given for a slot of a closed loop: it is given again, as woken, at `until_ns`.
-    pub fn sleep(&mut self, slot: u32, until_ns: u64) {
-        if let Pace::Closed { left, sleepers, .. } = &mut self.pace {
-            *left = left.saturating_add(1);
+    pub fn sleep(&mut self, slot: u32, now_ns: u64, until_ns: u64) {
+        if let Pace::Closed { left, counted_from_ns, sleepers, .. } = &mut self.pace {
+            *left = left.saturating_add(u64::from(now_ns >= *counted_from_ns));
             sleepers.push(Reverse((until_ns, slot)));
         }
     }
@@ -258,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_request_that_waits_for_a_slot_keeps_its_intended_time_and_is_no_lag() {
-        let mut d = Dispatch::new(&open(WhenFull::Queue), 0, 1, 1, 1, 1);
+        let mut d = Dispatch::new(&open(WhenFull::Queue), 0, 1, 1, 1, 1, 0);
         assert_eq!(d.step(10, 0), Step::Start { slot: 0, intended_ns: 0, lag_ns: 10, woken: false });
         assert_eq!(d.step(10, 0), Step::Wait(TENTH));
         assert!(matches!(d.step(5 * TENTH, 0), Step::Wait(_)));
@@ -269,14 +281,14 @@ mod tests {
 
     #[test]
     fn a_full_dispatcher_drops_if_told_so() {
-        let mut d = Dispatch::new(&open(WhenFull::Drop), 0, 1, 1, 1, 1);
+        let mut d = Dispatch::new(&open(WhenFull::Drop), 0, 1, 1, 1, 1, 0);
         assert!(matches!(d.step(0, 0), Step::Start { .. }));
         assert_eq!(d.step(TENTH, 0), Step::Drop { intended_ns: TENTH });
     }
 
     #[test]
     fn a_backlog_is_given_up_after_the_end() {
-        let mut d = Dispatch::new(&open(WhenFull::Queue), 0, 1, 1, 1, 1);
+        let mut d = Dispatch::new(&open(WhenFull::Queue), 0, 1, 1, 1, 1, 0);
         assert!(matches!(d.step(0, 0), Step::Start { .. }));
         let late = 2_000_000_001;
         d.release(0, late, Some(0), 0);
@@ -287,7 +299,7 @@ mod tests {
     #[test]
     fn a_closed_loop_keeps_every_slot_busy_until_its_count() {
         let load = Load::Closed(Closed { duration: None, count: Some(3), slot_per_second: None });
-        let mut d = Dispatch::new(&load, 0, 1, 1, 2, 1);
+        let mut d = Dispatch::new(&load, 0, 1, 1, 2, 1, 0);
         assert!(matches!(d.step(0, 0), Step::Start { slot: 0, .. }));
         assert!(matches!(d.step(0, 0), Step::Start { slot: 1, .. }));
         assert!(matches!(d.step(0, 0), Step::Wait(_)));
@@ -297,10 +309,21 @@ mod tests {
     }
 
     #[test]
+    fn a_count_begins_after_the_warm_up() {
+        let load = Load::Closed(Closed { duration: None, count: Some(1), slot_per_second: None });
+        let mut d = Dispatch::new(&load, 0, 1, 1, 1, 1, 10);
+        for at in [0, 5, 10] {
+            assert!(matches!(d.step(at, 0), Step::Start { .. }), "{at}");
+            d.release(0, at + 1, Some(0), at);
+        }
+        assert_eq!(d.step(12, 0), Step::Done);
+    }
+
+    #[test]
     fn a_paced_slot_waits_out_its_gap() {
         let load =
             Load::Closed(Closed { duration: Some(Duration::from_secs(1)), count: None, slot_per_second: Some(10.0) });
-        let mut d = Dispatch::new(&load, 0, 1, 1, 1, 1);
+        let mut d = Dispatch::new(&load, 0, 1, 1, 1, 1, 0);
         assert!(matches!(d.step(0, 0), Step::Start { .. }));
         d.release(0, 5, Some(0), 0);
         assert_eq!(d.step(5, 0), Step::Wait(TENTH));
@@ -309,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_taken_where_it_is_connected() {
-        let mut d = Dispatch::new(&open(WhenFull::Queue), 0, 1, 1, 3, 2);
+        let mut d = Dispatch::new(&open(WhenFull::Queue), 0, 1, 1, 3, 2, 0);
         let slot = |step| match step {
             Step::Start { slot, .. } => slot,
             other => panic!("{other:?}"),

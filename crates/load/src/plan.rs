@@ -85,7 +85,7 @@ pub struct Open {
     pub segments: Vec<Segment>,
     pub arrivals: Arrivals,
     pub when_full: WhenFull,
-    /// Ends the schedule after so many requests, if it has not ended by then.
+    /// Ends the schedule after so many requests, if it has not ended by then. Those of the plan's warm-up do not count.
     pub count: Option<u64>,
 }
 
@@ -131,7 +131,7 @@ pub enum WhenFull {
 #[derive(Clone, Debug)]
 pub struct Closed {
     pub duration: Option<Duration>,
-    /// Requests altogether.
+    /// Requests altogether, without those of the plan's warm-up.
     pub count: Option<u64>,
     /// The most that one slot starts in a second; `None` is as many as it can.
     pub slot_per_second: Option<f64>,

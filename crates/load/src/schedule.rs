@@ -5,6 +5,8 @@
 //! constant process has its k-th arrival where the integral reaches k. A Poisson process has it where the integral reaches
 //! the sum of k exponential numbers of mean 1 (Cinlar 1975: inversion).
 
+use std::time::Duration;
+
 use celerity_telemetry::Rng;
 
 use crate::plan::{Arrivals, Open, Segment};
@@ -25,8 +27,9 @@ pub struct Schedule {
     step: u64,
     /// For Poisson: the sum of the exponential numbers so far.
     sum: f64,
-    /// How many more this thread gives.
+    /// How many more this thread gives, of those that count.
     left: u64,
+    counted_from_ns: u64,
     last_ns: u64,
 }
 
@@ -51,6 +54,7 @@ impl Schedule {
             step: u64::from(threads),
             sum: 0.0,
             left,
+            counted_from_ns: 0,
             last_ns: 0,
         };
         if schedule.arrivals == Arrivals::Poisson {
@@ -59,9 +63,26 @@ impl Schedule {
         schedule
     }
 
+    /// Takes the schedule's count of the arrivals from `from_ns` on: those before, of a warm-up, are not counted.
+    pub fn counted_from(mut self, open: &Open, from_ns: u64) -> Self {
+        self.counted_from_ns = from_ns;
+        if let (Some(count), true) = (open.count, open.arrivals != Arrivals::Poisson) {
+            // Which thread has the first that counts: what is dealt in turn has no gap then.
+            let size = match open.arrivals {
+                Arrivals::Burst(size) => f64::from(size.max(1)),
+                _ => 1.0,
+            };
+            let before =
+                ((requests_until(open, Duration::from_nanos(from_ns)) / size).ceil() * size) as u64 % self.step;
+            let place = (self.number + self.step - before) % self.step;
+            self.left = share(count, place as u32, self.step as u32);
+        }
+        self
+    }
+
     /// When the whole schedule ends, in nanoseconds.
     pub fn length_ns(&self) -> u64 {
-        let total: std::time::Duration = self.segments.iter().map(|s| s.duration).sum();
+        let total: Duration = self.segments.iter().map(|s| s.duration).sum();
         u64::try_from(total.as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -78,8 +99,10 @@ impl Schedule {
         }
     }
 
-    fn advance(&mut self) {
-        self.left -= 1;
+    fn advance(&mut self, at_ns: u64) {
+        if at_ns >= self.counted_from_ns {
+            self.left -= 1;
+        }
         match self.arrivals {
             Arrivals::Poisson => self.sum += exponential(&mut self.rng),
             Arrivals::Constant | Arrivals::Burst(_) => self.number += self.step,
@@ -101,9 +124,9 @@ impl Iterator for Schedule {
             let within = wanted - self.begin_requests;
             if within < segment.requests() {
                 let at_s = self.begin_s + time_to(&segment, within);
-                self.advance();
                 // Rounding must not let time go back.
                 self.last_ns = ((at_s * 1e9) as u64).max(self.last_ns);
+                self.advance(self.last_ns);
                 return Some(self.last_ns);
             }
             self.begin_requests += segment.requests();
@@ -111,6 +134,20 @@ impl Iterator for Schedule {
             self.place += 1;
         }
     }
+}
+
+/// Requests that the schedule has asked for by then, on average.
+pub(crate) fn requests_until(open: &Open, at: Duration) -> f64 {
+    let mut left_s = at.as_secs_f64();
+    let mut sum = 0.0;
+    for segment in &open.segments {
+        let whole_s = segment.duration.as_secs_f64();
+        let part_s = left_s.min(whole_s);
+        let (from, to) = (segment.from_per_second, segment.to_per_second);
+        sum += (from + (to - from) * part_s / whole_s.max(f64::MIN_POSITIVE) / 2.0) * part_s;
+        left_s -= part_s;
+    }
+    sum
 }
 
 /// When a segment has asked for so many requests, in seconds from its beginning: the root of a t + (b - a) t^2 / 2 d = n,
@@ -143,8 +180,6 @@ pub(crate) fn share(count: u64, thread: u32, threads: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::plan::WhenFull;
 
@@ -206,5 +241,15 @@ mod tests {
         assert_eq!((times.len(), times[19], times[20]), (100, 0, 200_000_000));
         plan.count = Some(7);
         assert_eq!((0..3).map(|t| Schedule::new(&plan, t, 3, 1).count()).sum::<usize>(), 7);
+        // Of 4 before the warm-up's end the count knows nothing, whichever threads have them.
+        plan = Open { count: Some(7), ..open(&[(10.0, 10.0, 10)], Arrivals::Constant) };
+        let from_ns = 400_000_000;
+        let mut all: Vec<u64> =
+            (0..3).flat_map(|t| Schedule::new(&plan, t, 3, 1).counted_from(&plan, from_ns)).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..11).map(|n| n * 100_000_000).collect::<Vec<_>>());
+        plan.arrivals = Arrivals::Poisson;
+        let times: Vec<u64> = Schedule::new(&plan, 0, 1, 1).counted_from(&plan, from_ns).collect();
+        assert_eq!(times.iter().filter(|&&at| at >= from_ns).count(), 7);
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 /// Where a thread takes its requests from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Gone through in order and then again. Threads begin at different places.
+    /// Gone through in order and then again. Evenly spaced arrivals are dealt to the threads so that the k-th request is the
+    /// list's k-th; of others each thread goes through the list, beginning at another place.
     Static(Arc<[Request]>),
     /// One script state for each thread.
     Script(Arc<dyn ScriptFactory>),

@@ -30,7 +30,7 @@ const QUEUE: Server = Server { one_at_a_time: true, stall: (0, 0) };
 /// Runs the engine's own parts against the server; the connections are as many as `slots`.
 fn run(load: &Load, slots: u32, server: &Server, mut service_ns: impl FnMut(&mut Rng) -> u64) -> Summary {
     let mut rng = Rng::seeded(99);
-    let mut dispatch = Dispatch::new(load, 0, 1, 7, slots, 1);
+    let mut dispatch = Dispatch::new(load, 0, 1, 7, slots, 1, 0);
     let mut record = Recorder::new(0, false, 1, Arc::default());
     let mut under_way: BinaryHeap<Reverse<(u64, u32, u64, u64)>> = BinaryHeap::new();
     let (mut now, mut free_at) = (0, 0);

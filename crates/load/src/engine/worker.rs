@@ -18,7 +18,7 @@ use super::prepare::{Prep, Prepared, is_head_request};
 use super::timer::{Clock, Timer};
 use crate::control::{Cell, Control, Stop};
 use crate::dispatch::{Dispatch, Step};
-use crate::plan::{Load, Plan, Protocol};
+use crate::plan::{Arrivals, Load, Plan, Protocol};
 use crate::record::{Answer, Recorder};
 use crate::source::{Flow, Script, Source, Success};
 use crate::summary::{ErrorKind, Summary};
@@ -53,7 +53,7 @@ pub(super) struct Job<'a> {
 }
 
 pub(super) enum Feed<'a> {
-    Static { requests: &'a [Prepared], next: usize },
+    Static { requests: &'a [Prepared], next: usize, step: usize },
     Script { script: Box<dyn Script>, delays: bool },
 }
 
@@ -113,6 +113,15 @@ pub(super) struct Worker<'a> {
     pub(super) interrupted: bool,
 }
 
+/// Whether the k-th request of the run is known to be the thread's: k, k + threads, and so on. Then it is the list's k-th, too.
+/// Where threads go each at its own pace, each goes through the whole list, so that no target hangs on one thread.
+fn is_dealt(load: &Load) -> bool {
+    match load {
+        Load::Open(open) => open.arrivals != Arrivals::Poisson,
+        Load::Closed(closed) => closed.duration.is_none(),
+    }
+}
+
 impl<'a> Worker<'a> {
     /// Everything that can fail before the first request.
     pub(super) fn new(job: Job<'a>) -> Result<Self, Error> {
@@ -127,8 +136,10 @@ impl<'a> Worker<'a> {
         let mut want_all = false;
         let feed = match &plan.source {
             Source::Static(_) => {
-                let len = prep.requests.len();
-                Feed::Static { requests: &prep.requests, next: len * index as usize / plan.threads as usize }
+                let (len, index, threads) = (prep.requests.len(), index as usize, plan.threads as usize);
+                let (next, step) =
+                    if is_dealt(&plan.load) { (index % len, threads % len) } else { (len * index / threads, 1 % len) };
+                Feed::Static { requests: &prep.requests, next, step }
             }
             Source::Script(factory) => {
                 let script = factory.thread(index).map_err(Error::Script)?;
@@ -163,7 +174,7 @@ impl<'a> Worker<'a> {
             tally: String::new(),
         };
         let warm_up_ns = u64::try_from(plan.warm_up.as_nanos()).unwrap_or(u64::MAX);
-        let dispatch = Dispatch::new(&plan.load, index, plan.threads, plan.seed, slots, routes);
+        let dispatch = Dispatch::new(&plan.load, index, plan.threads, plan.seed, slots, routes, warm_up_ns);
         let record = Recorder::new(warm_up_ns, plan.capture.ledger, plan.seed ^ u64::from(index), live)
             .ending_at(dispatch.end_ns())
             .with_rows(plan.capture.rows.as_ref());
@@ -250,7 +261,7 @@ impl<'a> Worker<'a> {
                 return u64::MAX;
             }
             let route = match &self.feed {
-                Feed::Static { requests, next } => requests.get(*next).map_or(0, |r| r.route),
+                Feed::Static { requests, next, .. } => requests.get(*next).map_or(0, |r| r.route),
                 Feed::Script { .. } => 0,
             };
             match self.dispatch.step(self.now_ns, route) {
@@ -294,9 +305,12 @@ impl<'a> Worker<'a> {
 
     fn next_static(&mut self) -> usize {
         match &mut self.feed {
-            Feed::Static { requests, next } => {
+            Feed::Static { requests, next, step } => {
                 let this = *next;
-                *next = if this + 1 >= requests.len() { 0 } else { this + 1 };
+                *next = this + *step;
+                if *next >= requests.len() {
+                    *next -= requests.len();
+                }
                 this
             }
             Feed::Script { .. } => 0,
@@ -310,7 +324,7 @@ impl<'a> Worker<'a> {
             match script.delay() {
                 Ok(delay) if !delay.is_zero() => {
                     let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-                    return self.dispatch.sleep(slot, self.now_ns.saturating_add(delay_ns));
+                    return self.dispatch.sleep(slot, self.now_ns, self.now_ns.saturating_add(delay_ns));
                 }
                 Ok(_) => {}
                 Err(text) => return self.script_failed(slot, &text),
