@@ -113,9 +113,14 @@ pub trait Script {
         false
     }
 
-    /// One answer. `Stop` ends this thread's part of the run.
-    fn response(&mut self, _status: u16, _headers: &[(&str, &[u8])], _body: &[u8]) -> Result<Flow, String> {
-        Ok(Flow::Continue)
+    /// One answer.
+    fn response(&mut self, _status: u16, _headers: &[(&str, &[u8])], _body: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether the script has asked to end this thread's part of the run, in whichever hook.
+    fn is_stopped(&self) -> bool {
+        false
     }
 
     /// Whether `delay` wants to be called. Asked once.
@@ -127,12 +132,6 @@ pub trait Script {
     fn delay(&mut self) -> Result<Duration, String> {
         Ok(Duration::ZERO)
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    Continue,
-    Stop,
 }
 
 #[cfg(test)]

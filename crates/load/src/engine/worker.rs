@@ -20,7 +20,7 @@ use crate::control::{Cell, Control, Stop};
 use crate::dispatch::{Dispatch, Step};
 use crate::plan::{Arrivals, Load, Plan, Protocol};
 use crate::record::{Answer, Recorder};
-use crate::source::{Flow, Script, Source, Success};
+use crate::source::{Script, Source, Success};
 use crate::summary::{ErrorKind, Summary};
 use crate::{Error, schedule};
 
@@ -267,6 +267,7 @@ impl<'a> Worker<'a> {
             match self.dispatch.step(self.now_ns, route) {
                 Step::Start { slot, intended_ns, lag_ns, woken } => {
                     self.start(slot, route, intended_ns, lag_ns, woken);
+                    self.obey(Ok(()));
                     // The write took time; what is due next is judged by the time of now.
                     self.now_ns = self.clock.now_ns();
                 }
@@ -603,17 +604,17 @@ impl<'a> Worker<'a> {
         if self.plan.capture.tally_header.is_some() && !h1.kept.tally.is_empty() {
             self.record.tally(call.intended_ns, &h1.kept.tally);
         }
-        let mut flow = Ok(Flow::Continue);
+        let mut told = Ok(());
         if self.want_all
             && let Feed::Script { script, .. } = &mut self.feed
         {
             let headers: Vec<(&str, &[u8])> = h1.kept.headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
-            flow = script.response(done.status, &headers, &h1.kept.body);
+            told = script.response(done.status, &headers, &h1.kept.body);
         }
         call.responses -= 1;
         let keep = done.keep && self.plan.keep_alive;
         if call.responses > 0 && keep {
-            return self.obey(flow);
+            return self.obey(told);
         }
         let whole = call.responses == 0;
         if whole {
@@ -629,17 +630,21 @@ impl<'a> Worker<'a> {
                 self.fail(slot, &Failure::new(ErrorKind::Closed, "the server closed before all pipelined answers"));
             }
         }
-        self.obey(flow);
+        self.obey(told);
     }
 
-    fn obey(&mut self, flow: Result<Flow, String>) {
-        match flow {
-            Ok(Flow::Continue) => {}
-            Ok(Flow::Stop) => self.end(),
-            Err(text) => {
-                self.record.script_failed(self.now_ns, &text);
-                self.end();
-            }
+    /// Ends where a hook failed, or asked for it.
+    fn obey(&mut self, told: Result<(), String>) {
+        if let Err(text) = told {
+            self.record.script_failed(self.now_ns, &text);
+            return self.end();
+        }
+        if let Feed::Script { script, .. } = &self.feed
+            && script.is_stopped()
+            && self.ended_ns.is_none()
+        {
+            self.interrupted = true;
+            self.end();
         }
     }
 
@@ -758,7 +763,7 @@ impl<'a> Worker<'a> {
         }
         match self.control.stopping() {
             Stop::No => {}
-            Stop::Gently if self.interrupted => {}
+            Stop::Gently if self.stop_at_ns < u64::MAX => {}
             how => {
                 self.interrupted = true;
                 self.end();

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use mlua::{Function, Lua, Table, Value};
 
-use crate::source::{Flow, Script, ScriptFactory};
+use crate::source::{Script, ScriptFactory};
 use crate::target::Origin;
 use crate::{Error, Summary};
 use limits::{Limits, explain, new_lua};
@@ -298,7 +298,7 @@ impl Script for LuaScript {
         self.response.is_some()
     }
 
-    fn response(&mut self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) -> Result<Flow, String> {
+    fn response(&mut self, status: u16, headers: &[(&str, &[u8])], body: &[u8]) -> Result<(), String> {
         if let Some(response) = &self.response {
             limits::begin(&self.lua);
             let fail = self.fail("in response()");
@@ -310,7 +310,11 @@ impl Script for LuaScript {
             let body = self.lua.create_string(body).map_err(&fail)?;
             response.call::<()>((status, table, body)).map_err(&fail)?;
         }
-        Ok(if self.shared.stopped.load(Relaxed) { Flow::Stop } else { Flow::Continue })
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.shared.stopped.load(Relaxed)
     }
 
     fn wants_delays(&self) -> bool {

@@ -101,8 +101,9 @@ fn setup_gives_threads_values_and_addresses_and_done_reads_them_back() {
     assert_eq!(program.address(1), "127.0.0.1:81".parse().ok());
     let (mut one, two) = (program.thread(0).expect("a thread"), program.thread(1).expect("a thread"));
     assert!(one.wants_responses());
-    assert_eq!(one.response(200, &[("X-Token", b"abc")], b"body"), Ok(Flow::Continue));
-    assert_eq!(one.response(200, &[("X-Token", b"abc")], b"body"), Ok(Flow::Stop));
+    assert_eq!((one.response(200, &[("X-Token", b"abc")], b"body"), one.is_stopped()), (Ok(()), false));
+    assert_eq!((one.response(200, &[("X-Token", b"abc")], b"body"), one.is_stopped()), (Ok(()), true));
+    assert!(!two.is_stopped());
     drop((one, two));
     let mut run = Summary {
         duration_ns: 2_000_000_000,
