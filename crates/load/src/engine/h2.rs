@@ -64,6 +64,16 @@ pub enum Failure {
     Malformed(&'static str),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Reset(code) => write!(f, "the server reset the stream with {code}"),
+            Self::Unprocessed => f.write_str("the server refused the stream or is closing"),
+            Self::Malformed(text) => f.write_str(text),
+        }
+    }
+}
+
 /// What the connection tells its owner. `token` is what the request was started with.
 pub trait Sink {
     /// Whether [`Self::field`] wants to be called.

@@ -11,6 +11,10 @@ use crate::record::Answer;
 use crate::source::Success;
 use crate::summary::ErrorKind;
 
+/// A request that the server did not look at is sent again so often (RFC 9113 section 8.7): a server that closes each
+/// connection after some requests refuses one twice at most, and one that refuses all must not be asked without end.
+const UNPROCESSED_MAX: u8 = 3;
+
 /// One connection's HTTP/2, and the buffers beside it.
 pub(super) struct H2Wire {
     pub(super) connection: Connection,
@@ -121,7 +125,8 @@ impl Worker<'_> {
         call.sent_ns = self.now_ns;
         call.ledger_us = None;
         call.tally.clear();
-        self.record.sent(call.intended_ns, self.now_ns, bytes, 1);
+        // Sent again, it is still one request.
+        self.record.sent(call.intended_ns, self.now_ns, bytes, u64::from(call.unprocessed == 0));
         self.note_late_send();
         self.touch(at);
     }
@@ -241,12 +246,26 @@ impl Worker<'_> {
                     self.record.tally(call.intended_ns, &call.tally);
                 }
             }
+            Err(StreamFailure::Unprocessed) if call.unprocessed < UNPROCESSED_MAX => {
+                return self.h2_again(at, end.slot);
+            }
             Err(why) => {
-                let (kind, text) = failure(why);
-                self.record.failed(call.intended_ns, self.now_ns, kind, true, Some(&text));
+                self.record.failed(call.intended_ns, self.now_ns, kind(why), true, Some(&why.to_string()));
             }
         }
         self.h2_release(at, end.slot);
+    }
+
+    /// The server did not look at the request: it waits for another stream, on this connection or on the next one.
+    fn h2_again(&mut self, at: usize, slot: u32) {
+        let (Some(call), Some(link)) = (self.calls.get_mut(slot as usize), self.links.get_mut(at)) else { return };
+        call.state = State::Waiting;
+        call.unprocessed += 1;
+        // From here its wait for a stream counts.
+        call.sent_ns = self.now_ns;
+        if let Wire::H2(h2) = &mut link.wire {
+            h2.starved = true;
+        }
     }
 
     fn h2_release(&mut self, at: usize, slot: u32) {
@@ -260,14 +279,19 @@ impl Worker<'_> {
 
     /// The server closed the connection.
     pub(super) fn h2_closed(&mut self, at: usize) {
-        let Some(link) = self.links.get(at) else { return };
-        let route = link.route;
-        let first = (at as u32 * self.lanes) as usize;
-        let calls = self.calls.get(first..first + self.lanes as usize).unwrap_or_default();
-        let under_way = calls.iter().any(|call| call.state == State::Sent);
-        // Requests that only wait lose nothing by another connection; one that never came about fails them.
-        if under_way || link.phase != Phase::Open {
-            return self.broken(at, &Failure::new(ErrorKind::Closed, "before the answer was whole"));
+        self.broken(at, &Failure::new(ErrorKind::Closed, "before the answer was whole"));
+    }
+
+    /// An open connection failed, and with it what was sent on it. Requests that only wait lose nothing by another
+    /// connection; one that never came about fails them.
+    pub(super) fn h2_broken(&mut self, at: usize, failure: &Failure) {
+        let Some(route) = self.links.get(at).map(|link| link.route) else { return };
+        self.close(at);
+        let first = at as u32 * self.lanes;
+        for slot in first..first + self.lanes {
+            if self.calls.get(slot as usize).is_some_and(|call| call.state == State::Sent) {
+                self.fail(slot, failure);
+            }
         }
         self.h2_leave(at, route);
     }
@@ -304,10 +328,10 @@ impl Worker<'_> {
     }
 }
 
-fn failure(why: StreamFailure) -> (ErrorKind, String) {
+fn kind(why: StreamFailure) -> ErrorKind {
     match why {
-        StreamFailure::Reset(code) => (ErrorKind::Reset, format!("the server reset the stream with {code}")),
-        StreamFailure::Unprocessed => (ErrorKind::Closed, "the server refused the stream or is closing".to_owned()),
-        StreamFailure::Malformed(text) => (ErrorKind::Protocol, text.to_owned()),
+        StreamFailure::Reset(_) => ErrorKind::Reset,
+        StreamFailure::Unprocessed => ErrorKind::Closed,
+        StreamFailure::Malformed(_) => ErrorKind::Protocol,
     }
 }

@@ -73,6 +73,8 @@ pub(super) struct Call {
     pub(super) sent_ns: u64,
     /// Its place in the prepared requests.
     pub(super) request: usize,
+    /// HTTP/2: how often the server has said that it did not look at it.
+    pub(super) unprocessed: u8,
     /// Answers that are still to come.
     pub(super) responses: u16,
     pub(super) to_head: bool,
@@ -167,6 +169,7 @@ impl<'a> Worker<'a> {
             intended_ns: 0,
             sent_ns: 0,
             request: 0,
+            unprocessed: 0,
             responses: 0,
             to_head: false,
             wire: Vec::new(),
@@ -334,6 +337,7 @@ impl<'a> Worker<'a> {
         let request = self.next_static();
         let Some(call) = self.calls.get_mut(slot as usize) else { return };
         call.request = request;
+        call.unprocessed = 0;
         call.responses = 1;
         call.intended_ns = intended_ns;
         match &mut self.feed {
@@ -681,6 +685,10 @@ impl<'a> Worker<'a> {
 
     /// The connection failed, and with it what was under way on it.
     pub(super) fn broken(&mut self, at: usize, failure: &Failure) {
+        let Some(link) = self.links.get(at) else { return };
+        if link.phase == Phase::Open && matches!(link.wire, Wire::H2(_)) {
+            return self.h2_broken(at, failure);
+        }
         self.close(at);
         let first = at as u32 * self.lanes;
         for slot in first..first + self.lanes {
