@@ -29,8 +29,9 @@ pub fn render(histogram: &Histogram) -> String {
         histogram.max_ns() as f64 / 1e6,
         histogram.count()
     );
-    let distinct = histogram.hdr().distinct_values();
-    let _ = writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {:>12}]", histogram.hdr().buckets(), distinct);
+    // As HdrHistogram has it: the power of two that keeps so many significant digits apart.
+    let sub_buckets = (2 * 10_u32.pow(u32::from(histogram.hdr().sigfig()))).next_power_of_two();
+    let _ = writeln!(out, "#[Buckets = {:>12}, SubBuckets     = {sub_buckets:>12}]", histogram.hdr().buckets());
     out
 }
 
@@ -46,7 +47,7 @@ mod tests {
         assert_eq!((last[1], last[2], last.len()), ("1.000000000000", "2000", 3));
         let values: Vec<f64> = rows.iter().filter_map(|row| row.split_whitespace().next()?.parse().ok()).collect();
         assert!(values.is_sorted() && values.len() == rows.len());
-        assert!(text.contains("Total count    =         2000"));
+        assert!(text.contains("Total count    =         2000") && text.contains("SubBuckets     =         2048]"));
         assert!(render(&Histogram::new()).contains("Total count    =            0"));
     }
 }
