@@ -240,6 +240,11 @@ impl Metrics {
         u64::try_from(self.latency_sum_ns / u128::from(self.requests.max(1))).unwrap_or(u64::MAX)
     }
 
+    /// To the histogram's three digits, and never beyond what there was.
+    fn quantile_ns(&self, q: f64) -> u64 {
+        self.latencies.quantile_ns(q).clamp(self.shortest_ns, self.longest_ns)
+    }
+
     fn text(&self) -> String {
         let mut out = String::new();
         let mut line = |name: &str, parts: &str, value: String| {
@@ -253,7 +258,7 @@ impl Metrics {
         let (duration, wait) = (self.duration_ns(), self.wait_ns());
         let times = [duration.saturating_add(wait), duration, wait].map(go_duration);
         line("Duration", "total, attack, wait", times.join(", "));
-        let quantile = |q: f64| self.latencies.quantile_ns(q);
+        let quantile = |q| self.quantile_ns(q);
         let latencies = [
             self.shortest_ns,
             self.mean_ns(),
@@ -287,7 +292,7 @@ impl Metrics {
                 .and_then(|at| at.format(&Rfc3339).ok())
                 .unwrap_or_default()
         };
-        let quantile = |q: f64| self.latencies.quantile_ns(q);
+        let quantile = |q| self.quantile_ns(q);
         let codes: serde_json::Map<_, _> = self.codes.iter().map(|(code, n)| (code.to_string(), (*n).into())).collect();
         let value = serde_json::json!({
             "latencies": {
@@ -418,6 +423,13 @@ mod tests {
         assert!(hist == run(&["-type=hist", "-buckets=[10ms,50ms]"], &stream()).expect("a report"));
         let plot = run(&["-type=hdrplot"], &stream()).expect("a report");
         assert!(plot.lines().count() > 20 && plot.contains("0.500000"), "{plot}");
+    }
+
+    #[test]
+    fn no_quantile_is_beyond_the_longest() {
+        let line = r#"{"code":200,"timestamp":"2026-01-01T00:00:00Z","latency":123456789}"#;
+        let text = run(&[], &format!("{line}\n")).expect("a report");
+        assert_eq!(text.matches("123.456789ms").count(), 9, "{text}");
     }
 
     #[test]
