@@ -70,19 +70,22 @@ impl Request {
         if !(self.path.starts_with('/') || self.path == "*") || self.path.bytes().any(|b| b <= b' ' || b == 0x7f) {
             return Err(format!("`{}` is not a path: it begins with / and has no spaces", self.path.escape_debug()));
         }
-        for (name, value) in &self.headers {
-            if !token(name) {
-                return Err(format!("`{}` is not a header's name", name.escape_debug()));
-            }
-            if value.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
-                return Err(format!("the value of the header `{name}` has a line break in it"));
-            }
-            if ["content-length", "transfer-encoding"].iter().any(|n| name.eq_ignore_ascii_case(n)) {
-                return Err(format!("the header `{name}` is written by the engine, from the body"));
-            }
-        }
-        Ok(())
+        self.headers.iter().try_for_each(|(name, value)| check_header(name, value))
     }
+}
+
+/// The part of [`Request::check`] that is about one header.
+pub(crate) fn check_header(name: &str, value: &str) -> Result<(), String> {
+    if name.is_empty() || !name.bytes().all(is_token_byte) {
+        return Err(format!("`{}` is not a header's name", name.escape_debug()));
+    }
+    if value.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
+        return Err(format!("the value of the header `{name}` has a line break in it"));
+    }
+    if ["content-length", "transfer-encoding"].iter().any(|n| name.eq_ignore_ascii_case(n)) {
+        return Err(format!("the header `{name}` is written by the engine, from the body"));
+    }
+    Ok(())
 }
 
 /// RFC 9110 section 5.6.2.

@@ -5,7 +5,6 @@
 //! connection belongs to the answer. Redirects are not followed.
 
 use std::io::{Read, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -188,9 +187,8 @@ impl Attack {
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(fail(format!("they have more than {FILE_BYTES_MAX} bytes")));
         }
-        let mut read = |path: &Path| list::body_file(Path::new("."), path);
-        let targets =
-            list::read(&text, self.format, &self.defaults, &mut read).map_err(|wrong| fail(wrong.to_string()))?;
+        let targets = list::read(&text, self.format, &self.defaults, &mut list::body_file)
+            .map_err(|wrong| fail(wrong.to_string()))?;
         let load = match self.rate {
             Some(rate) => Load::Open(Open {
                 segments: vec![Segment::hold(rate, self.duration)],

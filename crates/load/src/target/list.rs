@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Origin, parse};
-use crate::source::{Request, Success, is_token_byte};
+use crate::source::{Request, Success, check_header, is_token_byte};
 
 /// Requests of one file. They are kept in memory and gone through again and again; more are data, not a list.
 pub const TARGETS_MAX: usize = 1_000_000;
@@ -80,15 +80,14 @@ pub fn read(
     Ok(reader.out)
 }
 
-/// Reads a body file for [`read`], relative to `folder`.
-pub fn body_file(folder: &Path, path: &Path) -> Result<Vec<u8>, String> {
-    let path = folder.join(path);
+/// Reads a body file for [`read`]: as with vegeta, a path is one of the working folder, wherever the targets are from.
+pub fn body_file(path: &Path) -> Result<Vec<u8>, String> {
     let fail = |error: std::io::Error| format!("the body `{}` cannot be read: {error}", path.display());
-    let size = std::fs::metadata(&path).map_err(fail)?.len();
+    let size = std::fs::metadata(path).map_err(fail)?.len();
     if size > BODIES_BYTES_MAX as u64 {
         return Err(format!("the body `{}` has {size} bytes, and may have {BODIES_BYTES_MAX}", path.display()));
     }
-    std::fs::read(&path).map_err(fail)
+    std::fs::read(path).map_err(fail)
 }
 
 struct Reader<'a> {
@@ -141,6 +140,7 @@ impl Reader<'_> {
                 }
                 request.body = self.body(Path::new(path)).map_err(at)?;
             } else if let Some((name, value)) = content.split_once(':') {
+                check_header(name.trim(), value.trim()).map_err(at)?;
                 set_header(&mut request.headers, self.defaults, name.trim(), value.trim());
             } else {
                 let content = shorten(content);
@@ -342,7 +342,7 @@ mod tests {
             ("GET ftp://a/", 1, "scheme"),
             ("\n\nPOST http://a/\n@gone", 4, "no file gone"),
             ("GET http://a/\n@", 2, "path of a file"),
-            ("GET http://a/\nContent-Length: 3\n", 1, "content-length"),
+            ("GET http://a/\nX: 1\nContent-Length: 3\n", 3, "content-length"),
             ("# nothing", 1, "no target"),
         ] {
             let wrong = http(text).expect_err(text);

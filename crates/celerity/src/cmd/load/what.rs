@@ -1,7 +1,6 @@
 //! What is sent: one URL, a targets file, a script or a gRPC method.
 
 use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -70,10 +69,7 @@ pub(super) fn what(args: &Args, threads: u32, tls: &Tls) -> anyhow::Result<What>
 }
 
 fn targets(args: &Args, file: &str, defaults: Defaults) -> anyhow::Result<What> {
-    let (name, folder) = match file {
-        "-" => ("standard input", Path::new(".")),
-        file => (file, Path::new(file).parent().unwrap_or(Path::new("."))),
-    };
+    let name = if file == "-" { "standard input" } else { file };
     let mut text = String::new();
     let mut read = |from: &mut dyn Read| from.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
     let taken = match file {
@@ -84,8 +80,7 @@ fn targets(args: &Args, file: &str, defaults: Defaults) -> anyhow::Result<What> 
     if text.len() as u64 > FILE_BYTES_MAX {
         anyhow::bail!("the targets in {name} have more than {FILE_BYTES_MAX} bytes");
     }
-    let mut body = |path: &Path| list::body_file(folder, path);
-    let targets = list::read(&text, args.targets_format.into(), &defaults, &mut body)
+    let targets = list::read(&text, args.targets_format.into(), &defaults, &mut list::body_file)
         .with_context(|| format!("the targets in {name} cannot be used"))?;
     Ok(What { origins: targets.origins, source: Source::Static(targets.requests.into()), program: None })
 }
