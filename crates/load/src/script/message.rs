@@ -3,11 +3,22 @@
 /// Headers of one request; a script that needs more than this is not written by a person.
 const HEADERS_MAX: usize = 128;
 
-/// The requests in a message, at least one.
+/// Appends a request of a message. `before_path`, which a forward proxy wants, goes before a target that is a path.
+pub(super) fn put(out: &mut Vec<u8>, request: &[u8], before_path: Option<&str>) {
+    let target = request.iter().position(|&b| b == b' ').map_or(0, |space| space + 1);
+    let (method, rest) = request.split_at(target.min(request.len()));
+    out.extend_from_slice(method);
+    if rest.starts_with(b"/") {
+        out.extend_from_slice(before_path.unwrap_or_default().as_bytes());
+    }
+    out.extend_from_slice(rest);
+}
+
+/// The requests in a message, at least one; `each` is told of them in turn.
 ///
 /// # Errors
 /// It is not made of whole HTTP/1.1 requests.
-pub(super) fn requests(message: &[u8]) -> Result<u16, String> {
+pub(super) fn requests(message: &[u8], mut each: impl FnMut(&[u8])) -> Result<u16, String> {
     if message.len() > super::MESSAGE_BYTES_MAX {
         return Err(format!("the message has {} bytes, and may have {}", message.len(), super::MESSAGE_BYTES_MAX));
     }
@@ -41,7 +52,9 @@ pub(super) fn requests(message: &[u8]) -> Result<u16, String> {
             (_, true) => chunked_len(after)?,
             (length, false) => length.unwrap_or(0),
         };
+        let before = rest;
         rest = after.get(body..).ok_or("the message ends within a request's body")?;
+        each(before.get(..before.len() - rest.len()).unwrap_or_default());
         count = count.checked_add(1).ok_or("more requests in one message than 65535")?;
     }
     if count == 0 { Err("the message is empty".into()) } else { Ok(count) }
@@ -82,8 +95,8 @@ fn chunked_len(body: &[u8]) -> Result<usize, String> {
 
 /// Any message, for fuzzing: what is taken must be whole, so that it is no longer so without its last octet.
 pub(super) fn fuzz(input: &[u8]) {
-    if let (Ok(count), Some((_, shorter))) = (requests(input), input.split_last()) {
-        assert!(count > 0 && requests(shorter) != Ok(count), "{}", input.escape_ascii());
+    if let (Ok(count), Some((_, shorter))) = (requests(input, |_| {}), input.split_last()) {
+        assert!(count > 0 && requests(shorter, |_| {}) != Ok(count), "{}", input.escape_ascii());
     }
 }
 
@@ -97,8 +110,8 @@ mod tests {
         let get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
         let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx: y\r\n\r\n";
-        assert_eq!(requests(get), Ok(1));
-        assert_eq!(requests(&[&get[..], post, chunked, get].concat()), Ok(4));
+        assert_eq!(requests(get, |_| {}), Ok(1));
+        assert_eq!(requests(&[&get[..], post, chunked, get].concat(), |_| {}), Ok(4));
     }
 
     #[test]
@@ -112,7 +125,7 @@ mod tests {
             b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
             b"hello",
         ] {
-            assert!(requests(bad).is_err(), "{}", bad.escape_ascii());
+            assert!(requests(bad, |_| {}).is_err(), "{}", bad.escape_ascii());
         }
     }
 

@@ -33,6 +33,15 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest pause that `delay` may ask for: a day.
 const DELAY_MS_MAX: f64 = 86_400_000.0;
 
+/// `print` writes to standard output whatever the default of `io` is.
+const ASIDE: &str = "
+io.output(io.stderr)
+function print(...)
+  local out = { ... }
+  for n = 1, select('#', ...) do out[n] = tostring(out[n]) end
+  io.stderr:write(table.concat(out, '\\t'), '\\n')
+end";
+
 /// What a script is started with.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -46,6 +55,8 @@ pub struct Target {
     pub headers: Vec<(String, String)>,
     /// The addresses that the host has, the first of which every thread uses unless `setup` says otherwise.
     pub addresses: Vec<SocketAddr>,
+    /// What a forward proxy wants before a path: `http://host:port` (RFC 9112 section 3.2.2).
+    pub before_path: Option<String>,
 }
 
 impl Target {
@@ -54,23 +65,32 @@ impl Target {
     /// # Errors
     /// The host has no address.
     pub fn resolve(url: &str, origin: &Origin, path: String, headers: Vec<(String, String)>) -> Result<Self, Error> {
-        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
-        let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
-        let addresses = if origin.addresses.is_empty() {
+        let mut target = Self::proxied(url, origin, path, headers);
+        target.before_path = None;
+        target.addresses = if origin.addresses.is_empty() {
             let found = (origin.host.as_str(), origin.port).to_socket_addrs();
             found.map_err(|e| Error::Resolve { host: origin.host.clone(), reason: e.to_string() })?.collect()
         } else {
             origin.addresses.clone()
         };
-        Ok(Self {
+        Ok(target)
+    }
+
+    /// The same behind a forward proxy, which looks the name up itself.
+    pub fn proxied(url: &str, origin: &Origin, path: String, headers: Vec<(String, String)>) -> Self {
+        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
+        let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
+        Self {
             tls: origin.tls,
             host: origin.host.clone(),
             port: has_port.then_some(origin.port),
             path,
             headers,
-            addresses,
-        })
+            addresses: Vec::new(),
+            // Behind CONNECT the path stands alone.
+            before_path: (!origin.tls).then(|| format!("http://{}", origin.authority())),
+        }
     }
 }
 
@@ -80,6 +100,8 @@ pub struct Text {
     pub name: String,
     pub source: Vec<u8>,
     pub args: Vec<String>,
+    /// What it prints goes to standard error: standard output has something else to say.
+    pub aside: bool,
 }
 
 impl Text {
@@ -93,7 +115,7 @@ impl Text {
             return Err(fail(format!("it has {size} bytes, and a script may have {SCRIPT_BYTES_MAX}")));
         }
         let source = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-        Ok(Self { name, source, args })
+        Ok(Self { name, source, args, aside: false })
     }
 }
 
@@ -126,6 +148,7 @@ struct Thread {
 /// A loaded script: what the engine makes its threads' scripts from, and what runs `done` at the end.
 pub struct Program {
     text: Text,
+    before_path: Option<String>,
     main: Lua,
     threads: Vec<Thread>,
 }
@@ -149,6 +172,9 @@ impl Program {
         let start = |shared: Option<&Arc<Shared>>| -> Result<Lua, String> {
             let lua = new_lua(limits).map_err(|e| explain(&text.name, "while Lua starts", &e))?;
             api::install(&lua, target, shared).map_err(|e| explain(&text.name, "while Lua starts", &e))?;
+            if text.aside {
+                lua.load(ASIDE).exec().map_err(|e| explain(&text.name, "while Lua starts", &e))?;
+            }
             limits::begin(&lua);
             let chunk = lua.load(text.source.as_slice()).set_name(format!("@{}", text.name));
             chunk.exec().map_err(|e| explain(&text.name, "while it is read", &e))?;
@@ -172,7 +198,7 @@ impl Program {
             });
             list.push(Thread { lua: start(Some(&shared))?, shared });
         }
-        let program = Self { text, main, threads: list };
+        let program = Self { text, before_path: target.before_path.clone(), main, threads: list };
         if let Some(setup) = program.hook(&program.main, "setup") {
             for thread in &program.threads {
                 limits::begin(&program.main);
@@ -230,7 +256,9 @@ impl ScriptFactory for Program {
             delay: global("delay"),
             response: global("response"),
             request,
+            before_path: self.before_path.clone(),
             last: Vec::new(),
+            wire: Vec::new(),
             last_answers: 0,
         };
         if script.request.is_none() {
@@ -255,15 +283,20 @@ struct LuaScript {
     request: Option<Function>,
     response: Option<Function>,
     delay: Option<Function>,
-    /// The last message and how many answers it gets: the same bytes need not be read again.
+    before_path: Option<String>,
+    /// The last message, as a proxy wants it, and how many answers it gets: the same bytes need not be read again.
     last: Vec<u8>,
+    wire: Vec<u8>,
     last_answers: u16,
 }
 
 impl LuaScript {
     fn keep(&mut self, message: &[u8]) -> Result<(), String> {
         if self.last_answers == 0 || self.last != message {
-            let count = message::requests(message).map_err(|why| format!("{}: request(): {why}", self.name))?;
+            self.wire.clear();
+            let (before, wire) = (self.before_path.as_deref(), &mut self.wire);
+            let count = message::requests(message, |request| message::put(wire, request, before))
+                .map_err(|why| format!("{}: request(): {why}", self.name))?;
             self.last.clear();
             self.last.extend_from_slice(message);
             self.last_answers = count;
@@ -290,7 +323,7 @@ impl Script for LuaScript {
             };
             self.keep(&message.as_bytes())?;
         }
-        out.extend_from_slice(&self.last);
+        out.extend_from_slice(&self.wire);
         Ok(self.last_answers)
     }
 

@@ -8,6 +8,7 @@ fn target() -> Target {
         path: "/api/users?x=1".into(),
         headers: vec![("X-From".into(), "line".into())],
         addresses: vec!["127.0.0.1:9".parse().expect("an address")],
+        before_path: None,
     }
 }
 
@@ -16,6 +17,7 @@ fn load(source: &str, threads: u32) -> Result<Program, String> {
         name: "t.lua".into(),
         source: source.into(),
         args: vec!["http://user-service:8080/".into(), "seven".into()],
+        aside: false,
     };
     Program::load_within(text, &target(), threads, Limits { memory_bytes: 16 << 20, instructions: 5_000_000 })
 }
@@ -65,6 +67,20 @@ fn request_is_called_for_each_request_and_may_pipeline() {
             && second.contains("Host: user-service:8080")
     );
     assert_eq!(count, 2);
+}
+
+#[test]
+fn a_proxy_gets_the_absolute_form_of_each_request() {
+    let source =
+        "function request() return wrk.format('GET', '/a') .. 'OPTIONS * HTTP/1.1\\r\\n\\r\\n' .. wrk.format() end";
+    let text = Text { name: "t.lua".into(), source: source.into(), args: Vec::new(), aside: true };
+    let (origin, path) = crate::target::parse("http://user-service/api").expect("a URL");
+    let target = Target::proxied("http://user-service/api", &origin, path, Vec::new());
+    let mut script = Program::load(text, &target, 1).expect("a script").thread(0).expect("a thread");
+    let (text, count) = message(&mut *script);
+    let lines: Vec<&str> = text.lines().filter(|line| line.ends_with("HTTP/1.1")).collect();
+    let absolute = "GET http://user-service/a HTTP/1.1";
+    assert_eq!((count, lines), (3, vec![absolute, "OPTIONS * HTTP/1.1", "GET http://user-service/api HTTP/1.1"]));
 }
 
 #[test]

@@ -49,6 +49,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "http2", "grpc", "method", "data"])]
     script: Option<PathBuf>,
 
+    /// After --: what the script's init() is given
+    #[arg(last = true, value_name = "ARGUMENT", requires = "script")]
+    script_arguments: Vec<String>,
+
     /// Call this unary gRPC method with --data as its message in JSON; takes HTTP/2
     #[arg(long, value_name = "PACKAGE.SERVICE/METHOD", conflicts_with_all = ["targets", "method", "http2"])]
     grpc: Option<String>,

@@ -12,7 +12,7 @@ use celerity_load::target::list::{self, Defaults, FILE_BYTES_MAX};
 use celerity_load::target::{self, Origin};
 use celerity_telemetry::LEDGER_REQUEST_HEADER;
 
-use super::Args;
+use super::{Args, Format};
 
 /// What is sent, and to whom.
 pub(super) struct What {
@@ -43,8 +43,13 @@ pub(super) fn what(args: &Args, threads: u32, tls: &Tls) -> anyhow::Result<What>
     let url = args.url.as_deref().unwrap_or_default();
     let (origin, path) = target::parse(url).map_err(anyhow::Error::msg)?;
     if let Some(file) = &args.script {
-        let text = Text::read(file, vec![url.to_owned()]).map_err(anyhow::Error::msg)?;
-        let target = Target::resolve(url, &origin, path, headers)?;
+        let arguments = std::iter::once(url.to_owned()).chain(args.script_arguments.iter().cloned()).collect();
+        let mut text = Text::read(file, arguments).map_err(anyhow::Error::msg)?;
+        text.aside = args.format == Format::Json;
+        let target = match &args.proxy {
+            Some(_) => Target::proxied(url, &origin, path, headers),
+            None => Target::resolve(url, &origin, path, headers)?,
+        };
         let program = Arc::new(Program::load(text, &target, threads).map_err(anyhow::Error::msg)?);
         return Ok(What { origins: vec![origin], source: Source::Script(program.clone()), program: Some(program) });
     }
