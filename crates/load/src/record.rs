@@ -133,6 +133,8 @@ impl Recorder {
             });
         }
         let summary = &mut self.summary;
+        summary.answered_ns = summary.answered_ns.max(answer.ended_ns.saturating_sub(self.warm_up_ns));
+        summary.ended_ns = summary.ended_ns.max(summary.answered_ns);
         summary.response.record(response_ns);
         summary.service.record(answer.ended_ns.saturating_sub(answer.sent_ns));
         summary.bytes_received += answer.bytes;
@@ -182,6 +184,7 @@ impl Recorder {
         }
         self.row_failed(intended_ns, now_ns, kind);
         self.errors[kind as usize] += 1;
+        self.summary.ended_ns = self.summary.ended_ns.max(now_ns.saturating_sub(self.warm_up_ns));
         if sent {
             self.summary.unanswered.record(now_ns.saturating_sub(intended_ns));
         }
@@ -303,6 +306,7 @@ mod tests {
         let s = r.finish(10);
         assert_eq!((s.succeeded, s.failed(), s.statuses[&200]), (1, 2, 1));
         assert!((s.response.mean_ns() - 5.5e6).abs() < 1.0 && (s.service.mean_ns() - 3.5e6).abs() < 1.0);
+        assert_eq!((s.answered_ns, s.ended_ns), (8_999_000, 8_999_000));
         assert_eq!((s.failed_response.count(), s.failed_response.mean_ns()), (1, 8e6));
         assert_eq!(
             (s.carried_in, s.late),

@@ -86,6 +86,11 @@ pub struct Summary {
     pub about: About,
     /// From the start to the end of the measured part: the schedule, not the wait for the last answers.
     pub duration_ns: u64,
+    /// When the last answer came, and when the last request ended, with an answer or without: from the measured part's start.
+    #[serde(default)]
+    pub answered_ns: u64,
+    #[serde(default)]
+    pub ended_ns: u64,
     /// Requests whose intended time lay in the measured part (open loop), or that were started (closed loop).
     pub intended: u64,
     /// Written to a connection.
@@ -156,6 +161,9 @@ impl Crossed {
 
 /// Values of a tallied header that are told apart.
 pub const TALLY_MAX: usize = 64;
+/// Above this share of [`Summary::behind_share`] the server was far behind the offer. Below it a run that is short beside the
+/// spread of the response times would be accused.
+pub const BEHIND_SHARE_MAX: f64 = 0.2;
 /// Ledgers kept one by one, for cohorts: 36 bytes each.
 pub const LEDGER_SAMPLES_MAX: usize = 16_384;
 
@@ -309,6 +317,23 @@ impl Summary {
         if seconds == 0.0 { 0.0 } else { (own + carried_in).saturating_sub(late) as f64 / seconds }
     }
 
+    /// Bytes received in a second of the time in which they came.
+    pub fn received_per_second(&self) -> f64 {
+        let ns = self.duration_ns.max(self.answered_ns);
+        if ns == 0 { 0.0 } else { self.bytes_received as f64 / (ns as f64 / 1e9) }
+    }
+
+    /// The share of an open loop's requests that the server still owed at the end, beyond those which had only just come: near
+    /// 0 for a server that keeps up, however long each of its answers takes, and a half for one that does half of what is
+    /// offered.
+    pub fn behind_share(&self) -> f64 {
+        if !self.about.open_loop || self.intended == 0 {
+            return 0.0;
+        }
+        let just_come = self.response.min_ns().min(self.duration_ns) as f64 / self.duration_ns.max(1) as f64;
+        (self.late.answers as f64 / self.intended as f64 - just_come).max(0.0)
+    }
+
     /// What went wrong most often, in words; `None` where nothing did.
     pub fn failure(&self) -> Option<String> {
         let error = self.errors.iter().filter(|(_, count)| **count > 0).max_by_key(|(_, count)| **count);
@@ -338,6 +363,8 @@ impl Summary {
     /// Adds another part of the same run: a thread's, or a block's. `about` stays; the longer duration counts.
     pub fn merge(&mut self, other: &Self) {
         self.duration_ns = self.duration_ns.max(other.duration_ns);
+        self.answered_ns = self.answered_ns.max(other.answered_ns);
+        self.ended_ns = self.ended_ns.max(other.ended_ns);
         self.add_counts(other);
         self.audit.merge(&other.audit);
     }
@@ -345,6 +372,8 @@ impl Summary {
     /// Adds a run that came after this one, such as the next block of the same arm: durations add up. The timeline stays
     /// this one's.
     pub fn append(&mut self, other: &Self) {
+        self.answered_ns = self.duration_ns.saturating_add(other.answered_ns);
+        self.ended_ns = self.duration_ns.saturating_add(other.ended_ns);
         self.duration_ns = self.duration_ns.saturating_add(other.duration_ns);
         let timeline = std::mem::take(&mut self.timeline);
         self.add_counts(other);
@@ -416,6 +445,22 @@ mod tests {
         s.late = Crossed { answers: 410, successes: 405 };
         s.carried_in = Crossed { answers: 2, successes: 1 };
         assert_eq!((s.answered_per_second(), s.succeeded_per_second()), (101.0, 98.0));
+    }
+
+    #[test]
+    fn a_server_that_falls_behind_is_told_from_a_slow_one() {
+        let run = |response_ms: &[u64], late| {
+            let mut s =
+                Summary { duration_ns: 2_000_000_000, intended: 200, bytes_received: 300, ..Summary::default() };
+            (s.about.open_loop, s.answered_ns) = (true, 3_000_000_000);
+            response_ms.iter().for_each(|ms| s.response.record(ms * 1_000_000));
+            s.late.answers = late;
+            s
+        };
+        // All take 1.5 s; or it does half, and the last waits for two seconds.
+        assert!(run(&[1500, 1500], 150).behind_share() < 0.001);
+        assert!((run(&[20, 1000, 2000], 100).behind_share() - 0.49).abs() < 0.001);
+        assert_eq!(run(&[20], 0).received_per_second(), 100.0);
     }
 
     #[test]

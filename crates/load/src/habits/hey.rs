@@ -184,7 +184,8 @@ impl Hey {
     /// hey's closing report.
     pub fn report(&self, run: &Summary) -> String {
         let mut out = String::new();
-        let seconds = run.duration_ns as f64 / 1e9;
+        // hey waits for what is under way, and its total is until then.
+        let seconds = run.duration_ns.max(run.ended_ns) as f64 / 1e9;
         let answers = run.succeeded + run.failed_answers;
         let secs = |ns: u64| format!("{:.4} secs", ns as f64 / 1e9);
         let rate = if seconds > 0.0 { answers as f64 / seconds } else { 0.0 };
@@ -339,6 +340,8 @@ mod tests {
         run.statuses.extend([(200, 9), (500, 1)]);
         run.errors.insert(ErrorKind::Timeout, 3);
         (1..=10).for_each(|n| run.response.record(n * 10_000_000));
+        run.connect.record(1_000_000);
+        run.ended_ns = 2_500_000_000;
         let text = parse(&["http://a"]).expect("a run").report(&run);
         for line in [
             "Summary:\n  Total:\t2.0000 secs\n",

@@ -44,11 +44,13 @@ pub fn render(summary: &Summary, outcomes: &[Outcome]) -> Value {
             "succeeded": summary.succeeded,
             "failed": summary.failed(),
             "success_share": summary.success_share(),
+            "late": summary.late.answers,
         },
         "rate": {
             "offered_per_second": about.offered_per_second,
             "answered_per_second": summary.answered_per_second(),
             "achieved_share": summary.achieved_share(),
+            "behind_share": summary.behind_share(),
         },
         "bytes": {
             "sent": summary.bytes_sent,

@@ -5,7 +5,7 @@ use celerity_telemetry::Category;
 use super::{QUANTILES, Style, bytes, grouped, millis, percent};
 use crate::audit::Verdict;
 use crate::slo::Outcome;
-use crate::summary::LedgerMeans;
+use crate::summary::{BEHIND_SHARE_MAX, LedgerMeans};
 use crate::{Histogram, Summary};
 
 /// The requests in the middle, and those around the 99th percentile.
@@ -93,9 +93,8 @@ fn counts(summary: &Summary, style: Style) -> Vec<String> {
         }
         None => format!("{rate:.1} answered/s"),
     };
-    let seconds = (summary.duration_ns as f64 / 1e9).max(1e-9);
     let success = percent(summary.succeeded as f64, total as f64);
-    vec![
+    let mut lines = vec![
         format!("  {:<22}{:>14}", "Total requests:", grouped(total)),
         format!("  {:<22}{:>14}", "Successful requests:", grouped(summary.succeeded)),
         format!("  {:<22}{:>14}", "Failed requests:", grouped(failed)),
@@ -109,9 +108,14 @@ fn counts(summary: &Summary, style: Style) -> Vec<String> {
             "  {:<22}{:>14}   {}/s",
             "Received:",
             bytes(summary.bytes_received as f64),
-            bytes(summary.bytes_received as f64 / seconds)
+            bytes(summary.received_per_second())
         ),
-    ]
+    ];
+    if summary.behind_share() > BEHIND_SHARE_MAX {
+        let late = grouped(summary.late.answers);
+        lines.push(format!("  {:<22}{late:>14}   the server fell behind: they came after the end", "Late answers:"));
+    }
+    lines
 }
 
 fn latencies(summary: &Summary, style: Style) -> Vec<String> {
@@ -287,6 +291,17 @@ mod tests {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_server_that_fell_behind_is_said() {
+        let mut behind = crate::report::sample();
+        behind.late.answers = 1_000;
+        let text = render(&behind, &[], Style { columns: 100, colour: false });
+        assert!(
+            text.contains("100.0 answered/s of 200.0/s offered") && text.contains("1,000   the server fell"),
+            "{text}"
+        );
     }
 
     #[test]
