@@ -30,7 +30,7 @@ pub mod timeline;
 mod validation;
 
 pub use control::{Control, Progress};
-pub use engine::run;
+pub use engine::{Ready, run};
 pub use error::Error;
 pub use histogram::Histogram;
 pub use plan::Plan;

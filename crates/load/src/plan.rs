@@ -37,7 +37,19 @@ pub struct Plan {
     pub seed: u64,
     /// Requests whose intended time lies in it are sent but not recorded.
     pub warm_up: Duration,
+    /// What becomes of a run whose server is not there.
+    pub unreachable: Unreachable,
+    /// What is under way when no more requests are started is given up at once, and counts as stopped: wrk's way.
+    pub cut_at_end: bool,
     pub capture: Capture,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// It does not begin: one sentence says more than a million counted errors.
+    Refused,
+    /// It goes on, and each request has failed: what hey and vegeta do.
+    Counted,
 }
 
 /// The version of HTTP. No negotiation that changes it silently: a TLS server that does not take it is an error.
@@ -177,6 +189,8 @@ pub struct Proxy {
 pub const THREADS_MAX: u32 = 256;
 /// More is a slip of the hand: each takes a port, and there are 64 K of them to one address.
 pub const CONNECTIONS_MAX: u32 = 1_000_000;
+/// A longer run is a slip of the hand; it also keeps sums of times in nanoseconds from overflowing.
+pub const LENGTH_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// A rate above is a slip of the hand; it also keeps intended times apart in nanoseconds.
 pub const RATE_PER_SECOND_MAX: f64 = 1e8;
 
@@ -198,6 +212,8 @@ impl Plan {
             threads: 1,
             seed: 1,
             warm_up: Duration::ZERO,
+            unreachable: Unreachable::Refused,
+            cut_at_end: false,
             capture: Capture::default(),
         }
     }
@@ -248,7 +264,16 @@ impl Plan {
         if self.tls.is_none() && self.origins.iter().any(|o| o.tls) {
             return refuse("an https target needs TLS settings".into());
         }
-        self.load.check()
+        self.load.check()?;
+        // Before anything adds them up.
+        let length = match &self.load {
+            Load::Open(open) => open.segments.iter().fold(Duration::ZERO, |sum, s| sum.saturating_add(s.duration)),
+            Load::Closed(closed) => closed.duration.unwrap_or_default(),
+        };
+        if length > LENGTH_MAX || self.warm_up > LENGTH_MAX {
+            return refuse(format!("a run may take {} days at most", LENGTH_MAX.as_secs() / 86_400));
+        }
+        Ok(())
     }
 
     /// How long requests are started; `None` where only a count ends the run.

@@ -40,10 +40,16 @@ pub enum ErrorKind {
     Stopped,
     /// The script failed.
     Script,
+    /// The server's name has no address.
+    Resolve,
 }
 
 impl ErrorKind {
-    pub const ALL: [Self; 13] = [
+    /// Those of requests that never reached the server.
+    pub const UNCONNECTED: [Self; 6] =
+        [Self::Refused, Self::Connect, Self::ConnectTimeout, Self::Proxy, Self::Tls, Self::Resolve];
+
+    pub const ALL: [Self; 14] = [
         Self::Refused,
         Self::Connect,
         Self::ConnectTimeout,
@@ -57,6 +63,7 @@ impl ErrorKind {
         Self::Unsent,
         Self::Stopped,
         Self::Script,
+        Self::Resolve,
     ];
 
     /// A name for tables.
@@ -75,6 +82,7 @@ impl ErrorKind {
             Self::Unsent => "not sent before the end",
             Self::Stopped => "stopped while under way",
             Self::Script => "script failed",
+            Self::Resolve => "no such host",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use celerity_wire::Violation;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::h2::{Connection, Failure, Reply, Sink};
@@ -111,9 +112,7 @@ impl Asker {
     /// There is no whole answer in time.
     pub fn ask(&mut self, request: &Request) -> Result<Answer, Error> {
         let prepared = Prepared::new(request, &self.origin).map_err(Error::Plan)?;
-        let fail = |origin: &Origin, why: String| {
-            Error::Plan(format!("{} does not answer over HTTP/2: {why}", origin.authority()))
-        };
+        let fail = |origin: &Origin, reason: String| Error::Unanswered { host: origin.authority(), reason };
         let ends = Instant::now() + self.timeout;
         let mut heard = Heard::default();
         let mut buffer = vec![0; READ_BYTES];
@@ -133,7 +132,7 @@ impl Asker {
                 Some(Ok(_)) => {
                     return Err(fail(&self.origin, format!("its answer has more than {BODY_BYTES_MAX} bytes")));
                 }
-                Some(Err(why)) => return Err(fail(&self.origin, format!("the stream ended with {why:?}"))),
+                Some(Err(why)) => return Err(fail(&self.origin, why.to_string())),
                 None => {}
             }
             if Instant::now() >= ends || self.connection.is_closing() {
@@ -147,8 +146,15 @@ impl Asker {
             let taken = self
                 .connection
                 .receive(&self.rest, &mut heard)
-                .map_err(|why| fail(&self.origin, format!("{why:?}")))?;
+                .map_err(|why| fail(&self.origin, text_of(&why).to_owned()))?;
             self.rest.drain(..taken);
         }
+    }
+}
+
+/// What a server did wrong, in words.
+fn text_of(violation: &Violation) -> &'static str {
+    match violation {
+        Violation::Stream(_, _, text) | Violation::Connection(_, text) => text,
     }
 }

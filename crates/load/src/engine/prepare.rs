@@ -1,25 +1,33 @@
 //! Everything that can be done before the first request: addresses, TLS settings, the bytes of each request.
 
-use std::io::ErrorKind as Io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::io::{self, ErrorKind as Io};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
 
 use super::tls::TlsRoute;
-use crate::Error;
-use crate::plan::{Plan, Protocol};
+use crate::control::Stop;
+use crate::plan::{Plan, Protocol, Unreachable};
 use crate::source::{Request, Source, Success};
 use crate::target::Origin;
+use crate::{Control, Error};
 
 /// The system's resolver gets this long; it has no timeout of its own that can be set.
 const RESOLVE_MAX: Duration = Duration::from_secs(10);
+/// How often somebody who waits for a name or a connection looks whether he is to stop.
+const SLICE: Duration = Duration::from_millis(50);
+/// How long each of several addresses is tried where the run goes on without an answer: as browsers do (RFC 8305).
+const CHOOSE_MAX: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
 /// A place to connect to. Requests of several origins may share one: a proxy.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
-    pub(super) address: SocketAddr,
+    /// Or why the name has none, where that only fails its requests.
+    pub(super) address: Result<SocketAddr, String>,
     /// The CONNECT request that asks a proxy for a tunnel.
     pub(super) tunnel: Option<Vec<u8>>,
     pub(super) tls: Option<TlsRoute>,
@@ -44,13 +52,14 @@ pub(super) struct Prep {
     pub(super) requests: Vec<Prepared>,
 }
 
-pub(super) fn prepare(plan: &Plan) -> Result<Prep, Error> {
+pub(super) fn prepare(plan: &Plan, control: &Control) -> Result<Prep, Error> {
+    let reach = |host: &str, port, known: &[SocketAddr]| reach(plan, control, host, port, known);
     let settings = match (&plan.tls, plan.origins.iter().any(|o| o.tls)) {
         (Some(tls), true) => Some(super::tls::client_config(tls, plan.protocol)?),
         _ => None,
     };
     let proxy_address = match &plan.proxy {
-        Some(proxy) => Some(reach(&proxy.host, proxy.port, &proxy.addresses, plan.connect_timeout)?),
+        Some(proxy) => Some(reach(&proxy.host, proxy.port, &proxy.addresses)?),
         None => None,
     };
     let mut routes: Vec<Route> = Vec::new();
@@ -62,9 +71,9 @@ pub(super) fn prepare(plan: &Plan) -> Result<Prep, Error> {
             route_of.push(route);
             continue;
         }
-        let address = match proxy_address {
-            Some(address) => address,
-            None => reach(&origin.host, origin.port, &origin.addresses, plan.connect_timeout)?,
+        let address = match &proxy_address {
+            Some(address) => address.clone(),
+            None => reach(&origin.host, origin.port, &origin.addresses)?,
         };
         let place = u16::try_from(routes.len()).map_err(|_| Error::Plan("more than 65535 different servers".into()))?;
         if proxy_address.is_some() && !origin.tls {
@@ -160,37 +169,81 @@ fn connect_request(origin: &Origin) -> Vec<u8> {
 }
 
 /// Finds an address that takes a connection. One connect is made and closed: a server that is not there is better said
-/// in one sentence than in a million counted errors.
-fn reach(host: &str, port: u16, known: &[SocketAddr], limit: Duration) -> Result<SocketAddr, Error> {
-    let addresses = if known.is_empty() { resolve(host, port)? } else { known.to_vec() };
+/// in one sentence than in a million counted errors, unless the plan counts them.
+fn reach(
+    plan: &Plan,
+    control: &Control,
+    host: &str,
+    port: u16,
+    known: &[SocketAddr],
+) -> Result<Result<SocketAddr, String>, Error> {
+    let counted = plan.unreachable == Unreachable::Counted;
+    let addresses = match if known.is_empty() { resolve(host, port, control) } else { Ok(known.to_vec()) } {
+        Err(error @ (Error::Resolve { .. } | Error::ResolveTimeout { .. })) if counted => {
+            return Ok(Err(error.to_string()));
+        }
+        found => found?,
+    };
+    let first = addresses.first().copied();
+    if counted && addresses.len() == 1 {
+        // There is nothing to choose, so nothing is asked.
+        return first.map(Ok).ok_or_else(|| no_address(host));
+    }
+    let limit = if counted { plan.connect_timeout.min(CHOOSE_MAX) } else { plan.connect_timeout };
     let mut last = None;
     for address in addresses.iter().take(ADDRESSES_MAX) {
-        match TcpStream::connect_timeout(address, limit) {
-            Ok(_) => return Ok(*address),
+        match connect(*address, limit, control) {
+            Ok(()) => return Ok(Ok(*address)),
+            Err(_) if control.stopping() != Stop::No => return Err(Error::Stopped),
             Err(source) => last = Some((*address, source)),
         }
     }
-    match last {
-        Some((address, source)) if source.kind() == Io::TimedOut || source.kind() == Io::WouldBlock => {
-            Err(Error::Unreachable {
-                host: host.to_owned(),
-                address,
-                reason: format!("no answer in {} s", limit.as_secs_f64()),
-            })
+    if let (true, Some(first)) = (counted, first) {
+        return Ok(Ok(first));
+    }
+    let Some((address, source)) = last else { return Err(no_address(host)) };
+    let reason = match source.kind() {
+        Io::TimedOut | Io::WouldBlock => format!("no answer in {} s", limit.as_secs_f64()),
+        Io::ConnectionRefused => "it refuses the connection".to_owned(),
+        _ => source.to_string(),
+    };
+    Err(Error::Unreachable { host: host.to_owned(), address, reason })
+}
+
+fn no_address(host: &str) -> Error {
+    Error::Resolve { host: host.to_owned(), reason: "no address was found".into() }
+}
+
+/// Connects, and looks every now and then whether it is to stop.
+fn connect(address: SocketAddr, limit: Duration, control: &Control) -> io::Result<()> {
+    let ends = Instant::now() + limit;
+    let mut socket = mio::net::TcpStream::connect(address)?;
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut socket, Token(0), Interest::WRITABLE)?;
+    let mut events = Events::with_capacity(1);
+    loop {
+        let left = ends.saturating_duration_since(Instant::now());
+        match poll.poll(&mut events, Some(left.min(SLICE))) {
+            Err(error) if error.kind() != Io::Interrupted => return Err(error),
+            _ => {}
         }
-        Some((address, source)) => {
-            let reason = if source.kind() == Io::ConnectionRefused {
-                "it refuses the connection".to_owned()
-            } else {
-                source.to_string()
-            };
-            Err(Error::Unreachable { host: host.to_owned(), address, reason })
+        if let Some(error) = socket.take_error()? {
+            return Err(error);
         }
-        None => Err(Error::Resolve { host: host.to_owned(), reason: "no address was found".into() }),
+        match socket.peer_addr() {
+            Err(error) if error.kind() == Io::NotConnected => {}
+            done => return done.map(drop),
+        }
+        if left.is_zero() {
+            return Err(Io::TimedOut.into());
+        }
+        if control.stopping() != Stop::No {
+            return Err(Io::Interrupted.into());
+        }
     }
 }
 
-fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+fn resolve(host: &str, port: u16, control: &Control) -> Result<Vec<SocketAddr>, Error> {
     let (tell, told) = mpsc::channel();
     let name = host.to_owned();
     // The resolver can only be left behind, not stopped: so it has a thread of its own.
@@ -202,13 +255,18 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
             let _ = tell.send(found);
         })
         .map_err(|source| Error::System { what: "a thread for the resolver", source })?;
-    match told.recv_timeout(RESOLVE_MAX) {
-        Ok(Ok(found)) if found.is_empty() => {
-            Err(Error::Resolve { host: host.to_owned(), reason: "the resolver gave none".into() })
+    let ends = Instant::now() + RESOLVE_MAX;
+    loop {
+        match told.recv_timeout(SLICE) {
+            Ok(Ok(found)) if found.is_empty() => return Err(no_address(host)),
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(source)) => {
+                return Err(Error::Resolve { host: host.to_owned(), reason: source.to_string() });
+            }
+            Err(_) if control.stopping() != Stop::No => return Err(Error::Stopped),
+            Err(RecvTimeoutError::Timeout) if Instant::now() < ends => {}
+            Err(_) => return Err(Error::ResolveTimeout { host: host.to_owned(), limit: RESOLVE_MAX }),
         }
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(source)) => Err(Error::Resolve { host: host.to_owned(), reason: source.to_string() }),
-        Err(_) => Err(Error::ResolveTimeout { host: host.to_owned(), limit: RESOLVE_MAX }),
     }
 }
 
@@ -242,11 +300,44 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_address_and_a_closed_port_are_named() {
-        let error = reach("no-such-host.invalid", 80, &[], Duration::from_secs(1)).expect_err("no address");
-        assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
+    fn a_name_without_address_and_a_closed_port_are_named_or_counted() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let error = reach("127.0.0.1", port, &[], Duration::from_secs(1)).expect_err("nobody listens");
-        assert!(error.to_string().contains("refuses"), "{error}");
+        let (origin, path) = crate::target::parse("http://a/").expect("a URL");
+        let load =
+            crate::plan::Load::Closed(crate::plan::Closed { duration: None, count: Some(1), slot_per_second: None });
+        let mut plan = Plan::new(origin, Source::single(Request::get(path)), load);
+        let tried = |plan: &Plan, host: &str| reach(plan, &Control::new(), host, port, &[]);
+        let error = tried(&plan, "no-such-host.invalid").expect_err("no address");
+        assert!(error.is_unreached() && error.to_string().contains("no-such-host.invalid"), "{error}");
+        let error = tried(&plan, "127.0.0.1").expect_err("nobody listens");
+        assert!(error.is_unreached() && error.to_string().contains("refuses"), "{error}");
+        plan.unreachable = Unreachable::Counted;
+        assert!(tried(&plan, "no-such-host.invalid").is_ok_and(|address| address.is_err()));
+        assert!(tried(&plan, "127.0.0.1").is_ok_and(|address| address.is_ok()));
+    }
+
+    /// A listen queue that is full takes no more SYNs: the connect hangs until somebody stops it.
+    #[test]
+    fn a_connect_that_hangs_hears_the_stop() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        let _inside = runtime.enter();
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let listener = socket.listen(0).expect("a short queue");
+        let address = listener.local_addr().expect("an address");
+        let control = Control::new();
+        let mut held = Vec::new();
+        let began = Instant::now();
+        while let Ok(socket) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+            held.push(socket);
+        }
+        let stopper = control.clone();
+        let stopping = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(120));
+            stopper.stop(Stop::Gently);
+        });
+        let error = connect(address, Duration::from_secs(30), &control).expect_err("stopped");
+        stopping.join().expect("a thread");
+        assert!(error.kind() == Io::Interrupted && began.elapsed() < Duration::from_secs(20), "{error}");
     }
 }

@@ -295,6 +295,9 @@ impl<'a> Worker<'a> {
             return;
         }
         self.ended_ns = Some(self.now_ns);
+        if self.plan.cut_at_end {
+            self.stop_at_ns = self.now_ns;
+        }
         let unsent = self.dispatch.unsent(self.now_ns);
         if unsent > 0 {
             self.record.intended(self.now_ns, unsent);
@@ -381,7 +384,12 @@ impl<'a> Worker<'a> {
             return;
         };
         self.record.audit().connections_opened += 1;
-        match link.open(self.address.unwrap_or(route.address), number, self.poll.registry(), Token(at), self.now_ns) {
+        let address = self.address.as_ref().ok_or(()).or(route.address.as_ref());
+        let opened = match address {
+            Ok(address) => link.open(*address, number, self.poll.registry(), Token(at), self.now_ns),
+            Err(reason) => Err(Failure::new(ErrorKind::Resolve, reason.clone())),
+        };
+        match opened {
             Ok(()) => self.open_links += 1,
             Err(failure) => self.broken(at, &failure),
         }
@@ -784,7 +792,8 @@ impl<'a> Worker<'a> {
     fn finish(mut self, facts: ThreadFacts) -> Summary {
         for slot in 0..self.calls.len() {
             if self.calls.get(slot).is_some_and(|c| c.state != State::Idle) {
-                self.fail(slot as u32, &Failure::new(ErrorKind::Stopped, "the run was stopped"));
+                let how = if self.interrupted { "the run was stopped" } else { "the run had ended" };
+                self.fail(slot as u32, &Failure::new(ErrorKind::Stopped, how));
             }
         }
         self.record.publish(self.now_ns, 0, 0);

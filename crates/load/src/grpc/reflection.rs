@@ -9,6 +9,7 @@ use prost_reflect::DescriptorPool;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 use super::{call, frame, split_name};
+use crate::Error;
 use crate::engine::ask::Asker;
 use crate::plan::Tls;
 use crate::target::Origin;
@@ -54,19 +55,24 @@ struct Failed {
 ///
 /// # Errors
 /// The server cannot be reached, has no reflection, or does not know the service.
-pub fn reflect(origin: &Origin, tls: Option<&Tls>, timeout: Duration, name: &str) -> Result<DescriptorPool, String> {
-    let (service, _) = split_name(name)?;
-    let mut asker = Asker::connect(origin, tls, timeout).map_err(|error| error.to_string())?;
+pub fn reflect(origin: &Origin, tls: Option<&Tls>, timeout: Duration, name: &str) -> Result<DescriptorPool, Error> {
+    let (service, _) = split_name(name).map_err(Error::Grpc)?;
+    let mut asker = Asker::connect(origin, tls, timeout)?;
+    told(origin, &mut asker, service)
+}
+
+fn told(origin: &Origin, asker: &mut Asker, service: &str) -> Result<DescriptorPool, Error> {
+    let wrong = |why: String| Error::Grpc(why);
     let first = Ask { file_by_filename: None, file_containing_symbol: Some(service.to_owned()) };
     let mut chosen = None;
     for version in SERVICES {
-        if let Some(files) = ask(&mut asker, version, &first)? {
+        if let Some(files) = ask(asker, version, &first)? {
             chosen = Some((version, files));
             break;
         }
     }
     let Some((version, mut files)) = chosen else {
-        return Err(format!("{} has no gRPC reflection: give --proto FILE", origin.authority()));
+        return Err(wrong(format!("{} has no gRPC reflection: give --proto FILE", origin.authority())));
     };
     let missing = |files: &[FileDescriptorProto]| {
         let have: BTreeSet<&str> = files.iter().map(FileDescriptorProto::name).collect();
@@ -74,33 +80,36 @@ pub fn reflect(origin: &Origin, tls: Option<&Tls>, timeout: Duration, name: &str
     };
     while let Some(name) = missing(&files) {
         let want = Ask { file_by_filename: Some(name.clone()), file_containing_symbol: None };
-        let more = ask(&mut asker, version, &want)?.unwrap_or_default();
+        let more = ask(asker, version, &want)?.unwrap_or_default();
         let have: BTreeSet<String> = files.iter().map(|f| f.name().to_owned()).collect();
         files.extend(more.into_iter().filter(|f| !have.contains(f.name())));
         if files.iter().all(|f| f.name() != name) {
-            return Err(format!("the server's reflection does not give the file `{name}`, which the service needs"));
+            return Err(wrong(format!(
+                "the server's reflection does not give the file `{name}`, which the service needs"
+            )));
         }
         if files.len() > FILES_MAX {
-            return Err(format!("the server's reflection gives more than {FILES_MAX} files"));
+            return Err(wrong(format!("the server's reflection gives more than {FILES_MAX} files")));
         }
     }
     DescriptorPool::from_file_descriptor_set(FileDescriptorSet { file: files })
-        .map_err(|error| format!("what the server's reflection says does not fit together: {error}"))
+        .map_err(|error| wrong(format!("what the server's reflection says does not fit together: {error}")))
 }
 
 /// One question. `None` where the server does not have this version of the protocol.
-fn ask(asker: &mut Asker, version: &str, question: &Ask) -> Result<Option<Vec<FileDescriptorProto>>, String> {
-    let body = frame(&question.encode_to_vec()).ok_or("the name is too long")?;
+fn ask(asker: &mut Asker, version: &str, question: &Ask) -> Result<Option<Vec<FileDescriptorProto>>, Error> {
+    let body = frame(&question.encode_to_vec()).ok_or_else(|| Error::Grpc("the name is too long".into()))?;
     let path = format!("/{version}/ServerReflectionInfo");
-    let answer = asker.ask(&call(path, body, Vec::new())).map_err(|error| error.to_string())?;
+    let answer = asker.ask(&call(path, body, Vec::new()))?;
     if answer.grpc_status == Some(UNIMPLEMENTED) || answer.status == 404 {
         return Ok(None);
     }
     if answer.status != 200 || answer.grpc_status != Some(0) {
         let grpc = answer.grpc_status.map_or("none".to_owned(), |status| status.to_string());
-        return Err(format!("the server's reflection answered with status {}, gRPC status {grpc}", answer.status));
+        let status = answer.status;
+        return Err(Error::Grpc(format!("the server's reflection answered with status {status}, gRPC status {grpc}")));
     }
-    files(&answer.body).map(Some)
+    files(&answer.body).map(Some).map_err(Error::Grpc)
 }
 
 fn files(body: &[u8]) -> Result<Vec<FileDescriptorProto>, String> {

@@ -14,7 +14,7 @@ use super::flags::{Arg, go};
 use super::rows::{Row, Rows};
 use super::units::{DURATION_MAX, parse_go_duration};
 use super::{Usage, cpus, header, read_body};
-use crate::plan::{Closed, Load, Plan, Protocol, Proxy, Tls};
+use crate::plan::{Closed, Load, Plan, Protocol, Proxy, Tls, Unreachable};
 use crate::source::{Request, Source};
 use crate::{Error, Histogram, Summary, target};
 
@@ -175,6 +175,7 @@ impl Hey {
             tls,
             proxy: self.proxy.clone().map(|(host, port)| Proxy { host, port, addresses: Vec::new() }),
             threads: self.threads.min(self.workers),
+            unreachable: Unreachable::Counted,
             ..Plan::new(origin, Source::single(request), load)
         };
         plan.capture.rows = rows;

@@ -17,7 +17,7 @@ use super::rows::{Row, Rows};
 use super::units::{DURATION_MAX, parse_go_duration};
 use super::{Usage, cpus, header, read_body, read_pem};
 use crate::engine::connections_max;
-use crate::plan::{Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Segment, Tls, WhenFull};
+use crate::plan::{Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Segment, Tls, Unreachable, WhenFull};
 use crate::source::{Request, Source};
 use crate::target::Origin;
 use crate::target::list::{self, Defaults, FILE_BYTES_MAX, Format};
@@ -209,6 +209,7 @@ impl Attack {
         plan.threads = cpus().min(self.connections);
         plan.connections = self.fitting(connections_max(plan.threads)).max(plan.threads);
         plan.tls = plan.origins.iter().any(|origin| origin.tls).then(|| self.tls.clone());
+        plan.unreachable = Unreachable::Counted;
         plan.capture.rows = Some(rows);
         Ok((plan, requests))
     }

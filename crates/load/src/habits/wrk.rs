@@ -133,24 +133,30 @@ impl Wrk {
             threads: self.threads,
             timeout: self.timeout,
             tls,
+            cut_at_end: true,
             ..Plan::new(origin, source, load)
         };
         Ok((plan, program))
     }
 
-    /// What wrk prints before a run.
+    /// What wrk says of a server that it cannot reach.
+    pub fn unreached(error: &Error) -> String {
+        match error {
+            Error::Unreachable { address, reason, .. } => format!("unable to connect to {address}: {reason}"),
+            Error::Resolve { host, reason } => format!("unable to resolve {host}: {reason}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// What wrk prints before a run, when its server has been found.
     pub fn banner(&self) -> String {
         let (time, _) = wrk_time(self.duration.as_secs_f64() * 1e6);
         let time = time.replace(".00", "");
-        format!(
-            "Running {time} test @ {}\n  {} threads and {} connections\n",
-            self.url,
-            self.threads,
-            self.connections / self.threads * self.threads
-        )
+        // The number that was asked for, although each thread has as many as the others.
+        format!("Running {time} test @ {}\n  {} threads and {} connections\n", self.url, self.threads, self.connections)
     }
 
-    /// What wrk prints after a run.
+    /// What wrk prints after a run. What was under way at the end was not counted.
     pub fn report(&self, run: &Summary) -> String {
         let mut out = String::new();
         let latency = stats::latency(run);
@@ -170,13 +176,7 @@ impl Wrk {
         let (time, _) = wrk_time(run.duration_ns as f64 / 1e3);
         let _ = writeln!(out, "  {answers} requests in {time}, {} read", wrk_bytes(run.bytes_received as f64));
         let count = |kinds: &[ErrorKind]| kinds.iter().filter_map(|kind| run.errors.get(kind)).sum::<u64>();
-        let connect = count(&[
-            ErrorKind::Refused,
-            ErrorKind::Connect,
-            ErrorKind::ConnectTimeout,
-            ErrorKind::Proxy,
-            ErrorKind::Tls,
-        ]);
+        let connect = count(&ErrorKind::UNCONNECTED);
         let read = count(&[ErrorKind::Closed, ErrorKind::Reset, ErrorKind::Protocol]);
         let timeout = count(&[ErrorKind::Timeout]);
         if connect + read + timeout > 0 {
@@ -220,9 +220,10 @@ mod tests {
         let (plan, script) = wrk.plan().expect("a plan");
         assert!(script.is_none() && plan.check().is_ok());
         assert_eq!((plan.connections, plan.threads, plan.duration()), (396, 12, Some(Duration::from_secs(30))));
+        assert!(plan.cut_at_end);
         assert_eq!(
             wrk.banner(),
-            "Running 30s test @ http://127.0.0.1:15001/api/users\n  12 threads and 396 connections\n"
+            "Running 30s test @ http://127.0.0.1:15001/api/users\n  12 threads and 400 connections\n"
         );
         assert_eq!(parse("--duration 2m --timeout 5s -c1k http://a -- x").expect("a run").extra, ["x"]);
     }

@@ -9,10 +9,7 @@ use crate::summary::ErrorKind;
 pub(crate) fn summary(lua: &Lua, run: &Summary) -> mlua::Result<Table> {
     let count = |kinds: &[ErrorKind]| kinds.iter().filter_map(|kind| run.errors.get(kind)).sum::<u64>();
     let errors = lua.create_table()?;
-    errors.set(
-        "connect",
-        count(&[ErrorKind::Refused, ErrorKind::Connect, ErrorKind::ConnectTimeout, ErrorKind::Proxy, ErrorKind::Tls]),
-    )?;
+    errors.set("connect", count(&ErrorKind::UNCONNECTED))?;
     errors.set("read", count(&[ErrorKind::Closed, ErrorKind::Reset, ErrorKind::Protocol]))?;
     // A write that fails is told as what made it fail: the connection was reset or closed.
     errors.set("write", 0)?;

@@ -99,7 +99,7 @@ fn call(
     tls: &Tls,
 ) -> anyhow::Result<Request> {
     let pool = if args.reflection {
-        grpc::reflect(origin, Some(tls), args.connect_timeout, method).map_err(anyhow::Error::msg)?
+        grpc::reflect(origin, Some(tls), args.connect_timeout, method)?
     } else if args.proto.is_empty() {
         anyhow::bail!("--grpc needs to know the messages: give --proto FILE or --reflection");
     } else {
