@@ -1,7 +1,7 @@
 //! hey's command line and its report.
 //!
 //! Not followed: redirects (hey follows them unless told `-disable-redirects`); a 3xx stands in the distribution of
-//! status codes. Not shown: hey's split of a request into its parts, of which only the connect is measured here.
+//! status codes. Not told apart, of the parts into which hey splits a request: its write, the wait and the read.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -24,6 +24,29 @@ const WORKERS: u32 = 50;
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// More workers are a slip of the hand.
 const WORKERS_MAX: u32 = 1_000_000;
+
+pub(super) const HELP: &str = "Usage: celerity load --as hey [options...] <url>
+  -n  requests [200]
+  -c  workers [50]
+  -q  requests per second of each worker
+  -z  length of the run, instead of -n, such as 10s
+  -o  csv
+  -m  method
+  -H  header, may be repeated
+  -t  seconds to wait for an answer, 0 for ever [20]
+  -A  header Accept
+  -d  body
+  -D  file of the body
+  -T  header Content-Type [text/html]
+  -U  header User-Agent
+  -a  username:password
+  -x  proxy, host:port
+  -h2  HTTP/2
+  -host  header Host
+  -cpus  threads
+  -disable-compression, -disable-keepalive
+  -disable-redirects  which are never followed here
+";
 
 /// A hey command line.
 #[derive(Clone, Debug)]
@@ -50,7 +73,7 @@ impl Hey {
     /// # Errors
     /// What hey would refuse, and what is not supported, by name.
     pub fn parse(args: &[String]) -> Result<Self, Usage> {
-        let valued = ["n", "c", "q", "z", "o", "m", "H", "t", "A", "d", "D", "T", "a", "x", "host", "cpus"];
+        let valued = ["n", "c", "q", "z", "o", "m", "H", "t", "A", "d", "D", "T", "U", "a", "x", "host", "cpus"];
         let switches = ["h2", "disable-compression", "disable-keepalive", "disable-redirects"];
         let list = go("hey", args, &valued, &switches)?;
         let mut out = Self {
@@ -120,6 +143,7 @@ impl Hey {
                     let (origin, _) = target::parse(&value).map_err(|why| wrong(&why))?;
                     out.proxy = Some((origin.host, origin.port));
                 }
+                "U" => custom.push(("User-Agent".into(), value)),
                 "host" => custom.push(("Host".into(), value)),
                 "h2" => out.http2 = on,
                 "disable-compression" => compression = !on,
@@ -130,7 +154,13 @@ impl Hey {
         }
         match urls.as_slice() {
             [url] => out.url.clone_from(url),
-            _ => return Err(Usage::new(format!("hey: one URL is needed, and {} are given", urls.len()))),
+            [_, after, ..] => {
+                let after = after.escape_debug();
+                return Err(Usage::new(format!(
+                    "hey: `{after}` stands behind the URL, where hey looks at nothing: put it before"
+                )));
+            }
+            [] => return Err(Usage::new("hey: a URL is needed")),
         }
         if out.duration.is_none() && out.requests < u64::from(out.workers) {
             let why =
@@ -211,11 +241,17 @@ impl Hey {
         }
         if !run.connect.is_empty() {
             out.push_str("\nDetails (average, fastest, slowest):\n");
-            let parts = [("connect", &run.connect), ("TLS", &run.tls), ("service", &run.service)];
-            for (name, part) in parts.into_iter().filter(|(_, part)| !part.is_empty()) {
+            // Names are looked up once, before the run.
+            let none = Histogram::new();
+            let parts = [("DNS+dialup", &run.connect), ("DNS-lookup", &none), ("resp wait", &run.service)];
+            for (name, part) in parts {
                 let (mean, min, max) = (secs(part.mean_ns() as u64), secs(part.min_ns()), secs(part.max_ns()));
                 let _ = writeln!(out, "  {name}:\t{mean}, {min}, {max}");
+                if name == "DNS-lookup" {
+                    out.push_str("  req write:\tin resp wait\n");
+                }
             }
+            out.push_str("  resp read:\tin resp wait\n");
         }
         out.push_str("\nStatus code distribution:\n");
         for (status, count) in &run.statuses {
@@ -303,6 +339,8 @@ mod tests {
             "u:p",
             "-H",
             "accept-encoding: x",
+            "-U",
+            "me/1",
             "http://a",
         ]);
         let plan = hey.expect("a run").plan(None).expect("a plan");
@@ -310,6 +348,7 @@ mod tests {
         let Load::Closed(closed) = &plan.load else { panic!() };
         assert_eq!((closed.count, requests[0].method.as_str(), &*requests[0].body), (Some(200), "POST", &b"{}"[..]));
         assert_eq!(requests[0].header("authorization"), Some("Basic dTpw"));
+        assert_eq!(requests[0].header("user-agent"), Some("me/1"));
         assert_eq!(requests[0].headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("accept-encoding")).count(), 1);
     }
 
@@ -322,7 +361,8 @@ mod tests {
             (&["-o", "xml", "http://a"], "csv"),
             (&["-z", "5", "http://a"], "duration"),
             (&["-a", "x", "http://a"], "username:password"),
-            (&["-n", "5"], "one URL"),
+            (&["-n", "5"], "a URL"),
+            (&["-c", "1", "http://a", "-n", "5"], "`-n` stands behind"),
             (&["-D", "/no/such/file", "http://a"], "cannot be read"),
         ] {
             assert!(parse(list).is_err_and(|e| e.0.contains(why)), "{list:?}");
@@ -345,8 +385,11 @@ mod tests {
         run.ended_ns = 2_500_000_000;
         let text = parse(&["http://a"]).expect("a run").report(&run);
         for line in [
-            "Summary:\n  Total:\t2.0000 secs\n",
-            "  Requests/sec:\t5.0000\n",
+            "Summary:\n  Total:\t2.5000 secs\n",
+            "  Requests/sec:\t4.0000\n",
+            "  DNS+dialup:\t0.0010 secs, 0.0010 secs, 0.0010 secs\n",
+            "  req write:\t",
+            "  resp read:\t",
             "  Size/request:\t5 bytes\n",
             "Response time histogram:\n  0.010 [1]\t|",
             "Latency distribution:\n  10% in 0.0100 secs\n",

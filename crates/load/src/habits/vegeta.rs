@@ -28,6 +28,25 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// vegeta's `-connections`, and here the most that are opened; each is opened when it is first needed.
 const CONNECTIONS: u32 = 10_000;
 
+pub(super) const HELP: &str = "Usage: celerity load --as vegeta attack|report [flags]
+attack, of targets on standard input; results go to standard output:
+  -rate  requests per time, such as 50/1s; 0 with -max-workers is as many as can be [50/1s]
+  -duration  length of the attack, 0 for ever
+  -targets  file of the targets
+  -format  of the targets: http or json
+  -output  file of the results
+  -body  file of the requests' body
+  -header  header, may be repeated
+  -timeout  longest wait for an answer [30s]
+  -connections, -max-connections, -max-workers  the most that are open
+  -keepalive  [true]
+  -http2, -h2c  HTTP/2
+  -cert, -key, -root-certs  PEM files
+  -insecure  take any certificate
+  -name  of the attack
+report, of files or standard input: -type=text|json|hist[0,1ms,10ms]|hdrplot, -buckets, -output
+";
+
 /// A `vegeta attack` command line.
 #[derive(Clone, Debug)]
 pub struct Attack {
@@ -60,6 +79,7 @@ impl Attack {
             "format",
             "header",
             "key",
+            "max-body",
             "max-connections",
             "max-workers",
             "name",
@@ -69,6 +89,7 @@ impl Attack {
             "root-certs",
             "targets",
             "timeout",
+            "workers",
         ];
         let switches = ["h2c", "http2", "insecure", "keepalive", "lazy"];
         let tool = "vegeta attack";
@@ -139,6 +160,11 @@ impl Attack {
                 "output" => out.output = file(),
                 "targets" => out.targets = file(),
                 "rate" => out.rate = rate(&value).ok_or_else(|| wrong("it must be a rate such as 100, 100/1s or 0"))?,
+                // The senders wait for no answer, so that there is none to begin with.
+                "workers" if value.parse::<u64>().is_ok() => {}
+                "workers" => return Err(wrong("it must be a number")),
+                "max-body" if value == "0" => {}
+                "max-body" => return Err(wrong("no body is kept in the results: 0 is what can be asked for")),
                 "redirects" if value == "-1" || value == "0" => {}
                 "redirects" => return Err(wrong("redirects are not followed: -1 is what can be asked for")),
                 "timeout" => {
@@ -295,21 +321,59 @@ impl<W: Write> Stream<W> {
             line.timestamp = at.format(&Rfc3339).map_err(std::io::Error::other)?;
             line.latency = row.ended_ns.saturating_sub(row.intended_ns);
             line.bytes_in = row.body_bytes;
-            line.error.clear();
-            match row.error {
-                Some(kind) => line.error.push_str(kind.as_str()),
-                None if !row.success => line.error = format!("status {}", row.status),
-                None => {}
-            }
             if let Some((method, url, bytes)) = self.requests.get(row.request as usize) {
                 line.method.clone_from(method);
                 line.url.clone_from(url);
                 line.bytes_out = *bytes;
             }
+            line.error = match row.error {
+                // As Go's client has it.
+                Some(kind) => {
+                    let (first, rest) = line.method.split_at_checked(1).unwrap_or_default();
+                    format!("{first}{} {:?}: {}", rest.to_lowercase(), line.url, kind.as_str())
+                }
+                None if !row.success => format!("{} {}", row.status, reason(row.status)).trim_end().to_owned(),
+                None => String::new(),
+            };
             serde_json::to_writer(&mut self.out, &self.line)?;
             self.out.write_all(b"\n")?;
         }
         self.out.flush()
+    }
+}
+
+/// RFC 9110 section 15: what servers commonly say beside these numbers.
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
+        414 => "Request URI Too Long",
+        415 => "Unsupported Media Type",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Entity",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
     }
 }
 
@@ -323,7 +387,7 @@ mod tests {
 
     #[test]
     fn the_tutorials_line_is_read() {
-        let attack = parse("-duration=30s -rate=100").expect("an attack");
+        let attack = parse("-duration=30s -rate=100 -workers=5 -max-body=0").expect("an attack");
         let mut stdin = &b"GET http://user-service/api/users\nGET http://other/\n"[..];
         let (plan, requests) = attack.plan(&mut stdin, Rows::new().0).expect("a plan");
         assert!(plan.check().is_ok());
@@ -353,6 +417,8 @@ mod tests {
             ("-rate=x", "a rate"),
             ("-rate=0", "-max-workers"),
             ("-redirects=10", "not followed"),
+            ("-max-body=9", "no body is kept"),
+            ("-workers=x", "a number"),
             ("-duration=5", "duration"),
             ("-format=xml", "http or json"),
             ("http://a", "not a flag"),
@@ -374,7 +440,9 @@ mod tests {
         let row =
             Row { request: 0, intended_ns: 5, ended_ns: 1005, status: 200, body_bytes: 7, success: true, error: None };
         let failed = Row { status: 0, error: Some(crate::summary::ErrorKind::Timeout), success: false, ..row };
-        Stream::new(&mut out, "a", started, &[request], &[origin]).write(&[row, failed]).expect("written");
+        let missing = Row { status: 404, success: false, ..row };
+        let rows = [row, failed, missing];
+        Stream::new(&mut out, "a", started, &[request], &[origin]).write(&rows).expect("written");
         let lines: Vec<Line> = out
             .split(|&b| b == b'\n')
             .filter(|l| !l.is_empty())
@@ -385,6 +453,10 @@ mod tests {
             (lines[0].latency, lines[0].bytes_in, lines[0].bytes_out, lines[0].url.as_str()),
             (1000, 7, 3, "http://user-service/api")
         );
-        assert_eq!((lines[1].seq, lines[1].code, lines[1].error.as_str()), (1, 0, "no answer in time"));
+        assert_eq!(
+            (lines[1].seq, lines[1].code, lines[1].error.as_str()),
+            (1, 0, "Post \"http://user-service/api\": no answer in time")
+        );
+        assert_eq!((lines[2].code, lines[2].error.as_str()), (404, "404 Not Found"));
     }
 }

@@ -20,6 +20,16 @@ const CONNECTIONS: u32 = 10;
 const DURATION: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(2);
 
+pub(super) const HELP: &str = "Usage: celerity load --as wrk <options> <url> [-- arguments of the script]
+  -c, --connections <N>  connections, all threads together [10]
+  -d, --duration <T>     length of the run, such as 30s [10s]
+  -t, --threads <N>      threads [2]
+  -s, --script <FILE>    Lua script
+  -H, --header <H>       header of every request, may be repeated
+  -L, --latency          show the distribution of latencies
+  -T, --timeout <T>      longest wait for an answer [2s]
+";
+
 /// A wrk command line.
 #[derive(Clone, Debug)]
 pub struct Wrk {
