@@ -47,9 +47,10 @@ pub(crate) fn live() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether to colour: only on a terminal, and never when `NO_COLOR` is set to something (https://no-color.org).
+/// Whether to colour: only on a terminal that can, and never when `NO_COLOR` is set to something (https://no-color.org).
 pub(crate) fn colour(terminal: bool) -> bool {
-    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    let able = terminal && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+    able && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The exit code of a verb that was to write a page, too. A page that is missing is said, and is an error (2) where all else

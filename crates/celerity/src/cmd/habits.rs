@@ -1,7 +1,7 @@
 //! `celerity load --as wrk|hey|vegeta`: another tool's command line, read as that tool reads it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -14,12 +14,10 @@ use celerity_load::habits::wrk::Wrk;
 use celerity_load::plan::Proxy;
 use celerity_load::summary::ErrorKind;
 use celerity_load::target::Origin;
-use celerity_load::{Error, Plan, Summary};
+use celerity_load::{Error, Plan, Ready, Summary, habits};
 
+use super::load::end::{self, EXIT_NOT_ACHIEVED, EXIT_USAGE};
 use crate::term;
-
-const EXIT_USAGE: u8 = 2;
-const EXIT_NOT_ACHIEVED: u8 = 3;
 
 /// Takes the command line where it says `load --as TOOL`. What follows the tool's name is the tool's; clap, which has
 /// its own idea of `-t12` and `-duration=30s`, does not see it.
@@ -33,6 +31,9 @@ pub(crate) fn taken(args: &[String]) -> Option<anyhow::Result<ExitCode>> {
         [flag, rest @ ..] if flag.starts_with("--as=") => (flag.trim_start_matches("--as="), rest),
         rest => return late(rest),
     };
+    if let Some(text) = habits::help(tool, rest) {
+        return Some(Ok(printed(&text)));
+    }
     Some(match tool {
         "wrk" => wrk(rest),
         "hey" => hey(rest),
@@ -54,16 +55,19 @@ fn usage(text: &str) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-fn could_not_begin(error: &Error) -> ExitCode {
-    term::error(&anyhow::Error::msg(error.to_string()));
-    ExitCode::from(match error {
-        Error::Unreachable { .. } | Error::System { .. } | Error::Thread => EXIT_NOT_ACHIEVED,
-        _ => EXIT_USAGE,
-    })
+fn could_not_begin(error: Error) -> ExitCode {
+    let error = error.into();
+    term::error(&error);
+    ExitCode::from(end::could_not_begin(&error))
 }
 
-/// 0 where anything was answered, as those tools have it; a script that failed is told.
-fn ended(summary: &Summary) -> ExitCode {
+fn printed(text: &str) -> ExitCode {
+    end::with_unwritten(0, &end::print(text).err().into_iter().collect::<Vec<_>>())
+}
+
+/// 0 where anything was answered, as those tools have it; a script that failed, and results that could not be written, are
+/// told.
+fn ended(summary: &Summary, unwritten: &[String]) -> ExitCode {
     if let Some(text) = summary.error_examples.get(&ErrorKind::Script) {
         return usage(text);
     }
@@ -71,43 +75,56 @@ fn ended(summary: &Summary) -> ExitCode {
         if let Some((kind, text)) = summary.error_examples.iter().next() {
             term::error(&anyhow::Error::msg(format!("nothing was answered: {}: {text}", kind.as_str())));
         }
-        return ExitCode::from(EXIT_NOT_ACHIEVED);
+        return end::with_unwritten(EXIT_NOT_ACHIEVED, unwritten);
     }
-    ExitCode::SUCCESS
+    end::with_unwritten(0, unwritten)
 }
 
-/// Where rows come out, and what writes them.
-type Writing = (std::sync::mpsc::Receiver<Vec<Row>>, Box<dyn FnMut(&[Row]) -> std::io::Result<()> + Send>);
+type Write = Box<dyn FnMut(&[Row]) -> io::Result<()> + Send>;
 
-/// Runs until the plan is through or Ctrl-C; rows go to `write` meanwhile, on a thread of their own. Takes the plan, for
-/// it holds an end of the rows.
-fn run(plan: Plan, rows: Option<Writing>) -> anyhow::Result<Result<Summary, Error>> {
+/// Where rows come out, what writes them, and where to.
+struct Writing {
+    rows: std::sync::mpsc::Receiver<Vec<Row>>,
+    write: Write,
+    place: String,
+}
+
+/// What a run gave, and what of it could not be written.
+type Done = (Summary, Vec<String>);
+
+/// Runs until the plan is through or Ctrl-C; `begins` is called when nothing stands in its way any more. Rows are written
+/// meanwhile, on a thread of their own. Takes the plan, for it holds an end of the rows.
+fn run(plan: Plan, writing: Option<Writing>, begins: impl FnOnce()) -> anyhow::Result<Result<Done, Error>> {
     let control = Control::new();
     let watched = super::load::watch_interrupts(control.clone())?;
-    let writer = match rows {
+    let writer = match writing {
         None => None,
-        Some((receive, mut write)) => {
+        Some(Writing { rows, mut write, place }) => {
             let control = control.clone();
             let thread = std::thread::Builder::new().name("rows".into()).spawn(move || {
-                let mut broken = false;
+                let mut written = Ok(());
                 // Read to the end even when nobody listens any more: the senders must not be held up.
-                for batch in receive {
-                    if !broken && write(&batch).is_err() {
-                        broken = true;
-                        control.stop(Stop::Gently);
+                for batch in rows {
+                    if written.is_ok() {
+                        written = write(&batch);
+                        if written.is_err() {
+                            control.stop(Stop::Gently);
+                        }
                     }
                 }
+                end::heard(&place, written)
             });
             Some(thread.context("a thread for the results cannot be started")?)
         }
     };
-    let done = celerity_load::run(&plan, &control);
+    let done = Ready::new(&plan, &control).and_then(|ready| {
+        begins();
+        ready.run(&control)
+    });
     drop(plan);
-    if let Some(writer) = writer {
-        let _ = writer.join();
-    }
+    let unwritten = writer.and_then(|writer| writer.join().ok()?.err());
     drop(watched);
-    Ok(done)
+    Ok(done.map(|summary| (summary, unwritten.into_iter().collect())))
 }
 
 fn wrk(args: &[String]) -> anyhow::Result<ExitCode> {
@@ -117,20 +134,31 @@ fn wrk(args: &[String]) -> anyhow::Result<ExitCode> {
     };
     let (plan, program) = match wrk.plan() {
         Ok(planned) => planned,
-        Err(error) => return Ok(could_not_begin(&error)),
+        Err(error) => return Ok(no_wrk(error)),
     };
-    term::raw(&wrk.banner());
-    let summary = match run(plan, None)? {
-        Ok(summary) => summary,
-        Err(error) => return Ok(could_not_begin(&error)),
+    let mut unwritten = Vec::new();
+    let (summary, _) = match run(plan, None, || unwritten.extend(end::print(&wrk.banner()).err()))? {
+        Ok(done) => done,
+        Err(error) => return Ok(no_wrk(error)),
     };
-    term::raw(&wrk.report(&summary));
+    if unwritten.is_empty() {
+        unwritten.extend(end::print(&wrk.report(&summary)).err());
+    }
     if let Some(program) = program
         && let Err(text) = program.done(&summary)
     {
         return Ok(usage(&text));
     }
-    Ok(ended(&summary))
+    Ok(ended(&summary, &unwritten))
+}
+
+/// wrk says in its own words that there is no server.
+fn no_wrk(error: Error) -> ExitCode {
+    if !error.is_unreached() {
+        return could_not_begin(error);
+    }
+    term::note(Wrk::unreached(&error));
+    ExitCode::from(EXIT_NOT_ACHIEVED)
 }
 
 fn hey(args: &[String]) -> anyhow::Result<ExitCode> {
@@ -138,30 +166,32 @@ fn hey(args: &[String]) -> anyhow::Result<ExitCode> {
         Ok(hey) => hey,
         Err(error) => return Ok(usage(&error.to_string())),
     };
-    let (send, receive) = Rows::new();
+    let (send, rows) = Rows::new();
     let plan = match hey.plan(hey.csv.then_some(send)) {
         Ok(plan) => plan,
-        Err(error) => return Ok(could_not_begin(&error)),
+        Err(error) => return Ok(could_not_begin(error)),
     };
-    let summary = if hey.csv {
-        term::raw(CSV_HEAD);
+    let mut unwritten = Vec::new();
+    let writing = hey.csv.then(|| {
+        unwritten.extend(end::print(CSV_HEAD).err());
         let write = |rows: &[Row]| {
             let text: String = rows.iter().filter_map(csv_line).collect();
-            let mut out = std::io::stdout().lock();
+            let mut out = io::stdout().lock();
             out.write_all(text.as_bytes()).and_then(|()| out.flush())
         };
-        run(plan, Some((receive, Box::new(write))))?
-    } else {
-        run(plan, None)?
-    };
-    let summary = match summary {
-        Ok(summary) => summary,
-        Err(error) => return Ok(could_not_begin(&error)),
+        Writing { rows, write: Box::new(write), place: "standard output".into() }
+    });
+    if !unwritten.is_empty() {
+        return Ok(end::with_unwritten(0, &unwritten));
+    }
+    let (summary, mut unwritten) = match run(plan, writing, || ())? {
+        Ok(done) => done,
+        Err(error) => return Ok(could_not_begin(error)),
     };
     if !hey.csv {
-        term::raw(&hey.report(&summary));
+        unwritten.extend(end::print(&hey.report(&summary)).err());
     }
-    Ok(ended(&summary))
+    Ok(ended(&summary, &unwritten))
 }
 
 fn vegeta(args: &[String]) -> anyhow::Result<ExitCode> {
@@ -181,8 +211,8 @@ fn attack(args: &[String]) -> anyhow::Result<ExitCode> {
         Ok(attack) => attack,
         Err(error) => return Ok(usage(&error.to_string())),
     };
-    let (send, receive) = Rows::new();
-    let (mut plan, requests) = match attack.plan(&mut std::io::stdin().lock(), send) {
+    let (send, rows) = Rows::new();
+    let (mut plan, requests) = match attack.plan(&mut io::stdin().lock(), send) {
         Ok(planned) => planned,
         Err(error) => return Ok(usage(&error.to_string())),
     };
@@ -190,16 +220,19 @@ fn attack(args: &[String]) -> anyhow::Result<ExitCode> {
         Ok(proxy) => proxy,
         Err(why) => return Ok(usage(&why)),
     };
-    let out: Box<dyn Write + Send> = match &attack.output {
-        None => Box::new(std::io::stdout()),
-        Some(path) => Box::new(File::create(path).with_context(|| format!("{path} cannot be written"))?),
+    let (out, place): (Box<dyn io::Write + Send>, _) = match &attack.output {
+        None => (Box::new(io::stdout()), "standard output".to_owned()),
+        Some(path) => match File::create(path) {
+            Ok(file) => (Box::new(file), path.clone()),
+            Err(error) => return Ok(usage(&format!("vegeta attack: {path} cannot be written: {error}"))),
+        },
     };
     let started = time::OffsetDateTime::now_utc();
     let mut stream = Stream::new(BufWriter::new(out), &attack.name, started, &requests, &plan.origins);
-    let done = run(plan, Some((receive, Box::new(move |rows: &[Row]| stream.write(rows)))))?;
-    Ok(match done {
-        Ok(summary) => ended(&summary),
-        Err(error) => could_not_begin(&error),
+    let writing = Writing { rows, write: Box::new(move |rows| stream.write(rows)), place };
+    Ok(match run(plan, Some(writing), || ())? {
+        Ok((summary, unwritten)) => ended(&summary, &unwritten),
+        Err(error) => could_not_begin(error),
     })
 }
 
@@ -237,6 +270,11 @@ fn report(args: &[String]) -> anyhow::Result<ExitCode> {
         Ok(report) => report,
         Err(error) => return Ok(usage(&error.to_string())),
     };
+    // The first Ctrl-C is for the attack at the other end of the pipe: what it has measured is still to come.
+    let _watched = super::load::each_interrupt(|times| match times {
+        0 => term::note("the results are read to their end; Ctrl-C again stops at once"),
+        _ => std::process::exit(130),
+    })?;
     let mut files = Vec::new();
     for path in &report.inputs {
         match File::open(path) {
@@ -244,20 +282,20 @@ fn report(args: &[String]) -> anyhow::Result<ExitCode> {
             Err(error) => return Ok(usage(&format!("vegeta report: {path} cannot be read: {error}"))),
         }
     }
-    let mut stdin = std::io::stdin().lock();
+    let mut stdin = io::stdin().lock();
     let mut inputs: Vec<(String, &mut dyn BufRead)> = Vec::new();
     if files.is_empty() {
         inputs.push(("standard input".into(), &mut stdin));
     }
     inputs.extend(files.iter_mut().map(|(name, file)| (name.clone(), file as &mut dyn BufRead)));
     match report.run(&mut inputs) {
-        Ok(text) => {
-            match &report.output {
-                None => term::raw(&text),
-                Some(path) => std::fs::write(path, text).with_context(|| format!("{path} cannot be written"))?,
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        Ok(text) => Ok(match &report.output {
+            None => printed(&text),
+            Some(path) => match std::fs::write(path, text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => usage(&format!("vegeta report: {path} cannot be written: {error}")),
+            },
+        }),
         Err(error) => Ok(usage(&error.to_string())),
     }
 }

@@ -1,5 +1,6 @@
 //! `celerity load`: sends requests as a plan says, and reports what came of it.
 
+pub(crate) mod end;
 mod stages;
 mod what;
 
@@ -7,19 +8,17 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use celerity_load::audit::Verdict;
 use celerity_load::control::{Control, Stop};
 use celerity_load::plan::{
     Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Proxy, Segment, Tls, WhenFull,
 };
 use celerity_load::report::{self, Outputs, Style};
 use celerity_load::script::Program;
-use celerity_load::slo::{Outcome, Slo};
-use celerity_load::summary::ErrorKind;
-use celerity_load::{Error, Summary, target};
+use celerity_load::slo::Slo;
+use celerity_load::target;
 use clap::ValueEnum;
 
 use crate::{duration, term};
@@ -30,7 +29,7 @@ use crate::{duration, term};
 /// loop (-c) starts the next request of a connection when its last one has ended, as wrk and hey do.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  celerity load http://127.0.0.1:8080/api/users --rate 2000 --for 30s\n  celerity load http://user-service/api/users -c 64 --for 10s --proxy http://127.0.0.1:15001\n  celerity load https://host/ --stages ramp:0..5000/60s,spike:1000..8000/60s --slo 'p99<50ms,success>99.9%'\n  celerity load --targets targets.txt --rate 500 --for 30s\n  celerity load http://127.0.0.1:50051 --grpc shop.v1.Orders/Total --proto orders.proto -d '{}'\n  celerity load --as wrk -t12 -c400 -d30s --latency http://127.0.0.1:8080/\n  celerity load --as hey -z 30s -c 50 http://127.0.0.1:8080/\n  echo 'GET http://127.0.0.1:8080/' | celerity load --as vegeta attack -duration=30s -rate=100 | celerity load --as vegeta report\n\nAfter `--as wrk`, `--as hey` or `--as vegeta` the rest of the line is that tool's own.\n\nExit codes: 0 all well, 1 an objective failed, 2 usage, 3 the offered rate was not achieved or nothing was answered,\n4 the run is void: the sender was late or too busy"
+    after_help = "Examples:\n  celerity load http://127.0.0.1:8080/api/users --rate 2000 --for 30s\n  celerity load http://user-service/api/users -c 64 --for 10s --proxy http://127.0.0.1:15001\n  celerity load https://host/ --stages ramp:0..5000/60s,spike:1000..8000/60s --slo 'p99<50ms,success>99.9%'\n  celerity load --targets targets.txt --rate 500 --for 30s\n  celerity load http://127.0.0.1:50051 --grpc shop.v1.Orders/Total --proto orders.proto -d '{}'\n  celerity load --as wrk -t12 -c400 -d30s --latency http://127.0.0.1:8080/\n  celerity load --as hey -z 30s -c 50 http://127.0.0.1:8080/\n  echo 'GET http://127.0.0.1:8080/' | celerity load --as vegeta attack -duration=30s -rate=100 | celerity load --as vegeta report\n\nAfter `--as wrk`, `--as hey` or `--as vegeta` the rest of the line is that tool's own.\n\nExit codes: 0 all well, 1 an objective failed, 2 usage, 3 the offered rate was not achieved, or nothing was answered,\n4 the run is void: the sender was late or too busy"
 )]
 pub(crate) struct Args {
     /// http:// or https:// URL
@@ -221,13 +220,6 @@ enum Format {
     Json,
 }
 
-/// Exit codes of every verb that measures.
-const EXIT_OBJECTIVE: u8 = 1;
-const EXIT_USAGE: u8 = 2;
-const EXIT_NOT_ACHIEVED: u8 = 3;
-const EXIT_VOID: u8 = 4;
-/// Below this share of requests sent in time, the offered rate was not achieved.
-const ACHIEVED_SHARE_MIN: f64 = 0.99;
 /// Open loop without `--connections`: enough for 25,000/s at 10 ms.
 const OPEN_CONNECTIONS: u32 = 256;
 const RATE_PER_SECOND: f64 = 100.0;
@@ -257,7 +249,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(planned) => planned,
         Err(error) => {
             term::error(&error);
-            return Ok(ExitCode::from(EXIT_USAGE));
+            return Ok(ExitCode::from(end::could_not_begin(&error)));
         }
     };
     let control = Control::new();
@@ -267,33 +259,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let summary = match done {
         Ok(summary) => summary,
         Err(error) => {
-            let code = exit_code_of(&error);
-            term::error(&error.into());
-            return Ok(code);
+            let error = error.into();
+            term::error(&error);
+            return Ok(ExitCode::from(end::could_not_begin(&error)));
         }
     };
     let outcomes = args.slo.as_ref().map(|slo| slo.evaluate(&summary)).unwrap_or_default();
-    match args.format {
+    let text = match args.format {
         Format::Text => {
             let style = Style { columns: term::columns(), colour: term::colour(std::io::stdout().is_terminal()) };
-            term::raw(&report::text::render(&summary, &outcomes, style));
+            report::text::render(&summary, &outcomes, style)
         }
-        Format::Json => term::line(serde_json::to_string_pretty(&report::json::render(&summary, &outcomes))?),
-    }
+        Format::Json => serde_json::to_string_pretty(&report::json::render(&summary, &outcomes))? + "\n",
+    };
+    let mut unwritten: Vec<String> = end::print(&text).err().into_iter().collect();
     let outputs = Outputs { csv: args.csv.clone(), hdr: args.hdr.clone(), html: args.html.clone() };
-    let unwritten = outputs.write(&summary, &outcomes);
-    for reason in &unwritten {
-        term::error(&anyhow::anyhow!("{reason}"));
-    }
+    unwritten.extend(outputs.write(&summary, &outcomes));
+    let mut code = end::exit_code(&summary, &outcomes);
     if let Some(program) = program
         && let Err(text) = program.done(&summary)
     {
         term::error(&anyhow::Error::msg(text));
-        return Ok(ExitCode::from(EXIT_USAGE));
+        code = end::EXIT_USAGE;
     }
-    let code = exit_code(&summary, &outcomes);
-    // Whoever asked for a file and does not get it must hear so; a run that failed by itself says that instead.
-    Ok(ExitCode::from(if code == 0 && !unwritten.is_empty() { EXIT_USAGE } else { code }))
+    Ok(end::with_unwritten(code, &unwritten))
 }
 
 /// Shows on standard error how the run goes: one line that is rewritten on a terminal, a line now and then elsewhere.
@@ -321,41 +310,24 @@ fn show_while<T>(plan: &Plan, control: &Control, run: impl FnOnce() -> T) -> T {
     })
 }
 
-/// What could not begin: a slip in the arguments, or a server that is not there.
-fn exit_code_of(error: &Error) -> ExitCode {
-    ExitCode::from(match error {
-        Error::Unreachable { .. } | Error::System { .. } | Error::Thread => EXIT_NOT_ACHIEVED,
-        _ => EXIT_USAGE,
-    })
-}
-
-/// A void run decides nothing; an objective that failed in a run that can be trusted decides.
-fn exit_code(summary: &Summary, outcomes: &[Outcome]) -> u8 {
-    if summary.errors.contains_key(&ErrorKind::Script) {
-        EXIT_USAGE
-    } else if summary.succeeded + summary.failed_answers == 0 {
-        EXIT_NOT_ACHIEVED
-    } else if summary.verdict() != Verdict::Trusted {
-        EXIT_VOID
-    } else if outcomes.iter().any(|o| !o.passed) {
-        EXIT_OBJECTIVE
-    } else if summary.achieved_share() < ACHIEVED_SHARE_MIN || unconnected_share(summary) > 1.0 - ACHIEVED_SHARE_MIN {
-        EXIT_NOT_ACHIEVED
-    } else {
-        0
-    }
-}
-
-/// Requests that never reached the server.
-fn unconnected_share(summary: &Summary) -> f64 {
-    let kinds = [ErrorKind::Refused, ErrorKind::Connect, ErrorKind::ConnectTimeout, ErrorKind::Proxy, ErrorKind::Tls];
-    let count: u64 = kinds.iter().filter_map(|kind| summary.errors.get(kind)).sum();
-    count as f64 / summary.total().max(1) as f64
-}
-
 /// The first Ctrl-C (or SIGTERM) ends the run and leaves its report, the second ends it at once, the third ends the
 /// process. Watched until the runtime is dropped.
 pub(crate) fn watch_interrupts(control: Control) -> anyhow::Result<tokio::runtime::Runtime> {
+    each_interrupt(move |times| match times {
+        0 => {
+            term::note("stopping: the report comes within a second");
+            control.stop(Stop::Gently);
+        }
+        1 => control.stop(Stop::Now),
+        _ => std::process::exit(130),
+    })
+}
+
+/// A signal that follows another so soon is the same wish: `timeout` sends one to its child and one to the group.
+const SAME_WISH: Duration = Duration::from_millis(500);
+
+/// Calls with 0 at the first Ctrl-C or SIGTERM, with 1 at the second, and so on, until the runtime is dropped.
+pub(crate) fn each_interrupt(mut act: impl FnMut(u32) + Send + 'static) -> anyhow::Result<tokio::runtime::Runtime> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -367,18 +339,16 @@ pub(crate) fn watch_interrupts(control: Control) -> anyhow::Result<tokio::runtim
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     drop(guard);
     runtime.spawn(async move {
-        for times in 0.. {
+        let (mut times, mut last) = (0, None);
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            match times {
-                0 => {
-                    term::note("stopping: the report comes within a second");
-                    control.stop(Stop::Gently);
-                }
-                1 => control.stop(Stop::Now),
-                _ => std::process::exit(130),
+            let now = Instant::now();
+            if last.replace(now).is_none_or(|last| now.duration_since(last) >= SAME_WISH) {
+                act(times);
+                times += 1;
             }
         }
     });
@@ -420,7 +390,7 @@ fn load(args: &Args) -> anyhow::Result<Load> {
     let run_for = args.run_for.or(args.requests.is_none().then_some(RUN_FOR));
     if args.concurrency.is_some() {
         return Ok(Load::Closed(Closed {
-            duration: run_for.map(|d| d + args.warm_up),
+            duration: run_for.map(|d| d.saturating_add(args.warm_up)),
             count: args.requests,
             slot_per_second: None,
         }));
