@@ -26,10 +26,12 @@ use crate::{client, experiment, interrupt};
 /// Gentle enough for two cores with a mesh, its services and the sender on them; enough that what the services draw at random
 /// does not drown the margin.
 const PER_SECOND: f64 = 500.0;
-/// 850 requests after the discarded part: enough for the median, which decides, and 42 beyond the p95.
-const BLOCK: Duration = Duration::from_secs(2);
-/// With the 8 pairs of A/A at most 100 seconds.
+/// 765 requests after the discarded part: enough for the median, which decides, and 38 beyond the p95.
+const BLOCK: Duration = Duration::from_millis(1800);
+/// With the 8 pairs of A/A 90 seconds, and every pair that is voided 4 more.
 const PAIRS_MAX: usize = 16;
+/// However many are voided: nobody waits for longer.
+const LIMIT: Duration = Duration::from_secs(110);
 const SEED: u64 = 0x07e5_7ab5;
 /// As the live traffic: different users, so that a hash has something to spread and a cache something to miss.
 const CALLERS: usize = 1000;
@@ -40,7 +42,7 @@ const CONNECTIONS: u32 = 32;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Runs it against the mesh whose entry is `candidate`. Takes up to 100 seconds.
+/// Runs it against the mesh whose entry is `candidate`. Takes 90 to 110 seconds.
 pub(crate) fn run(ports: Ports, candidate: SocketAddr, name: &str) -> anyhow::Result<Report> {
     let beside = ports.beside();
     let workloads = lab::workloads(beside);
@@ -52,13 +54,16 @@ pub(crate) fn run(ports: Ports, candidate: SocketAddr, name: &str) -> anyhow::Re
     let interrupt = interrupt::watch(&control)?;
     let requests = requests();
     let mut arms = Targets { baseline: plan(baseline, &requests), candidate: plan(candidate, &requests), control };
-    let report = experiment::run(&design()?, ("plain: the services and mutual TLS", name), &mut arms, &interrupt);
+    let report =
+        experiment::run(&design()?, ("plain: the services and mutual TLS", name), &mut arms, &interrupt, Some(LIMIT));
     mesh.drain(DRAIN_MAX);
     report
 }
 
 fn design() -> anyhow::Result<Design> {
-    let design = Design { block: BLOCK, ..Design::new(Metric::P50, PER_SECOND, PAIRS_MAX, SEED)? };
+    // What the services draw at random is a floor of 2.4 % by itself, and how busy this machine is nobody knows: the margin
+    // is what these pairs can answer here, and the report says how wide that is.
+    let design = Design { block: BLOCK, widens: true, ..Design::new(Metric::P50, PER_SECOND, PAIRS_MAX, SEED)? };
     design.check()?;
     Ok(design)
 }
@@ -90,8 +95,9 @@ mod tests {
     #[test]
     fn it_ends_within_two_minutes() {
         let design = design().expect("a design");
-        // Two blocks more, in which both arms get warm.
-        assert!(design.longest() + 2 * design.block <= Duration::from_secs(110), "{:?}", design.longest());
+        // Two blocks more, in which both arms get warm, and room for five pairs that are voided.
+        assert!(design.longest() + 12 * design.block <= LIMIT, "{:?}", design.longest());
+        assert!(LIMIT + 2 * design.block + DRAIN_MAX < Duration::from_secs(120));
     }
 
     #[test]

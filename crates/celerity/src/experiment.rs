@@ -1,19 +1,22 @@
 //! An A/B as a person watches it: progress while it runs, the report at its end.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use celerity_load::ab::{self, Arms, Design, Event, Flow, Report};
 
 use crate::interrupt::Interrupt;
 use crate::term;
 
-/// Runs it, with progress on standard error.
+/// Runs it, with progress on standard error, for `limit` at most.
 pub(crate) fn run(
     design: &Design,
     names: (&str, &str),
     arms: &mut dyn Arms,
     interrupt: &Interrupt,
+    limit: Option<Duration>,
 ) -> anyhow::Result<Report> {
+    let began = Instant::now();
     let mut progress = Progress::new();
     progress.note(&format!(
         "{} blocks of {:.1} s at {:.0}/s at most: {:.0} s; Ctrl-C prints what is known",
@@ -24,7 +27,8 @@ pub(crate) fn run(
     ));
     let report = ab::run(design, names, arms, |event| {
         progress.show(&event);
-        if interrupt.asked() { Flow::Stop } else { Flow::Continue }
+        let over = limit.is_some_and(|limit| began.elapsed() >= limit);
+        if over || interrupt.asked() { Flow::Stop } else { Flow::Continue }
     })?;
     progress.clear();
     Ok(report)
@@ -33,6 +37,8 @@ pub(crate) fn run(
 /// A line that is redrawn on a terminal, lines elsewhere.
 struct Progress {
     live: bool,
+    /// Pairs of the A/B that are through, the void ones too.
+    pairs: usize,
 }
 
 /// Without a terminal, a line for so many pairs.
@@ -40,17 +46,27 @@ const PAIRS_A_LINE: usize = 4;
 
 impl Progress {
     fn new() -> Self {
-        Self { live: std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb") }
+        Self {
+            live: std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+            pairs: 0,
+        }
     }
 
     fn show(&mut self, event: &Event<'_>) {
         match event {
             Event::Aa { done, of } => self.step(&format!("A/A: pair {done} of {of}"), *done),
             Event::Floor(aa) => self.note(&ab::text::floor(aa)),
+            Event::Refused(why) => {
+                self.note(&format!(
+                    "{why}. Pairs follow to describe the arms, and what is beyond the floor is decided"
+                ));
+            }
             Event::Pair { kept, of, row } => {
                 let change = row.change.map_or("no answer".to_owned(), ab::text::percent);
-                let void = if row.void.is_empty() { "" } else { ", void" };
-                self.step(&format!("A/B: pair {kept} of at most {of}, {change}{void}"), *kept);
+                self.pairs += 1;
+                let number = self.pairs;
+                let void = if row.void.is_empty() { String::new() } else { format!(", void: {}", row.void.join("; ")) };
+                self.step(&format!("A/B: pair {number}, {kept} of at most {of} count, {change}{void}"), number);
             }
             Event::Look(look) => self.note(&ab::text::look(look.pairs, look.change, look.verdict)),
         }

@@ -161,7 +161,7 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let mut arms =
         Targets { baseline: baseline.plan.clone(), candidate: candidate.plan.clone(), control: control.clone() };
     let names = (baseline.name.as_str(), candidate.name.as_str());
-    let report = experiment::run(&design, names, &mut arms, &interrupt)?;
+    let report = experiment::run(&design, names, &mut arms, &interrupt, None)?;
     match args.format {
         Format::Text => term::raw(&text::render(&report)),
         Format::Json => term::line(serde_json::to_string_pretty(&report)?),

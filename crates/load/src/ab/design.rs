@@ -19,6 +19,13 @@ pub const DISCARD_SHARE: f64 = 0.15;
 pub const AA_PAIRS: usize = 8;
 /// With fewer the noise floor would be a guess.
 pub const AA_PAIRS_MIN: usize = 4;
+/// After a margin was refused, so many pairs describe the arms: an effect far beyond the noise shows in them, and no other
+/// would in more.
+pub const DESCRIPTIVE_PAIRS: usize = 16;
+/// A margin is not widened beyond this (25 %): "equivalent" would say nothing.
+pub const WIDENED_MARGIN_MAX: f64 = 0.25;
+/// An arm that fails this share of its requests has no latency that is worth comparing.
+pub const FAILED_SHARE_MAX: f64 = 0.5;
 /// The candidate's error share may exceed the baseline's by this much (0.1 percentage points).
 pub const ERROR_MARGIN: f64 = 0.001;
 /// Of ranks against the mean, for normal differences (Hodges and Lehmann, 1956): what robustness costs at most here.
@@ -71,6 +78,9 @@ pub struct Design {
     pub primary: Metric,
     /// Of the primary metric, as a share: 0.05 is 5 %.
     pub margin: f64,
+    /// The A/A run may widen the margin to one that these pairs can answer, up to [`WIDENED_MARGIN_MAX`].
+    #[serde(default)]
+    pub widens: bool,
     pub alpha: f64,
     /// Rising; the last one is the most pairs.
     pub looks: Vec<usize>,
@@ -111,7 +121,17 @@ impl Design {
         }
         let looks = LOOKS.into_iter().filter(|look| *look <= pairs_max).collect();
         let block = Duration::from_secs_f64(block_seconds(primary, per_second));
-        Ok(Self { primary, margin: primary.margin(), alpha: ALPHA, looks, aa_pairs: AA_PAIRS, per_second, block, seed })
+        Ok(Self {
+            primary,
+            margin: primary.margin(),
+            widens: false,
+            alpha: ALPHA,
+            looks,
+            aa_pairs: AA_PAIRS,
+            per_second,
+            block,
+            seed,
+        })
     }
 
     pub fn check(&self) -> Result<(), DesignError> {
@@ -140,6 +160,12 @@ impl Design {
 
     pub fn pairs_max(&self) -> usize {
         self.looks.last().copied().unwrap_or_default()
+    }
+
+    /// The pairs after which the arms are described, if the margin was refused.
+    pub fn pairs_described(&self) -> usize {
+        let within = self.looks.iter().copied().take_while(|look| *look <= DESCRIPTIVE_PAIRS).last();
+        within.or(self.looks.first().copied()).unwrap_or_default()
     }
 
     /// The error that one look may have: alpha shared out evenly (Bonferroni), which holds whatever the dependence of
@@ -178,6 +204,14 @@ impl Design {
     /// deviation (of logarithms). A margin below it cannot be answered with these pairs.
     pub fn floor(&self, deviation: f64) -> f64 {
         normal::quantile(1.0 - self.alpha_per_look() / 2.0) * self.error_at(self.pairs_max(), deviation)
+    }
+
+    /// The margin (of logarithms) within which the last look finds equal arms with a chance of 90 % by the normal
+    /// approximation; somewhat less often where the deviation is itself a guess from a few pairs.
+    pub fn answerable(&self, deviation: f64) -> f64 {
+        // Both ends of the interval must lie inside, so each side has a twentieth.
+        let width = normal::quantile(1.0 - self.alpha_per_look() / 2.0) + normal::quantile(0.95);
+        width * self.error_at(self.pairs_max(), deviation)
     }
 
     /// The chance that the last look alone sees a shift of `effect` (of logarithms), by the normal approximation: a

@@ -1,9 +1,9 @@
 //! The loop: A/A, then pairs, a look at 8, 16, 32 and 64.
 
 use crate::ab::arms::{Arm, Arms, Block};
-use crate::ab::design::{Design, DesignError, Phase};
+use crate::ab::design::{Design, DesignError, FAILED_SHARE_MAX, Metric, Phase, WIDENED_MARGIN_MAX};
 use crate::ab::noise::{PairNoise, Rules};
-use crate::ab::report::{self, AaReport, Look, Pair, PairRow, Report};
+use crate::ab::report::{self, AaReport, Errors, Floors, Look, Pair, PairRow, Report};
 use crate::ab::verdict::{Guardrail, Verdict, combine};
 use crate::stats::{mean, ranks};
 
@@ -25,6 +25,8 @@ pub enum Event<'a> {
         of: usize,
     },
     Floor(&'a AaReport),
+    /// Why the margin is refused; pairs follow all the same, to describe the arms.
+    Refused(&'a str),
     /// A pair is through: how many count, and how many at most will be needed.
     Pair {
         kept: usize,
@@ -52,10 +54,14 @@ pub enum ExperimentError {
 }
 
 struct Experiment<'a, A: ?Sized> {
-    design: &'a Design,
+    /// As it was given, but for a margin that the A/A run has widened.
+    design: Design,
     arms: &'a mut A,
     rules: Rules,
     aa: Option<AaReport>,
+    floors: Floors,
+    /// Why these pairs cannot answer the margin: only what lies beyond the floor is decided.
+    refusal: Option<String>,
     rows: Vec<PairRow>,
     pairs: Vec<Pair>,
     looks: Vec<Look>,
@@ -72,7 +78,10 @@ pub fn run<A: Arms + ?Sized>(
     design.check()?;
     let rules = Rules::from_usual(&[]);
     let (rows, pairs, looks) = (Vec::new(), Vec::new(), Vec::new());
-    let mut experiment = Experiment { design, arms, rules, aa: None, rows, pairs, looks, interrupted: false };
+    let (design, floors) = (design.clone(), Floors::default());
+    let (aa, refusal) = (None, None);
+    let mut experiment =
+        Experiment { design, arms, rules, aa, floors, refusal, rows, pairs, looks, interrupted: false };
     let (verdict, reason) = match experiment.decide(&mut observe) {
         // What was measured so far is kept.
         Err(ExperimentError::Arm { arm, reason }) if !experiment.rows.is_empty() => {
@@ -101,74 +110,122 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
     /// Baseline against itself, for the noise floor and the usual noise. A decision here ends the experiment.
     fn calibrate(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Flow) -> Result<Option<Decision>, ExperimentError> {
         let of = self.design.aa_pairs;
-        let mut differences = Vec::with_capacity(of);
+        let mut pairs = Vec::with_capacity(of);
         let mut noise = Vec::with_capacity(of);
-        for pair in 0..of {
-            let one = self.block(Arm::Baseline, Phase::Aa, pair)?;
-            let other = self.block(Arm::Baseline, Phase::Aa, pair)?;
+        for number in 0..of {
+            let one = self.block(Arm::Baseline, Phase::Aa, number)?;
+            let other = self.block(Arm::Baseline, Phase::Aa, number)?;
             noise.push(PairNoise::of(&one, &other));
             // A coin decides which one plays the candidate, as in the pairs to come.
-            let swapped = self.design.swapped(Phase::Aa, pair);
+            let swapped = self.design.swapped(Phase::Aa, number);
             let interrupted = one.interrupted || other.interrupted;
             let (baseline, candidate) = if swapped { (other, one) } else { (one, other) };
-            differences.extend(Pair { baseline, candidate }.log_ratio(self.design.primary.quantile()));
-            if observe(Event::Aa { done: pair + 1, of }) == Flow::Stop || interrupted {
+            pairs.push(Pair { baseline, candidate });
+            if observe(Event::Aa { done: number + 1, of }) == Flow::Stop || interrupted {
                 return Ok(Some((Verdict::Inconclusive, "it was stopped during the A/A run".into())));
             }
         }
         self.rules = Rules::from_usual(&noise);
-        let Some(change) = ranks::hodges_lehmann(&differences, self.design.alpha) else {
-            return Ok(Some((Verdict::Void, "the baseline answered nothing".into())));
-        };
-        // Equal arms differ by 0 on average, so the mean size tells the deviation; it follows one wild pair less than
-        // the squares do.
-        let sizes: Vec<f64> = differences.iter().map(|d| d.abs()).collect();
-        let deviation = mean(&sizes).unwrap_or_default() * (std::f64::consts::PI / 2.0).sqrt();
-        let p = ranks::p_value(&differences);
-        let aa = AaReport {
-            pairs: differences.len(),
-            change: report::as_share(change),
-            p,
-            deviation,
-            floor: self.design.floor(deviation).exp_m1(),
-            detectable: self.design.detectable(deviation).exp_m1(),
+        let Some(aa) = self.floor(&pairs) else {
+            let failure = pairs.iter().find_map(|pair| pair.baseline.failure.clone());
+            return Ok(Some((Verdict::Void, silent("baseline", failure.as_deref()))));
         };
         let stopped = observe(Event::Floor(&aa)) == Flow::Stop;
-        let decision = if p <= AA_P_MIN {
-            Some(format!(
-                "the A/A run found a difference of {:+.1} % between the baseline and itself (p {p:.4}): the machine drifts too fast for these blocks",
-                aa.change.value * 100.0
-            ))
-        } else if aa.floor >= self.design.margin {
-            Some(format!(
-                "the noise floor is {:.1} % and the margin {:.1} %: {} pairs of {:.1} s cannot answer it; longer blocks, more pairs, a quieter machine or a wider margin can",
-                aa.floor * 100.0,
-                self.design.margin * 100.0,
-                self.design.pairs_max(),
-                self.design.block.as_secs_f64()
-            ))
+        let decision = if aa.failed_share >= FAILED_SHARE_MAX {
+            Some((Verdict::Void, failing(aa.failed_share, aa.failure.as_deref())))
+        } else if stopped {
+            Some((Verdict::Inconclusive, "it was stopped after the A/A run".into()))
         } else {
             None
         };
         self.aa = Some(aa);
-        if stopped && decision.is_none() {
-            return Ok(Some((Verdict::Inconclusive, "it was stopped after the A/A run".into())));
+        Ok(decision)
+    }
+
+    /// What the A/A pairs say of the machine; widens the margin or refuses it. `None` if there is nothing to say.
+    fn floor(&mut self, pairs: &[Pair]) -> Option<AaReport> {
+        let design = &self.design;
+        let differences = |metric: Metric| report::log_ratios(pairs, metric.quantile());
+        // Equal arms differ by 0 on average, so the mean size tells the deviation; it follows one wild pair less than
+        // the squares do.
+        let deviation = |metric: Metric| {
+            let sizes: Vec<f64> = differences(metric).iter().map(|d| d.abs()).collect();
+            mean(&sizes).unwrap_or_default() * (std::f64::consts::PI / 2.0).sqrt()
+        };
+        let primary = differences(design.primary);
+        let change = report::as_share(ranks::hodges_lehmann(&primary, design.alpha)?);
+        let (p, spread) = (ranks::p_value(&primary), deviation(design.primary));
+        let errors = report::errors(design, pairs);
+        let floor = design.floor(spread).exp_m1();
+        let answerable = design.answerable(spread).exp_m1();
+        let widened = design.widens && design.margin < answerable && answerable <= WIDENED_MARGIN_MAX;
+        let aa = AaReport {
+            pairs: primary.len(),
+            change,
+            p,
+            deviation: spread,
+            floor,
+            detectable: design.detectable(spread).exp_m1(),
+            widened_from: widened.then_some(design.margin),
+            failed_share: (errors.baseline_share + errors.candidate_share) / 2.0,
+            failure: errors.baseline_failure.or(errors.candidate_failure),
+        };
+        let mut floors = Floors(Metric::ALL.map(|metric| design.floor(deviation(metric))));
+        if widened {
+            self.design.margin = answerable;
         }
-        Ok(decision.map(|reason| (Verdict::Void, reason)))
+        let design = &self.design;
+        if p <= AA_P_MIN {
+            // What a place in the pair is worth is no finding either.
+            let far = [change.low, change.high].map(|end| end.ln_1p().abs()).into_iter().filter(|end| end.is_finite());
+            let far = far.fold(design.margin_log(), f64::max);
+            floors.raise(design.primary, far);
+            self.refusal = Some(format!(
+                "the A/A run found a difference of {:+.1} % between the baseline and itself (p {p:.4}): the machine drifts too fast for these blocks",
+                change.value * 100.0
+            ));
+        } else if floor >= design.margin {
+            self.refusal = Some(format!(
+                "the noise floor is {:.1} % and the margin {:.1} %: {} pairs of {:.1} s cannot answer it; longer blocks, more pairs, a quieter machine or a wider margin can",
+                floor * 100.0,
+                design.margin * 100.0,
+                design.pairs_max(),
+                design.block.as_secs_f64()
+            ));
+        }
+        self.floors = floors;
+        Some(aa)
+    }
+
+    /// How many pairs are wanted at most: fewer where they are only to describe.
+    fn pairs_wanted(&self) -> usize {
+        if self.refusal.is_some() { self.design.pairs_described() } else { self.design.pairs_max() }
+    }
+
+    fn stopped(&self) -> Decision {
+        let stopped = format!("it was stopped after {} pairs", self.pairs.len());
+        match &self.refusal {
+            Some(refusal) => (Verdict::Void, format!("{refusal}; {stopped}")),
+            None => (Verdict::Inconclusive, stopped),
+        }
     }
 
     fn compare(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Flow) -> Result<Decision, ExperimentError> {
-        let of = self.design.pairs_max();
+        let of = self.pairs_wanted();
+        if let Some(refusal) = &self.refusal
+            && observe(Event::Refused(refusal)) == Flow::Stop
+        {
+            return Ok(self.stopped());
+        }
         while self.pairs.len() < of {
             let kept = self.pair()?;
             if self.interrupted {
-                return Ok((Verdict::Inconclusive, format!("it was stopped after {} pairs", self.pairs.len())));
+                return Ok(self.stopped());
             }
             if let Some(row) = self.rows.last()
                 && observe(Event::Pair { kept: self.pairs.len(), of, row }) == Flow::Stop
             {
-                let reason = format!("it was stopped after {} pairs", self.pairs.len());
-                return Ok((Verdict::Inconclusive, reason));
+                return Ok(self.stopped());
             }
             let voided = self.rows.len() - self.pairs.len();
             if voided > VOID_PAIRS_MAX && voided > self.pairs.len() {
@@ -219,13 +276,16 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
 
     fn look(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Flow) -> Option<Decision> {
         let pairs = self.pairs.len();
-        let errors = report::errors(self.design, &self.pairs);
-        let Some(judged) = report::primary(self.design, &self.pairs) else {
-            let (verdict, who) = match (errors.baseline_share >= 1.0, errors.guardrail) {
-                (false, Guardrail::Broken) => (Verdict::Worse, "candidate"),
-                _ => (Verdict::Void, "baseline"),
+        let errors = report::errors(&self.design, &self.pairs);
+        if errors.baseline_share >= FAILED_SHARE_MAX {
+            return Some((Verdict::Void, failing(errors.baseline_share, errors.baseline_failure.as_deref())));
+        }
+        let Some(judged) = report::primary(&self.design, self.floors, &self.pairs) else {
+            let (verdict, who, failure) = match errors.guardrail {
+                Guardrail::Broken => (Verdict::Worse, "candidate", &errors.candidate_failure),
+                _ => (Verdict::Void, "baseline", &errors.baseline_failure),
             };
-            return Some((verdict, format!("the {who} answered nothing in {pairs} pairs")));
+            return Some((verdict, format!("{} in {pairs} pairs", silent(who, failure.as_deref()))));
         };
         let change = report::as_share(judged.change);
         let verdict = combine(judged.verdict, errors.guardrail);
@@ -236,26 +296,28 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
         let percent = |share: f64| format!("{:+.1} %", share * 100.0);
         let range = format!("{} ({} to {})", percent(change.value), percent(change.low), percent(change.high));
         let margin = self.design.margin * 100.0;
+        let last = pairs >= self.pairs_wanted();
+        let beyond = if self.refusal.is_some() { ", beyond the noise floor" } else { "" };
         let reason = match (errors.guardrail, verdict) {
-            (Guardrail::Broken, _) => format!(
-                "the candidate fails {:.2} % of its requests, the baseline {:.2} %",
-                errors.candidate_share * 100.0,
-                errors.baseline_share * 100.0
-            ),
-            (_, Verdict::Better) => format!("{metric} is lower: {range} after {pairs} pairs"),
-            (_, Verdict::Worse) => format!("{metric} is higher: {range} after {pairs} pairs"),
+            (Guardrail::Broken, _) => guardrail_broken(&errors),
+            (_, Verdict::Better) => format!("{metric} is lower: {range} after {pairs} pairs{beyond}"),
+            (_, Verdict::Worse) => format!("{metric} is higher: {range} after {pairs} pairs{beyond}"),
             (_, Verdict::Equivalent) => {
-                format!("{metric} changes by less than the margin of {margin:.0} %: {range} after {pairs} pairs")
+                format!("{metric} changes by less than the margin of {margin:.1} %: {range} after {pairs} pairs")
             }
-            _ if pairs >= self.design.pairs_max() && errors.guardrail == Guardrail::Suspect => {
+            _ if last && let Some(refusal) = &self.refusal => {
+                let reason = format!("{refusal}. {pairs} pairs describe the arms: {metric} {range}");
+                return Some((Verdict::Void, reason));
+            }
+            _ if last && errors.guardrail == Guardrail::Suspect => {
                 format!("the candidate may fail more requests than the baseline, and {pairs} pairs do not settle it")
             }
-            _ if pairs >= self.design.pairs_max() => {
+            _ if last => {
                 format!(
-                    "{metric} {range} after {pairs} pairs: this allows both no change and one beyond the margin of {margin:.0} %"
+                    "{metric} {range} after {pairs} pairs: this allows both no change and one beyond the margin of {margin:.1} %"
                 )
             }
-            _ if stopped => format!("it was stopped after {pairs} pairs"),
+            _ if stopped => return Some(self.stopped()),
             _ => return None,
         };
         Some((verdict, reason))
@@ -276,7 +338,12 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
     }
 
     fn report(self, names: (&str, &str), verdict: Verdict, reason: String) -> Report {
-        let (design, pairs) = (self.design, &self.pairs);
+        let (design, pairs) = (&self.design, &self.pairs);
+        let mut errors = report::errors(design, pairs);
+        // Before the first pair the A/A run is what is known of the baseline.
+        if let Some(aa) = self.aa.as_ref().filter(|_| pairs.is_empty()) {
+            (errors.baseline_share, errors.baseline_failure) = (aa.failed_share, aa.failure.clone());
+        }
         Report {
             version: report::VERSION,
             baseline: names.0.to_owned(),
@@ -284,10 +351,10 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             verdict,
             reason,
             design: design.clone(),
-            metrics: report::metrics(design, pairs),
+            metrics: report::metrics(design, self.floors, pairs),
             shift: report::shift(design, pairs),
             throughput: report::throughput(design, pairs),
-            errors: report::errors(design, pairs),
+            errors,
             ledger: report::ledger(design, pairs),
             tutorial: report::tutorial(pairs),
             pairs_kept: pairs.len(),
@@ -298,4 +365,23 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             looks: self.looks,
         }
     }
+}
+
+fn silent(who: &str, failure: Option<&str>) -> String {
+    let why = failure.map_or_else(String::new, |failure| format!(" ({failure})"));
+    format!("the {who} answered nothing{why}")
+}
+
+fn failing(share: f64, failure: Option<&str>) -> String {
+    format!(
+        "the baseline fails {:.2} % of its requests ({}): there is nothing to compare with",
+        share * 100.0,
+        failure.unwrap_or("why is not known")
+    )
+}
+
+fn guardrail_broken(errors: &Errors) -> String {
+    let why = errors.candidate_failure.as_deref().map_or_else(String::new, |failure| format!(" ({failure})"));
+    let (candidate, baseline) = (errors.candidate_share * 100.0, errors.baseline_share * 100.0);
+    format!("the candidate fails {candidate:.2} % of its requests{why}, the baseline {baseline:.2} %")
 }

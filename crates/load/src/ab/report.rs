@@ -53,6 +53,14 @@ pub struct AaReport {
     pub floor: f64,
     /// The change that is found with a chance of 80 %, as a share.
     pub detectable: f64,
+    /// The margin that was asked for, where the design let the floor widen it.
+    #[serde(default)]
+    pub widened_from: Option<f64>,
+    /// Of the baseline's requests, and what they failed of.
+    #[serde(default)]
+    pub failed_share: f64,
+    #[serde(default)]
+    pub failure: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -118,6 +126,11 @@ pub struct Errors {
     pub candidate_share: f64,
     pub margin: f64,
     pub guardrail: Guardrail,
+    /// What the first failed block of each arm failed of.
+    #[serde(default)]
+    pub baseline_failure: Option<String>,
+    #[serde(default)]
+    pub candidate_failure: Option<String>,
 }
 
 /// One category of the ledger, mean microseconds of a request.
@@ -165,9 +178,29 @@ pub(crate) fn log_ratios(pairs: &[Pair], q: f64) -> Vec<f64> {
     pairs.iter().filter_map(|pair| pair.log_ratio(q)).collect()
 }
 
+/// What the A/A run found of each metric, in [`Metric::ALL`]'s order: noise floors, as differences of logarithms.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Floors(pub(crate) [f64; Metric::ALL.len()]);
+
+impl Floors {
+    /// The floor under a metric's claims: none where the margin lies above it, for then the margin is what counts.
+    fn under(self, metric: Metric, margin_log: f64) -> f64 {
+        let floor = Metric::ALL.iter().zip(self.0).find(|(own, _)| **own == metric).map_or(0.0, |(_, floor)| floor);
+        if floor >= margin_log { floor } else { 0.0 }
+    }
+
+    /// The floor of a metric is at least this.
+    pub(crate) fn raise(&mut self, metric: Metric, least: f64) {
+        for (_, floor) in Metric::ALL.iter().zip(&mut self.0).filter(|(own, _)| **own == metric) {
+            *floor = floor.max(least);
+        }
+    }
+}
+
 /// What the pairs say now, without a verdict of its own.
-pub(crate) fn primary(design: &Design, pairs: &[Pair]) -> Option<Judged> {
-    judge(&log_ratios(pairs, design.primary.quantile()), design.margin_log(), design.alpha_per_look())
+pub(crate) fn primary(design: &Design, floors: Floors, pairs: &[Pair]) -> Option<Judged> {
+    let (metric, margin) = (design.primary, design.margin_log());
+    judge(&log_ratios(pairs, metric.quantile()), margin, floors.under(metric, margin), design.alpha_per_look())
 }
 
 pub(crate) fn as_share(log: Estimate) -> Estimate {
@@ -175,11 +208,12 @@ pub(crate) fn as_share(log: Estimate) -> Estimate {
     log.map(|value| if value.is_finite() { value.exp_m1() } else { value })
 }
 
-pub(crate) fn metrics(design: &Design, pairs: &[Pair]) -> Vec<MetricReport> {
+pub(crate) fn metrics(design: &Design, floors: Floors, pairs: &[Pair]) -> Vec<MetricReport> {
     let one = |metric: Metric| {
         let primary = metric == design.primary;
         let margin = if primary { design.margin } else { metric.margin() };
-        let judged = judge(&log_ratios(pairs, metric.quantile()), margin.ln_1p(), design.alpha_per_look())?;
+        let floor = floors.under(metric, margin.ln_1p());
+        let judged = judge(&log_ratios(pairs, metric.quantile()), margin.ln_1p(), floor, design.alpha_per_look())?;
         let (baseline_ms, candidate_ms) = middles(pairs, metric.quantile())?;
         let (change, p, verdict) = (as_share(judged.change), judged.p, judged.verdict);
         Some(MetricReport { metric, primary, margin, baseline_ms, candidate_ms, change, p, verdict })
@@ -253,11 +287,14 @@ pub(crate) fn errors(design: &Design, pairs: &[Pair]) -> Errors {
         failed as f64 / all.max(1) as f64
     };
     let counts = |block: &Block| (block.failed, block.failed + block.succeeded);
+    let failure = |of: &dyn Fn(&Pair) -> &Block| pairs.iter().find_map(|pair| of(pair).failure.clone());
     Errors {
         baseline_share: share(&|pair| counts(&pair.baseline)),
         candidate_share: share(&|pair| counts(&pair.candidate)),
         margin: ERROR_MARGIN,
         guardrail: guardrail(&excesses, ERROR_MARGIN, design.alpha_per_look(), design.seed),
+        baseline_failure: failure(&|pair| &pair.baseline),
+        candidate_failure: failure(&|pair| &pair.candidate),
     }
 }
 

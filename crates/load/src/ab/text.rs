@@ -42,8 +42,8 @@ pub fn render(report: &Report) -> String {
     }
     if let Some(throughput) = &report.throughput {
         line(format!(
-            "  {:<12} {:>12} {:>12} {:>10}   {:<22} {:>7}  of {:.0}/s offered",
-            "successes",
+            "  {:<12} {:>12} {:>12} {:>10}   {:<22} {:>7}  successes, of {:.0}/s offered",
+            "throughput",
             format!("{:.1}/s", throughput.baseline_per_second),
             format!("{:.1}/s", throughput.candidate_per_second),
             percent(throughput.change.value),
@@ -52,20 +52,7 @@ pub fn render(report: &Report) -> String {
             throughput.offered_per_second
         ));
     }
-    if report.pairs_kept > 0 {
-        let errors = &report.errors;
-        let guardrail = match errors.guardrail {
-            Guardrail::Kept => "kept",
-            Guardrail::Suspect => "suspect: more, but not in enough pairs to be sure",
-            Guardrail::Broken => "BROKEN",
-        };
-        line(format!(
-            "  {:<12} {:>12} {:>12}   guardrail {guardrail}",
-            "errors",
-            format!("{:.3} %", errors.baseline_share * 100.0),
-            format!("{:.3} %", errors.candidate_share * 100.0)
-        ));
-    }
+    errors(report).into_iter().for_each(&mut line);
     out.push_str(&shift(report));
     out.push_str(&ledger(report));
     out.push_str(&tutorial(report));
@@ -73,23 +60,50 @@ pub fn render(report: &Report) -> String {
     out
 }
 
+/// The share of failures and what they failed of, of what was measured.
+fn errors(report: &Report) -> Vec<String> {
+    let errors = &report.errors;
+    let share = |share: f64| format!("{:.3} %", share * 100.0);
+    let mut lines = Vec::new();
+    if report.pairs_kept > 0 {
+        let guardrail = match errors.guardrail {
+            Guardrail::Kept => "kept",
+            Guardrail::Suspect => "suspect: more, but not in enough pairs to be sure",
+            Guardrail::Broken => "BROKEN",
+        };
+        let (baseline, candidate) = (share(errors.baseline_share), share(errors.candidate_share));
+        lines.push(format!("  {:<12} {baseline:>12} {candidate:>12}   guardrail {guardrail}", "errors"));
+    } else if report.aa.is_some() {
+        lines.push(format!("  {:<12} {:>12}   in the A/A run", "errors", share(errors.baseline_share)));
+    }
+    for (arm, failure) in [("baseline", &errors.baseline_failure), ("candidate", &errors.candidate_failure)] {
+        lines.extend(failure.as_ref().map(|failure| format!("  {:<12} the {arm} fails of: {failure}", "")));
+    }
+    lines
+}
+
 fn layout(report: &Report) -> String {
     let design = &report.design;
     format!(
-        "{} pairs of {:.1} s blocks at {:.0}/s, order by a coin, the same Poisson schedule for both; {} voided; looks at {}; error of a look {:.2} %",
+        "{} pairs of {:.1} s blocks at {:.0}/s, order by a coin, the same Poisson schedule for both; {} voided; looks at {}; error of a look {:.2} %; margin {:.1} % at {}",
         report.pairs_kept,
         design.block.as_secs_f64(),
         design.per_second,
         report.pairs_voided,
         design.looks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        design.alpha_per_look() * 100.0
+        design.alpha_per_look() * 100.0,
+        design.margin * 100.0,
+        design.primary.as_str()
     )
 }
 
 /// One line about the A/A run.
 pub fn floor(aa: &AaReport) -> String {
+    let widened = aa.widened_from.map_or_else(String::new, |from| {
+        format!("; the margin of {:.1} % is widened to what these pairs can answer", from * 100.0)
+    });
     format!(
-        "A/A, {} pairs: {} ({}), noise floor {:.1} %, a change of {:.1} % is found 4 times in 5",
+        "A/A, {} pairs: {} ({}), noise floor {:.1} %, a change of {:.1} % is found 4 times in 5{widened}",
         aa.pairs,
         percent(aa.change.value),
         interval(aa.change),

@@ -53,14 +53,15 @@ pub struct Judged {
 /// Judges differences of logarithms at an error of `alpha`. `None` without a difference.
 ///
 /// Whether a change is real is decided against 0, and whether it matters against the margin: an interval inside the margin
-/// is equivalent even if it excludes 0.
-pub fn judge(differences: &[f64], margin_log: f64, alpha: f64) -> Option<Judged> {
+/// is equivalent even if it excludes 0. `floor_log` is above 0 where the noise is larger than the margin: then nothing is
+/// equivalent, and only an interval that lies wholly beyond the floor is a difference.
+pub fn judge(differences: &[f64], margin_log: f64, floor_log: f64, alpha: f64) -> Option<Judged> {
     let change = ranks::hodges_lehmann(differences, alpha)?;
     let verdict = if change.within(margin_log) {
-        Verdict::Equivalent
-    } else if change.high < 0.0 {
+        if floor_log > 0.0 { Verdict::Inconclusive } else { Verdict::Equivalent }
+    } else if change.high < -floor_log {
         Verdict::Better
-    } else if change.low > 0.0 {
+    } else if change.low > floor_log {
         Verdict::Worse
     } else {
         Verdict::Inconclusive
@@ -106,7 +107,21 @@ mod tests {
     use super::*;
 
     fn verdict(differences: &[f64]) -> Verdict {
-        judge(differences, 0.03, 0.0125).expect("differences").verdict
+        judge(differences, 0.03, 0.0, 0.0125).expect("differences").verdict
+    }
+
+    #[test]
+    fn under_a_noise_floor_only_what_lies_beyond_it_is_decided() {
+        let around = |middle: f64| (0..8).map(|n| middle + 0.001 * f64::from(n - 4)).collect::<Vec<_>>();
+        for (middle, expected) in [
+            (0.0, Verdict::Inconclusive),
+            (0.10, Verdict::Inconclusive),
+            (-0.19, Verdict::Inconclusive),
+            (0.22, Verdict::Worse),
+            (-0.22, Verdict::Better),
+        ] {
+            assert_eq!(judge(&around(middle), 0.03, 0.2, 0.0125).expect("judged").verdict, expected, "{middle}");
+        }
     }
 
     #[test]
