@@ -26,6 +26,7 @@ pub mod stats;
 pub mod summary;
 pub mod target;
 pub mod timeline;
+mod trust;
 #[cfg(test)]
 mod validation;
 

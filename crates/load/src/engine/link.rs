@@ -266,7 +266,7 @@ impl Link {
             if let Err(error) = tls.process_new_packets() {
                 // The alert that says why goes out if it can.
                 let _ = tls.write_tls(socket);
-                return Err(Failure::new(ErrorKind::Tls, error.to_string()));
+                return Err(Failure::new(ErrorKind::Tls, crate::trust::sentence(&error)));
             }
             while tls.wants_write() {
                 match tls.write_tls(socket) {

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::Error;
 use crate::plan::{Protocol, Tls};
+use crate::trust;
 
 /// Where distributions keep the certificates that they trust; `SSL_CERT_FILE` comes first.
 const SYSTEM_ROOTS: [&str; 4] = [
@@ -45,11 +46,9 @@ pub(super) fn client_config(tls: &Tls, protocol: Protocol) -> Result<Settings, E
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| failed("the protocol versions", &e))?;
-    let builder = if tls.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(TakeAny(provider)))
-    } else {
-        builder.with_root_certificates(roots(tls)?)
-    };
+    trust::warm_up(&provider);
+    let verifier = if tls.insecure { Arc::new(TakeAny(provider)) } else { verifier(tls, provider)? };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &tls.client {
         None => builder.with_no_client_auth(),
         Some(identity) => {
@@ -71,17 +70,24 @@ pub(super) fn client_config(tls: &Tls, protocol: Protocol) -> Result<Settings, E
     Ok(Settings(Arc::new(config)))
 }
 
-fn roots(tls: &Tls) -> Result<RootCertStore, Error> {
+fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    let (authorities, given) = roots(tls)?;
+    trust::verifier(authorities, given, provider).map_err(Error::Tls)
+}
+
+/// The authorities, and the certificates that were given as such.
+fn roots(tls: &Tls) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
     let mut store = RootCertStore::empty();
     if let Some(pem) = &tls.ca_pem {
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|e| Error::Tls(format!("the CA's file is not PEM: {e}")))?;
+        let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+        let given = found.map_err(|e| Error::Tls(format!("the CA's file is not PEM: {e}")))?;
+        for certificate in given.iter().cloned() {
             store.add(certificate).map_err(|e| Error::Tls(format!("a certificate of the CA's file: {e}")))?;
         }
         if store.is_empty() {
             return Err(Error::Tls("the CA's file has no certificate in it".into()));
         }
-        return Ok(store);
+        return Ok((store, given));
     }
     let named = std::env::var_os("SSL_CERT_FILE");
     let files = named.iter().map(Path::new).chain(SYSTEM_ROOTS.iter().map(Path::new));
@@ -92,7 +98,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore, Error> {
             let _ = store.add(certificate);
         }
         if !store.is_empty() {
-            return Ok(store);
+            return Ok((store, Vec::new()));
         }
     }
     Err(Error::Tls("this system has no file of trusted certificates: name one with --cacert".into()))

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::Tls;
+use crate::trust;
 
 /// Where systems keep the authorities that they trust, in the order in which OpenSSL's users meet them: Debian, Red Hat,
 /// SUSE, Alpine.
@@ -27,11 +28,10 @@ pub(super) fn config(tls: &Tls) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
-    let builder = if tls.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAll(provider)))
-    } else {
-        builder.with_root_certificates(roots(tls.ca.as_deref())?)
-    };
+    // Not on the clock: a request is to show what the handshake costs, not the process' first one.
+    trust::warm_up(&provider);
+    let verifier = if tls.insecure { Arc::new(TrustAll(provider)) } else { verifier(tls.ca.as_deref(), provider)? };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match (&tls.certificate, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
         (Some(certificate), key) => {
@@ -58,7 +58,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if found.is_empty() { Err(refuse("there is none in it".to_owned())) } else { Ok(found) }
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
+fn verifier(ca: Option<&Path>, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let mut store = RootCertStore::empty();
     let path = match ca {
         Some(path) => path.to_owned(),
@@ -75,8 +75,12 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
         },
     };
     // A system's bundle may hold a certificate that is no longer understood; the others still count.
-    let (added, _) = store.add_parsable_certificates(certificates(&path)?);
-    if added == 0 { Err(format!("{} holds no authority that can be trusted", path.display())) } else { Ok(store) }
+    let found = certificates(&path)?;
+    let (added, _) = store.add_parsable_certificates(found.clone());
+    if added == 0 {
+        return Err(format!("{} holds no authority that can be trusted", path.display()));
+    }
+    trust::verifier(store, if ca.is_some() { found } else { Vec::new() }, provider)
 }
 
 /// `-k`: whoever answers is believed. The handshake's own signature is still checked, so that its cost is the same.

@@ -12,6 +12,7 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::{Plan, tls};
 use crate::target::Origin;
+use crate::trust;
 
 /// The steps of a request, in nanoseconds, one after the other: they sum to the total. What was not done is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -248,7 +249,10 @@ impl Connection {
                 Ok((0, 0)) => return Err(refuse("the server closed the connection".to_owned())),
                 Ok(_) => {}
                 Err(error) if is_timeout(&error) => return Err(self.broken(&error, "the TLS handshake")),
-                Err(error) => return Err(refuse(error.to_string())),
+                Err(error) => {
+                    let library = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                    return Err(refuse(library.map_or_else(|| error.to_string(), trust::sentence)));
+                }
             }
         }
         segments.tls_ns = laps.lap_ns();
