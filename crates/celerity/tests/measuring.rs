@@ -48,6 +48,8 @@ fn wrong_usage_is_2_and_an_arm_that_cannot_be_reached_is_4() {
     let text = String::from_utf8_lossy(&nowhere.stderr).into_owned();
     assert!(code(&nowhere) == Some(2) && text.contains("/nope"), "{text}");
     assert_eq!(code(&celerity(&["capacity", "http://127.0.0.1:1/", "--slo", "p99>50ms"])), Some(2));
+    let backwards = ["capacity", "http://127.0.0.1:1/", "--slo", "p99<50ms", "--from", "200", "--to", "100"];
+    assert_eq!(code(&celerity(&backwards)), Some(2));
 }
 
 /// Many shells allow fewer descriptors than vegeta's 10,000 connections.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ab::arms::{Arm, ArmError, Arms, Block, BlockLedger, BlockNoise, BlockSpec};
 use crate::audit::{CPU_SHARE_MAX, STEAL_SHARE_MAX};
-use crate::capacity::search::{KEPT_UP_SHARE_MIN, Outcome, Trial, Trials};
+use crate::capacity::search::{ClientParts, KEPT_UP_SHARE_MIN, Outcome, Trial, Trials};
 use crate::plan::{Arrivals, Closed, Load, Open, Segment, WhenFull};
 use crate::slo::Slo;
 use crate::stats::Distribution;
@@ -98,14 +98,28 @@ pub struct CapacityTarget {
 
 /// Of each trial: connections are opened and queues find their length in it.
 const WARM_UP_SHARE: f64 = 0.2;
+/// How many standard deviations of chance are no growth of a queue.
+const CHANCE_DEVIATIONS: f64 = 1.5;
 /// A sender this late against the median, in a trial that missed, may itself be what missed.
 const LAG_SHARE_MAX: f64 = 0.25;
+
+impl CapacityTarget {
+    /// Of one trial, the part that is recorded.
+    pub fn recorded(&self) -> Duration {
+        self.trial.mul_f64(1.0 - WARM_UP_SHARE)
+    }
+}
 
 impl Trials for CapacityTarget {
     fn open(&mut self, per_second: f64, seed: u64) -> Result<Trial, String> {
         let warm_up = self.trial.mul_f64(WARM_UP_SHARE);
         let plan = Plan { load: open(per_second, self.trial), seed, warm_up, ..self.plan.clone() };
         let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
+        // An overloaded server answers some; one that answers nothing is not there.
+        if summary.response.is_empty() && summary.intended > 0 && !summary.about.interrupted {
+            let why = summary.failure().map_or_else(String::new, |why| format!(": {why}"));
+            return Err(format!("nothing was answered{why}"));
+        }
         Ok(trial(per_second, &summary, &self.slo))
     }
 
@@ -121,10 +135,7 @@ impl Trials for CapacityTarget {
 
 fn trial(offered: f64, summary: &Summary, slo: &Slo) -> Trial {
     let objectives = slo.evaluate(summary);
-    let answered = summary.answered_per_second();
-    // Against what was really asked for: a Poisson schedule of a short trial is some percent off its rate.
-    let intended = summary.intended as f64 / (summary.duration_ns as f64 / 1e9).max(1e-9);
-    let kept_up = answered >= KEPT_UP_SHARE_MIN * intended && summary.achieved_share() >= KEPT_UP_SHARE_MIN;
+    let kept_up = keeps_up(summary) && summary.achieved_share() >= KEPT_UP_SHARE_MIN;
     let kept = kept_up && objectives.iter().all(|objective| objective.passed);
     let ms = |q: f64| summary.response.quantile_ns(q) as f64 / 1e6;
     Trial {
@@ -135,10 +146,23 @@ fn trial(offered: f64, summary: &Summary, slo: &Slo) -> Trial {
         p95_ms: ms(0.95),
         p99_ms: ms(0.99),
         error_share: 1.0 - summary.success_share(),
+        failure: summary.failure(),
         objectives,
         outcome: outcome(summary, kept),
         ledger: ledger(summary),
+        client: ClientParts {
+            wait_us: (summary.response.mean_ns() - summary.service.mean_ns()).max(0.0) / 1e3,
+            answer_us: summary.service.mean_ns() / 1e3,
+        },
     }
+}
+
+/// Whether the answers came as fast as the requests: what is late, less what the measured part began with, is how much the
+/// queue has grown. Both are counts by chance, and where few requests are under way chance is most of them.
+fn keeps_up(summary: &Summary) -> bool {
+    let (late, carried_in) = (summary.late.answers as f64, summary.carried_in.answers as f64);
+    let allowed = (1.0 - KEPT_UP_SHARE_MIN) * summary.intended as f64 + CHANCE_DEVIATIONS * (late + carried_in).sqrt();
+    late - carried_in <= allowed
 }
 
 /// A trial that kept the objective stands whatever the machine did: noise does not make a server faster.
@@ -219,12 +243,17 @@ mod tests {
         slow.response.record_n(50_000_000, 10);
         assert_eq!(outcome(&slow), Outcome::Missed);
         let mut behind = summary();
-        behind.intended = 400;
+        behind.errors.insert(crate::summary::ErrorKind::Unsent, 20);
         assert_eq!(outcome(&behind), Outcome::Missed);
         // All are answered, half of them after the end: that is half of the rate.
         let mut after = summary();
         after.late = Crossed { answers: 100, successes: 100 };
         assert_eq!(outcome(&after), Outcome::Missed);
+        // A queue that was as long when the measured part began, and one request of few that was under way at the end.
+        after.carried_in = after.late;
+        assert_eq!(outcome(&after), Outcome::Kept);
+        (after.late.answers, after.carried_in.answers, after.intended) = (2, 1, 4);
+        assert_eq!(outcome(&after), Outcome::Kept);
         let mut late = slow.clone();
         late.lag.record_n(3_000_000, 100);
         assert!(matches!(outcome(&late), Outcome::Disturbed(_)));

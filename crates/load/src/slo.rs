@@ -137,6 +137,15 @@ impl fmt::Display for Slo {
 }
 
 impl Slo {
+    /// The highest quantile that a condition is about.
+    pub fn highest_quantile(&self) -> Option<f64> {
+        let quantiles = self.conditions.iter().filter_map(|condition| match condition.metric {
+            Metric::Quantile(q) => Some(q),
+            _ => None,
+        });
+        quantiles.reduce(f64::max)
+    }
+
     /// Every condition with what was measured, in the order in which they were written.
     pub fn evaluate(&self, measured: &impl Measured) -> Vec<Outcome> {
         self.conditions.iter().map(|condition| condition.evaluate(measured)).collect()

@@ -100,7 +100,10 @@ pub(crate) fn sentence(error: &rustls::Error) -> String {
         }
         Why::NotValidForName => "its certificate is for another name".to_owned(),
         Why::NotValidForNameContext { expected, presented } => {
-            let names = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            // The library writes `DnsName("a")`.
+            let bare = |name: &String| name.split(['(', ')']).nth(1).unwrap_or(name).trim_matches('"').to_owned();
+            let names: Vec<String> = presented.iter().map(bare).collect();
+            let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             format!("its certificate is not for {} but for {names}", expected.to_str())
         }
         _ if is_authority_as_server(error) => {
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(verify(&plain, &plain, "localhost"), Ok(()));
         let (old, new) = (certificate("one", -9, -3), certificate("one", 1, 3));
         for (given, shown, name, why) in [
-            (&own, &own, "elsewhere", "is not for elsewhere but for"),
+            (&own, &own, "elsewhere", "is not for elsewhere but for localhost"),
             (&own, &other, "localhost", "only where --cacert gives it"),
             (&own, &plain, "localhost", "signed by nobody who is trusted here"),
             (&old, &old, "localhost", "has expired, 3 days ago"),

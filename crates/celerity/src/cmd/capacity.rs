@@ -17,11 +17,12 @@ use crate::{duration, interrupt, term};
 
 /// Find the highest rate that keeps an objective, how the service scales, and which part of the time grows first
 ///
-/// The rate doubles until two of three trials miss the objective, then the bracket is halved until its ends are 5 %
-/// apart. Closed loops of rising concurrency give the points for the Universal Scalability Law, which is fitted only if
+/// The rate doubles until two of three trials miss the objective, or is halved until two keep it; then the bracket is halved
+/// until its ends are 5 % apart. Closed loops of rising concurrency give the points for the Universal Scalability Law, which is fitted only if
 /// it may be.
 ///
-/// Exit codes: 0 a rate was found, 1 the objective is missed at the lowest one, 2 usage, 4 it could not be found.
+/// Exit codes: 0 a rate was found, 1 the objective is missed at the lowest one, 2 usage, 4 it could not be found, or not to
+/// the end.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  celerity capacity http://127.0.0.1:8080/ --slo 'p99<50ms,success>99.9%'\n  celerity capacity http://user-service/api/users --proxy http://127.0.0.1:15001 --slo 'p99<50ms' --peak 12000"
@@ -87,7 +88,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn measure(args: &Args) -> anyhow::Result<ExitCode> {
-    let plan = match args.client.plan(&args.url) {
+    let ordered = || {
+        let (from, to) = (args.from, args.to);
+        anyhow::ensure!(from <= to, "--from {from} is above --to {to}: the search goes up from the one to the other");
+        args.client.plan(&args.url)
+    };
+    let plan = match ordered() {
         Ok(plan) => plan,
         Err(error) => {
             term::error(&error);
@@ -97,7 +103,7 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
     let mut target = CapacityTarget { plan, slo: args.slo.clone(), trial: args.trial, closed: args.closed, control };
-    let plan = Search { from_per_second: args.from.min(args.to), to_per_second: args.to, seed: args.seed };
+    let plan = Search { from_per_second: args.from, to_per_second: args.to, seed: args.seed };
     let show = |event: SearchEvent<'_>| {
         match event {
             SearchEvent::Trial(trial) => term::note(text::trial(trial)),
@@ -115,7 +121,10 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
         report::sweep(&mut target, args.seed, show)
             .unwrap_or_else(|why| Sweep { refusal: Some(why), ..Sweep::default() })
     };
-    let report = Report::new(&args.url, &args.slo.to_string(), found, sweep, args.peak);
+    let lowest = found.trials.iter().map(|trial| trial.offered_per_second).reduce(f64::min);
+    let judged = found.kept_per_second.or(lowest);
+    let warning = judged.and_then(|rate| report::thin(&args.slo, rate, target.recorded()));
+    let report = Report { warning, ..Report::new(&args.url, &args.slo.to_string(), found, sweep, args.peak) };
     match args.format {
         Format::Text => term::raw(&text::render(&report)),
         Format::Json => term::line(serde_json::to_string_pretty(&report)?),

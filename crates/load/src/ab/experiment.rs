@@ -97,7 +97,10 @@ type Decision = (Verdict, String);
 impl<A: Arms + ?Sized> Experiment<'_, A> {
     fn decide(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Flow) -> Result<Decision, ExperimentError> {
         // Both arms are warm before anything counts; what these blocks say is dropped.
-        self.block(Arm::Baseline, Phase::Aa, WARM_UP)?;
+        let first = self.block(Arm::Baseline, Phase::Aa, WARM_UP)?;
+        if first.failed > 0 && first.succeeded == 0 && !first.interrupted {
+            return Ok((Verdict::Void, silent("baseline", first.failure.as_deref())));
+        }
         self.block(Arm::Candidate, Phase::Aa, WARM_UP)?;
         if self.design.aa_pairs > 0
             && let Some(decision) = self.calibrate(observe)?

@@ -8,4 +8,4 @@ pub mod search;
 pub mod text;
 
 pub use report::{Report, Sweep, replicas};
-pub use search::{Outcome, Search, SearchEvent, Trial, Trials, search};
+pub use search::{ClientParts, Outcome, Search, SearchEvent, Trial, Trials, search};

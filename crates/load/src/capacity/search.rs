@@ -7,6 +7,8 @@ use crate::slo;
 
 /// The ramp doubles: a wide range in few trials, each lower than what would hurt for long.
 pub const RAMP_FACTOR: f64 = 2.0;
+/// Where the first rate misses, the search halves down to this, requests per second: below it a trial has no requests.
+pub const FLOOR_PER_SECOND: f64 = 1.0;
 /// The bracket is closed when its ends are this close: finer than the rate itself would repeat.
 pub const PRECISION: f64 = 1.05;
 /// Trials of one rate; two that agree decide.
@@ -39,10 +41,24 @@ pub struct Trial {
     pub p95_ms: f64,
     pub p99_ms: f64,
     pub error_share: f64,
+    /// The commonest failure, in words.
+    #[serde(default)]
+    pub failure: Option<String>,
     pub objectives: Vec<slo::Outcome>,
     pub outcome: Outcome,
     #[serde(skip)]
     pub ledger: Option<BlockLedger>,
+    /// What the client itself can tell apart, mean microseconds of an answered request.
+    #[serde(skip)]
+    pub client: ClientParts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ClientParts {
+    /// From the intended time until it was written: no connection was free, or it had to be opened.
+    pub wait_us: f64,
+    /// From there to the last byte of the answer.
+    pub answer_us: f64,
 }
 
 /// What a search drives.
@@ -72,6 +88,9 @@ pub struct Found {
     pub missed_per_second: Option<f64>,
     /// Why the interval is open or wide, if it is.
     pub note: Option<String>,
+    /// Somebody stopped it, or the server went away, before the search was through.
+    #[serde(default)]
+    pub cut_short: bool,
     pub trials: Vec<Trial>,
 }
 
@@ -84,7 +103,9 @@ pub enum SearchEvent<'a> {
 enum Rate {
     Kept,
     Missed,
+    /// No more can be found out on this machine.
     Ended(String),
+    CutShort(String),
 }
 
 /// Runs the search.
@@ -93,7 +114,8 @@ pub fn search<T: Trials + ?Sized>(
     trials: &mut T,
     mut observe: impl FnMut(SearchEvent<'_>) -> bool,
 ) -> Result<Found, String> {
-    let mut found = Found { kept_per_second: None, missed_per_second: None, note: None, trials: Vec::new() };
+    let mut found =
+        Found { kept_per_second: None, missed_per_second: None, note: None, cut_short: false, trials: Vec::new() };
     let mut rate = plan.from_per_second;
     while let Some(now) = next_rate(plan, &found, &mut rate) {
         match decide(now, plan.seed, trials, &mut found.trials, &mut observe)? {
@@ -103,17 +125,27 @@ pub fn search<T: Trials + ?Sized>(
                 found.note = Some(note);
                 return Ok(found);
             }
+            Rate::CutShort(note) => {
+                (found.note, found.cut_short) = (Some(note), true);
+                return Ok(found);
+            }
         }
     }
     found.note = match (found.kept_per_second, found.missed_per_second) {
-        (None, _) => Some(format!("the objective is missed already at {:.0}/s", plan.from_per_second)),
+        (None, Some(missed)) => Some(match found.trials.last().filter(|trial| trial.error_share >= 1.0) {
+            Some(trial) => {
+                let why = trial.failure.as_deref().unwrap_or("why is not known");
+                format!("at {missed:.0}/s every request fails ({why}), so no lower rate was tried")
+            }
+            None => format!("the objective is missed still at {missed:.0}/s, the lowest rate that is tried"),
+        }),
         (Some(kept), None) => Some(format!("the objective is still kept at {kept:.0}/s, the highest rate asked for")),
         _ => None,
     };
     Ok(found)
 }
 
-/// The next rate to try: up the ramp until one misses, then the (geometric) middle of the bracket.
+/// The next rate to try: up the ramp until one misses, or down until one is kept, then the (geometric) middle of the bracket.
 fn next_rate(plan: &Search, found: &Found, ramp: &mut f64) -> Option<f64> {
     match (found.kept_per_second, found.missed_per_second) {
         (_, None) => {
@@ -125,7 +157,10 @@ fn next_rate(plan: &Search, found: &Found, ramp: &mut f64) -> Option<f64> {
             *ramp *= RAMP_FACTOR;
             Some(now)
         }
-        (None, Some(_)) => None,
+        (None, Some(missed)) => {
+            let fails = found.trials.last().is_some_and(|trial| trial.error_share >= 1.0);
+            (missed > FLOOR_PER_SECOND && !fails).then(|| (missed / RAMP_FACTOR).max(FLOOR_PER_SECOND))
+        }
         (Some(kept), Some(missed)) => (missed / kept > PRECISION).then(|| (kept * missed).sqrt()),
     }
 }
@@ -142,7 +177,7 @@ fn decide<T: Trials + ?Sized>(
     while kept + missed < TRIALS_MAX {
         let trial = match trials.open(rate, seed.wrapping_add(all.len() as u64)) {
             Ok(trial) => trial,
-            Err(why) if !all.is_empty() => return Ok(Rate::Ended(format!("at {rate:.0}/s: {why}"))),
+            Err(why) if !all.is_empty() => return Ok(Rate::CutShort(format!("at {rate:.0}/s: {why}"))),
             Err(why) => return Err(why),
         };
         let goes_on = observe(SearchEvent::Trial(&trial));
@@ -162,7 +197,7 @@ fn decide<T: Trials + ?Sized>(
             }
         }
         if !goes_on {
-            return Ok(Rate::Ended("it was stopped".into()));
+            return Ok(Rate::CutShort("it was stopped".into()));
         }
         if kept == 2 {
             return Ok(Rate::Kept);
@@ -183,12 +218,14 @@ pub(crate) mod tests {
         pub(crate) limit: f64,
         pub(crate) flips: Vec<usize>,
         pub(crate) sender_limit: f64,
+        pub(crate) failing: bool,
+        pub(crate) dies_at: usize,
         pub(crate) done: usize,
     }
 
     impl Scripted {
         fn new(limit: f64) -> Self {
-            Self { limit, flips: Vec::new(), sender_limit: f64::INFINITY, done: 0 }
+            Self { limit, flips: Vec::new(), sender_limit: f64::INFINITY, failing: false, dies_at: usize::MAX, done: 0 }
         }
     }
 
@@ -201,9 +238,11 @@ pub(crate) mod tests {
             p95_ms: 1.0,
             p99_ms: 1.0,
             error_share: 0.0,
+            failure: None,
             objectives: Vec::new(),
             outcome,
             ledger: None,
+            client: ClientParts::default(),
         }
     }
 
@@ -211,6 +250,9 @@ pub(crate) mod tests {
         fn open(&mut self, per_second: f64, _: u64) -> Result<Trial, String> {
             let flipped = self.flips.contains(&self.done);
             self.done += 1;
+            if self.done > self.dies_at {
+                return Err("it refuses the connection".into());
+            }
             let outcome = if per_second > self.sender_limit {
                 Outcome::SenderLimit("busy".into())
             } else if (per_second <= self.limit) != flipped {
@@ -218,7 +260,8 @@ pub(crate) mod tests {
             } else {
                 Outcome::Missed
             };
-            Ok(trial(per_second, outcome))
+            let error_share = if self.failing { 1.0 } else { 0.0 };
+            Ok(Trial { error_share, failure: self.failing.then(|| "status 500".into()), ..trial(per_second, outcome) })
         }
 
         fn closed(&mut self, concurrency: u32) -> Result<f64, String> {
@@ -242,6 +285,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_service_slower_than_the_first_rate_is_found_below_it() {
+        for limit in [90.0, 13.0, 1.2] {
+            let found = run(Scripted::new(limit));
+            let (kept, missed) = (found.kept_per_second.expect("kept"), found.missed_per_second.expect("missed"));
+            assert!(kept <= limit && limit < missed && missed / kept <= PRECISION, "{kept} {missed}");
+        }
+    }
+
+    #[test]
     fn one_unlucky_trial_of_three_decides_nothing() {
         let quiet = run(Scripted::new(3_300.0));
         let unlucky = run(Scripted { flips: vec![1, 5, 14], ..Scripted::new(3_300.0) });
@@ -251,9 +303,12 @@ pub(crate) mod tests {
 
     #[test]
     fn open_intervals_say_why() {
-        let none = run(Scripted::new(10.0));
-        assert_eq!((none.kept_per_second, none.trials.len()), (None, 2));
-        assert!(none.note.expect("a note").contains("missed already at 100/s"));
+        let none = run(Scripted::new(0.1));
+        assert_eq!((none.kept_per_second, none.missed_per_second), (None, Some(FLOOR_PER_SECOND)));
+        assert!(none.note.expect("a note").contains("missed still at 1/s"));
+        let failing = run(Scripted { failing: true, ..Scripted::new(0.1) });
+        assert_eq!((failing.missed_per_second, failing.trials.len()), (Some(100.0), 2));
+        assert!(failing.note.expect("a note").contains("every request fails (status 500)"));
         let all = run(Scripted::new(1e9));
         assert_eq!((all.kept_per_second, all.missed_per_second), (Some(100_000.0), None));
         assert!(all.note.expect("a note").contains("highest rate asked for"));
@@ -270,6 +325,9 @@ pub(crate) mod tests {
             seen < 3
         };
         let found = search(&PLAN, &mut Scripted::new(1e9), stop_at_three).expect("a search");
-        assert_eq!((found.trials.len(), found.kept_per_second), (3, Some(100.0)));
+        assert_eq!((found.trials.len(), found.kept_per_second, found.cut_short), (3, Some(100.0), true));
+        let died = run(Scripted { dies_at: 5, ..Scripted::new(1e9) });
+        assert_eq!((died.kept_per_second, died.cut_short), (Some(200.0), true));
+        assert!(!run(Scripted::new(1e9)).cut_short);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::capacity::report::{Report, UTILISATION};
+use crate::capacity::report::{Growth, Report, UTILISATION};
 use crate::capacity::search::{Outcome, Trial};
 use crate::stats::Estimate;
 
@@ -15,19 +15,27 @@ pub fn render(report: &Report) -> String {
     let found = &report.found;
     match (found.kept_per_second, found.missed_per_second) {
         (Some(kept), Some(missed)) => {
-            line(format!("capacity: {kept:.0}/s keep {} (interval {kept:.0} to {missed:.0}/s)", report.objective));
+            let (kept, missed) = (rate(kept), rate(missed));
+            line(format!("capacity: {kept}/s keep {} (interval {kept} to {missed}/s)", report.objective));
         }
-        (Some(kept), None) => line(format!("capacity: at least {kept:.0}/s keep {}", report.objective)),
+        (Some(kept), None) => line(format!("capacity: at least {}/s keep {}", rate(kept), report.objective)),
         (None, _) => line(format!("capacity: no rate was found that keeps {}", report.objective)),
     }
     if let Some(note) = &found.note {
         line(format!("  {note}"));
     }
     if let (Some(peak), Some(kept)) = (&report.peak, found.kept_per_second) {
+        let at_most = if peak.at_most { "at most " } else { "" };
         line(format!(
-            "  replicas for {:.0}/s: {} = ceil({:.0} / ({UTILISATION} x {kept:.0})) + 1",
-            peak.forecast_per_second, peak.replicas, peak.forecast_per_second
+            "  replicas for {:.0}/s: {at_most}{} = ceil({:.0} / ({UTILISATION} x {})) + 1",
+            peak.forecast_per_second,
+            peak.replicas,
+            peak.forecast_per_second,
+            rate(kept)
         ));
+    }
+    if let Some(warning) = &report.warning {
+        line(format!("  {warning}"));
     }
     line(String::new());
     line(format!("  {:>10} {:>10} {:>11} {:>11} {:>11} {:>9}  ", "offered/s", "done/s", "p50", "p95", "p99", "errors"));
@@ -36,14 +44,14 @@ pub fn render(report: &Report) -> String {
     for trial in trials {
         line(format!("  {}", self::trial(trial)));
     }
+    line(String::new());
+    line(bottleneck(report));
     if !report.growth.is_empty() {
-        line(String::new());
-        line(bottleneck(report));
-        line(format!("  {:<13} {:>12} {:>12}   grown from", "", "lowest rate", "highest rate"));
+        line(format!("  {:<24} {:>12} {:>12}   grown from", "", "lowest rate", "highest rate"));
     }
     for row in &report.growth {
-        let from = row.grown_from_per_second.map_or("-".to_owned(), |rate| format!("{rate:.0}/s"));
-        line(format!("  {:<13} {:>9.3} ms {:>9.3} ms   {from}", row.category, row.low_ms, row.high_ms));
+        let from = row.grown_from_per_second.map_or("-".to_owned(), |from| format!("{}/s", rate(from)));
+        line(format!("  {:<24} {:>9.3} ms {:>9.3} ms   {from}", row.category, row.low_ms, row.high_ms));
     }
     if report.sweep.points.is_empty() {
         return out;
@@ -74,10 +82,21 @@ pub fn render(report: &Report) -> String {
     out
 }
 
+/// Low rates have a decimal, for they differ in it.
+fn rate(per_second: f64) -> String {
+    if per_second < 100.0 { format!("{per_second:.1}") } else { format!("{per_second:.0}") }
+}
+
 fn bottleneck(report: &Report) -> String {
-    match report.growth.first().filter(|row| row.grown_from_per_second.is_some()) {
-        Some(row) => format!("  what grows first with the load: {}", row.category),
-        None => "  no category grew by a fifth of the unloaded response time".to_owned(),
+    let seen = if report.growth_by_ledger { "" } else { ", as the client sees it (no ledger came back)" };
+    match report.growth.first() {
+        Some(Growth { category, grown_from_per_second: Some(_), .. }) => {
+            format!("  what grows first with the load{seen}: {category}")
+        }
+        Some(_) => format!("  no part grew by a fifth of the unloaded response time{seen}"),
+        None => {
+            "  what grows first with the load is not known: only one rate had a trial that was not disturbed".to_owned()
+        }
     }
 }
 
@@ -95,15 +114,16 @@ pub fn trial(trial: &Trial) -> String {
             let missed: Vec<String> =
                 missed.map(|objective| format!("{} ({})", objective.objective, objective.measured)).collect();
             let why = if missed.is_empty() { "did not keep up".to_owned() } else { missed.join(", ") };
-            format!("missed: {why}")
+            let failure = trial.failure.as_ref().map_or_else(String::new, |failure| format!("; {failure}"));
+            format!("missed: {why}{failure}")
         }
         Outcome::Disturbed(why) => format!("disturbed: {why}"),
         Outcome::SenderLimit(why) => format!("sender's limit: {why}"),
     };
     format!(
-        "{:>10.0} {:>10.0} {:>8.3} ms {:>8.3} ms {:>8.3} ms {:>7.3} %  {outcome}",
-        trial.offered_per_second,
-        trial.succeeded_per_second,
+        "{:>10} {:>10} {:>8.3} ms {:>8.3} ms {:>8.3} ms {:>7.3} %  {outcome}",
+        rate(trial.offered_per_second),
+        rate(trial.succeeded_per_second),
         trial.p50_ms,
         trial.p95_ms,
         trial.p99_ms,
