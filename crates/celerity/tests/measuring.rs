@@ -14,8 +14,13 @@ fn code(output: &Output) -> Option<i32> {
     output.status.code()
 }
 
-/// Answers every GET with 200 at once, on a thread for each connection.
+/// Answers every GET with 200 at once.
 fn server() -> SocketAddr {
+    server_that(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+}
+
+/// Answers every GET at once, on a thread for each connection.
+fn server_that(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -23,7 +28,7 @@ fn server() -> SocketAddr {
             std::thread::spawn(move || {
                 let Ok(mut out) = stream.try_clone() else { return };
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    if line.is_empty() && out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {
+                    if line.is_empty() && out.write_all(answer).is_err() {
                         return;
                     }
                 }
@@ -118,7 +123,7 @@ fn a_baseline_is_kept_and_checked() {
     let folder = TempDir::new();
     let url = format!("http://{}/", server());
     let dir = folder.path().display().to_string();
-    let saved = celerity(&["baseline", "save", "main", &url, "--rate", "100", "--block", "300ms", "--dir", &dir]);
+    let saved = celerity(&["baseline", "save", "main", &url, "--rate", "400", "--primary", "p50", "--dir", &dir]);
     assert_eq!(code(&saved), Some(0), "{}", String::from_utf8_lossy(&saved.stderr));
     let checked = celerity(&["baseline", "check", "main", "--dir", &dir, "--format", "json"]);
     let check: serde_json::Value = serde_json::from_slice(&checked.stdout).expect("JSON");
@@ -129,12 +134,14 @@ fn a_baseline_is_kept_and_checked() {
         _ => 4,
     };
     assert_eq!((code(&checked), check["name"].as_str()), (Some(expected), Some("main")), "{check}");
-    assert_eq!(check["metrics"].as_array().map(Vec::len), Some(3), "{check}");
+    let judged = |at: usize| check["metrics"][at]["judged"].as_bool();
+    assert_eq!([judged(0), judged(1), judged(2)], [Some(true), Some(false), Some(false)], "{check}");
     let refused = celerity(&["baseline", "check", "main", "--dir", &dir, "--connections", "3"]);
     assert_eq!(code(&refused), Some(2), "the kept number of connections is what counts");
     for wrong in [
         &["baseline", "save", "../x", &url][..],
         &["baseline", "save", "x", "ftp://a/"],
+        &["baseline", "save", "x", &url, "--block", "1s"],
         &["baseline", "save", "x", &url, "-d", "@/nowhere"],
         &["baseline", "check", "../x"],
         &["baseline", "check", "main", "--url", "ftp://a/"],
@@ -142,7 +149,15 @@ fn a_baseline_is_kept_and_checked() {
         assert_eq!(code(&celerity(&[wrong, &["--dir", &dir]].concat())), Some(2), "{wrong:?}");
     }
     let missing = celerity(&["baseline", "check", "other", "--dir", &dir]);
-    assert!(
-        code(&missing) == Some(4) && String::from_utf8_lossy(&missing.stderr).contains("other.json cannot be read")
-    );
+    assert!(code(&missing) == Some(2) && String::from_utf8_lossy(&missing.stderr).contains("baseline save other URL"));
+    // What fails all the time is no baseline, and the reason is told.
+    let failing = server_that(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\nno");
+    let url = format!("http://{failing}/");
+    let refused = celerity(&["baseline", "save", "bad", &url, "--rate", "400", "--primary", "p50", "--dir", &dir]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(code(&refused) == Some(4) && text.contains("100.00 % of the requests fail (status 500)"), "{text}");
+    let both = ["ab", "--baseline", &url, "--candidate", &url, "--rate", "400", "--primary", "p50"];
+    let void = celerity(&both);
+    let text = String::from_utf8_lossy(&void.stdout).into_owned();
+    assert!(code(&void) == Some(4) && text.contains("the baseline answered nothing (status 500)"), "{text}");
 }

@@ -5,11 +5,12 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ab::arms::Block;
-use crate::ab::design::{ERROR_MARGIN, Metric};
+use crate::ab::design::{self, DesignError, ERROR_MARGIN, Metric};
 use crate::ab::verdict::{Guardrail, Verdict, combine};
 use crate::stats::{Estimate, binomial, two_sample};
 
@@ -42,7 +43,22 @@ pub struct Load {
     pub url: String,
     pub per_second: f64,
     pub block_ms: u64,
+    /// The quantile that the blocks were made long enough for.
+    #[serde(default = "primary")]
+    pub primary: Metric,
     pub sending: Sending,
+}
+
+/// What is judged where nobody says.
+fn primary() -> Metric {
+    Metric::P95
+}
+
+impl Load {
+    /// Whether the blocks show enough requests beyond a quantile to judge it.
+    pub fn shows(&self, metric: Metric) -> Result<(), DesignError> {
+        design::check_block(metric, self.per_second, Duration::from_millis(self.block_ms))
+    }
 }
 
 /// How requests are made and sent, as it was asked for. Of files the path is kept, and no key or certificate.
@@ -72,11 +88,14 @@ pub struct Sending {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockRecord {
-    /// Of answered requests; `None` if there was none.
+    /// Of successes; `None` if there was none.
     pub times: Option<Times>,
     pub succeeded: u64,
     pub failed: u64,
     pub succeeded_per_second: f64,
+    /// The commonest failure, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +115,7 @@ impl From<&Block> for BlockRecord {
             succeeded: block.succeeded,
             failed: block.failed,
             succeeded_per_second: block.succeeded_per_second,
+            failure: block.failure.clone(),
         }
     }
 }
@@ -180,6 +200,18 @@ pub struct CheckMetric {
     pub now_ms: f64,
     /// As a share, later against kept.
     pub change: Estimate,
+    /// The blocks show enough requests beyond it; otherwise it is a description.
+    pub judged: bool,
+}
+
+/// The share of failed requests, and the first reason there is.
+pub fn failures(blocks: &[BlockRecord]) -> (f64, Option<String>) {
+    let (failed, all) = counts(blocks);
+    (failed as f64 / all.max(1) as f64, blocks.iter().find_map(|block| block.failure.clone()))
+}
+
+fn counts(blocks: &[BlockRecord]) -> (u64, u64) {
+    blocks.iter().fold((0, 0), |(failed, all), block| (failed + block.failed, all + block.failed + block.succeeded))
 }
 
 /// Why a baseline cannot be kept or used.
@@ -254,8 +286,9 @@ impl Baseline {
         let (verdict, reason) = if !differences.is_empty() && !any_machine {
             (Verdict::Void, format!("the machine is another one: {}", differences.join("; ")))
         } else {
-            let fail =
-                format!("{:.2} % of the requests fail, {:.2} % did", error_share * 100.0, baseline_error_share * 100.0);
+            let why = failures(now).1.map_or_else(String::new, |why| format!(" ({why})"));
+            let (share, kept) = (error_share * 100.0, baseline_error_share * 100.0);
+            let fail = format!("{share:.2} % of the requests fail{why}, {kept:.2} % did");
             let (verdict, reason) = overall(&metrics, margin);
             match (guardrail, combine(verdict, guardrail)) {
                 (Guardrail::Broken, verdict) => (verdict, fail),
@@ -273,9 +306,17 @@ impl Baseline {
         let logs =
             |blocks: &[BlockRecord]| blocks.iter().filter_map(|block| Some(block.ns(metric)?.ln())).collect::<Vec<_>>();
         let (then, now) = (logs(&self.blocks), logs(now));
-        let change = two_sample::shift(&then, &now, ALPHA / Metric::ALL.len() as f64)?.map(f64::exp_m1);
+        // Those that are judged share the error; a description has no part in it.
+        let sharing = Metric::ALL.iter().filter(|metric| self.load.shows(**metric).is_ok()).count().max(1);
+        let change = two_sample::shift(&then, &now, ALPHA / sharing as f64)?.map(f64::exp_m1);
         let middle = |logs: &[f64]| crate::stats::median(logs).map(|log| log.exp() / 1e6);
-        Some(CheckMetric { metric, baseline_ms: middle(&then)?, now_ms: middle(&now)?, change })
+        Some(CheckMetric {
+            metric,
+            baseline_ms: middle(&then)?,
+            now_ms: middle(&now)?,
+            change,
+            judged: self.load.shows(metric).is_ok(),
+        })
     }
 }
 
@@ -285,11 +326,8 @@ impl Baseline {
 /// the margin, or one failure of a few hundred requests would look like a finding; and they must be in so many blocks that
 /// the rank-sum test sees it, or one bad moment would.
 fn errors(then: &[BlockRecord], now: &[BlockRecord]) -> (Guardrail, f64, f64) {
-    let sum = |blocks: &[BlockRecord]| {
-        blocks.iter().fold((0, 0), |(failed, all), block| (failed + block.failed, all + block.failed + block.succeeded))
-    };
     let share = |(failed, all): (u64, u64)| failed as f64 / all.max(1) as f64;
-    let (then_sum, now_sum) = (sum(then), sum(now));
+    let (then_sum, now_sum) = (counts(then), counts(now));
     let by_chance = binomial::at_least(now_sum.0, now_sum.1, (share(then_sum) + ERROR_MARGIN).min(1.0));
     let shares = |blocks: &[BlockRecord]| blocks.iter().map(BlockRecord::error_share).collect::<Vec<_>>();
     let guardrail = if by_chance > ALPHA {
@@ -302,7 +340,7 @@ fn errors(then: &[BlockRecord], now: &[BlockRecord]) -> (Guardrail, f64, f64) {
     (guardrail, share(then_sum), share(now_sum))
 }
 
-/// Worse if any metric is, beyond the margin and not by chance; fine if none can be worse by the margin.
+/// Worse if any judged metric is, beyond the margin and not by chance; fine if none can be worse by the margin.
 fn overall(metrics: &[CheckMetric], margin: f64) -> (Verdict, String) {
     let told = |metric: &CheckMetric| {
         let Estimate { value, low, high } = metric.change.map(|share| share * 100.0);
@@ -311,11 +349,15 @@ fn overall(metrics: &[CheckMetric], margin: f64) -> (Verdict, String) {
     if metrics.is_empty() {
         return (Verdict::Void, "nothing was answered".into());
     }
+    let metrics: Vec<&CheckMetric> = metrics.iter().filter(|metric| metric.judged).collect();
+    if metrics.is_empty() {
+        return (Verdict::Inconclusive, "its blocks are too short to judge any quantile: save it anew".into());
+    }
     let worse = metrics.iter().find(|metric| metric.change.low > 0.0 && metric.change.value > margin);
     if let Some(metric) = worse {
         return (Verdict::Worse, format!("{} against a margin of {:.0} %", told(metric), margin * 100.0));
     }
-    let all = metrics.iter().map(told).collect::<Vec<_>>().join(", ");
+    let all = metrics.iter().map(|metric| told(metric)).collect::<Vec<_>>().join(", ");
     if metrics.iter().all(|metric| metric.change.high < margin) {
         let better = metrics.iter().any(|metric| metric.change.high < 0.0 && metric.change.value < -margin);
         return (if better { Verdict::Better } else { Verdict::Equivalent }, all);
@@ -336,13 +378,14 @@ mod tests {
             succeeded: 100,
             failed: 0,
             succeeded_per_second: 100.0,
+            failure: None,
         };
         (0..BLOCKS).map(|_| block()).collect()
     }
 
     fn kept() -> Baseline {
         let sending = Sending { connections: 8, headers: vec!["a: b".into()], ..Sending::default() };
-        let load = Load { url: "http://a/".into(), per_second: 100.0, block_ms: 1000, sending };
+        let load = Load { url: "http://a/".into(), per_second: 100.0, block_ms: 60_000, primary: Metric::P95, sending };
         let machine = Machine { cpu: "a CPU".into(), cpus: 2, ..Machine::default() };
         Baseline { version: VERSION, name: "main".into(), saved_unix_ms: 1, machine, load, blocks: blocks(1, 2.0) }
     }
@@ -356,6 +399,25 @@ mod tests {
         assert_eq!(check(&blocks(2, 1.5)).verdict, Verdict::Better);
         assert_eq!(check(&blocks(2, 2.2)[..2]).verdict, Verdict::Inconclusive);
         assert_eq!(check(&[]).verdict, Verdict::Void);
+    }
+
+    /// With 1,020 requests a block has ten beyond its p99: what they say is shown and decides nothing.
+    #[test]
+    fn a_quantile_that_the_blocks_cannot_show_is_described() {
+        let mut kept = kept();
+        kept.load.block_ms = 12_000;
+        let mut now = blocks(2, 2.0);
+        for times in now.iter_mut().filter_map(|block| block.times.as_mut()) {
+            times.p99_ns *= 3;
+        }
+        let check = kept.check(&now, &kept.machine, MARGIN, false);
+        assert_eq!(check.verdict, Verdict::Equivalent, "{}", check.reason);
+        assert_eq!(check.metrics.iter().map(|metric| metric.judged).collect::<Vec<_>>(), [true, true, false]);
+        assert!(!check.reason.contains("p99") && check.metrics[2].change.value > 1.5);
+        kept.load.block_ms = 60_000;
+        assert_eq!(kept.check(&now, &kept.machine, MARGIN, false).verdict, Verdict::Worse);
+        kept.load.block_ms = 300;
+        assert_eq!(kept.check(&now, &kept.machine, MARGIN, false).verdict, Verdict::Inconclusive);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use celerity_load::Control;
-use celerity_load::ab::{Design, Metric, Verdict, text};
+use celerity_load::ab::{Design, Metric, Verdict, design, text};
 use celerity_load::measure::Targets;
 use celerity_load::report::{ab_page, files};
 use celerity_model::istio::Config;
@@ -106,18 +106,15 @@ pub(crate) struct Layout {
     pub(crate) seed: u64,
 }
 
-fn metric(text: &str) -> Result<Metric, String> {
+pub(crate) fn metric(text: &str) -> Result<Metric, String> {
     Metric::parse(text).ok_or_else(|| format!("`{text}` cannot decide: choose p50, p95 or p99"))
 }
-
-/// Below it the start of the connections is most of a block.
-const BLOCK_MIN: Duration = Duration::from_secs(1);
 
 impl Layout {
     pub(crate) fn design(&self) -> anyhow::Result<Design> {
         let shortest = Design::new(self.primary, self.rate, self.pairs_max, self.seed)?;
         let design = Design {
-            block: self.block.unwrap_or_else(|| shortest.block.max(BLOCK_MIN)),
+            block: self.block.unwrap_or_else(|| design::shortest_block(self.primary, self.rate)),
             margin: self.margin.unwrap_or(shortest.margin),
             aa_pairs: self.aa_pairs,
             ..shortest

@@ -1,15 +1,18 @@
 //! `celerity baseline`: keep a measurement, and check a later one against it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use celerity_load::ab::{BlockSpec, Verdict, text};
+use celerity_load::ab::design::{self, DISCARD_SHARE, FAILED_SHARE_MAX};
+use celerity_load::ab::{BlockSpec, Metric, Verdict, text};
 use celerity_load::baseline::{self, Baseline, BaselineError, BlockRecord, Check, Machine, Sending};
 use celerity_load::stats::Rng;
 use celerity_load::{Control, Plan, measure as measuring};
 
 use crate::client::{self, Client, Message, Way};
+use crate::cmd::ab;
 use crate::cmd::analyze::Format;
 use crate::{duration, interrupt, term};
 
@@ -50,9 +53,13 @@ pub(crate) struct Save {
     #[arg(long, value_name = "N", default_value = "200", value_parser = client::rate)]
     pub(crate) rate: f64,
 
-    /// Length of each of the 8 blocks
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
-    pub(crate) block: Duration,
+    /// The quantile that the blocks are made for: it and those below it are judged, those above are described
+    #[arg(long, value_name = "p50|p95|p99", default_value = "p95", value_parser = ab::metric)]
+    pub(crate) primary: Metric,
+
+    /// Length of each of the 8 blocks [default: as short as the quantile allows, 50 requests beyond it, and at least 1 s]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) block: Option<Duration>,
 
     /// Folder of the baselines
     #[arg(long, value_name = "DIR", default_value = FOLDER)]
@@ -94,8 +101,6 @@ pub(crate) struct CheckArgs {
 
 /// Beside the project's sources, so that a pipeline can keep it with them.
 const FOLDER: &str = ".celerity/baselines";
-/// The first part of each block is sent and not recorded.
-const DISCARD_SHARE: f64 = 0.15;
 /// Wrong usage that only the values show.
 const USAGE: u8 = 2;
 /// The same schedules in every measurement.
@@ -118,18 +123,30 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn save(args: &Save) -> anyhow::Result<ExitCode> {
     // What cannot be is refused before minutes of measuring.
-    let asked = baseline::path(&args.dir, &args.name).map_err(Into::into).and_then(|_| args.client.plan(&args.url));
-    let plan = match asked {
+    let block = args.block.unwrap_or_else(|| design::shortest_block(args.primary, args.rate));
+    let asked = || -> anyhow::Result<Plan> {
+        baseline::path(&args.dir, &args.name)?;
+        design::check_block(args.primary, args.rate, block)?;
+        args.client.plan(&args.url)
+    };
+    let plan = match asked() {
         Ok(plan) => plan,
         Err(error) => return Ok(usage(&error)),
     };
-    let (blocks, whole) = blocks(&plan, args.rate, args.block)?;
+    let (blocks, whole) = blocks(&plan, args.rate, block)?;
     if !whole {
         term::note("stopped: nothing was saved");
         return Ok(ExitCode::from(4));
     }
+    let (failed, why) = baseline::failures(&blocks);
+    let failing =
+        format!("{:.2} % of the requests fail ({})", failed * 100.0, why.as_deref().unwrap_or("no reason known"));
+    anyhow::ensure!(failed < FAILED_SHARE_MAX, "{failing}: a baseline of that compares nothing, so nothing was saved");
     let silent = blocks.iter().filter(|block| block.times.is_none()).count();
     anyhow::ensure!(silent == 0, "{} answered nothing in {silent} blocks: nothing was saved", args.url);
+    if failed > 0.0 {
+        term::note(format_args!("{failing}: the baseline is saved so, and a check takes that as usual"));
+    }
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let kept = Baseline {
         version: baseline::VERSION,
@@ -139,7 +156,8 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
         load: baseline::Load {
             url: args.url.clone(),
             per_second: args.rate,
-            block_ms: args.block.as_millis() as u64,
+            block_ms: block.as_millis() as u64,
+            primary: args.primary,
             sending: sending(&args.client, plan.threads),
         },
         blocks,
@@ -152,8 +170,19 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let kept = match Baseline::read(&args.dir, &args.name) {
         Err(error @ BaselineError::Name(_)) => return Ok(usage(&error.into())),
+        Err(BaselineError::File { path, source, .. }) if source.kind() == ErrorKind::NotFound => {
+            let name = &args.name;
+            return Ok(usage(&anyhow::anyhow!(
+                "there is no baseline {}: `celerity baseline save {name} URL` keeps one",
+                path.display()
+            )));
+        }
         read => read?,
     };
+    // A file of another hand or an older version may hold blocks that no check can judge.
+    if let Err(error) = kept.load.shows(kept.load.primary) {
+        return Ok(usage(&anyhow::Error::new(error).context("the baseline cannot be checked, save it anew")));
+    }
     let machine = Machine::read();
     let client = client(&kept.load.sending, &args.way);
     let plan = match client.plan(args.url.as_deref().unwrap_or(&kept.load.url)) {
@@ -259,7 +288,9 @@ fn blocks(plan: &Plan, per_second: f64, duration: Duration) -> anyhow::Result<(V
         let times = record
             .times
             .map_or("no answer".to_owned(), |times| format!("p50 {}, p99 {}", ms(times.p50_ns), ms(times.p99_ns)));
-        term::note(format_args!("block {number} of {}: {times}", baseline::BLOCKS));
+        let failure =
+            record.failure.as_ref().map_or_else(String::new, |why| format!(", {} failed: {why}", record.failed));
+        term::note(format_args!("block {number} of {}: {times}{failure}", baseline::BLOCKS));
         blocks.push(record);
     }
     Ok((blocks, true))
@@ -272,12 +303,13 @@ fn render(check: &Check, whole: bool) -> String {
     }
     for metric in &check.metrics {
         out.push_str(&format!(
-            "  {:<5} {:>12} {:>12} {:>10}   {}\n",
+            "  {:<5} {:>12} {:>12} {:>10}   {}{}\n",
             metric.metric.as_str(),
             text::millis(metric.baseline_ms),
             text::millis(metric.now_ms),
             text::percent(metric.change.value),
-            text::interval(metric.change)
+            text::interval(metric.change),
+            if metric.judged { "" } else { "   described: too few requests of a block lie beyond it" }
         ));
     }
     let (then, now) = (check.baseline_error_share * 100.0, check.error_share * 100.0);

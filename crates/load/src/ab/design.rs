@@ -135,20 +135,7 @@ impl Design {
     }
 
     pub fn check(&self) -> Result<(), DesignError> {
-        let block_s = self.block.as_secs_f64();
-        let have = block_s * (1.0 - DISCARD_SHARE) * self.per_second;
-        let need = requests_needed(self.primary);
-        // A Poisson count is a little below its mean half of the time; that is no reason to refuse.
-        if have < need * 0.999 {
-            return Err(DesignError::BlockTooShort {
-                block_s,
-                per_second: self.per_second,
-                have,
-                need,
-                metric: self.primary.as_str(),
-                block_needed_s: block_seconds(self.primary, self.per_second),
-            });
-        }
+        check_block(self.primary, self.per_second, self.block)?;
         if self.aa_pairs != 0 && !(AA_PAIRS_MIN..=64).contains(&self.aa_pairs) {
             return Err(DesignError::AaPairs(self.aa_pairs));
         }
@@ -239,8 +226,29 @@ pub enum Phase {
     Ab = 2,
 }
 
+/// Whether a block, after its discarded part, shows enough requests beyond the quantile.
+pub fn check_block(metric: Metric, per_second: f64, block: Duration) -> Result<(), DesignError> {
+    let block_s = block.as_secs_f64();
+    let have = block_s * (1.0 - DISCARD_SHARE) * per_second;
+    let need = requests_needed(metric);
+    // A Poisson count is a little below its mean half of the time; that is no reason to refuse.
+    if have >= need * 0.999 {
+        return Ok(());
+    }
+    let block_needed_s = block_seconds(metric, per_second);
+    Err(DesignError::BlockTooShort { block_s, per_second, have, need, metric: metric.as_str(), block_needed_s })
+}
+
 fn requests_needed(metric: Metric) -> f64 {
     EXCEEDANCES_MIN / (1.0 - metric.quantile())
+}
+
+/// Below it the start of the connections is most of a block.
+const BLOCK_MIN: Duration = Duration::from_secs(1);
+
+/// The block for those who name no length: as short as the quantile allows.
+pub fn shortest_block(metric: Metric, per_second: f64) -> Duration {
+    Duration::from_secs_f64(block_seconds(metric, per_second)).max(BLOCK_MIN)
 }
 
 /// The shortest block with enough requests, rounded up to a tenth of a second.
