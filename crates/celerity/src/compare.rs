@@ -18,10 +18,11 @@ use celerity_load::target::Origin;
 use celerity_load::{Control, Plan};
 
 use crate::config::Loader;
+use crate::interrupt::Signals;
 use crate::mesh::Mesh;
 use crate::sample::lab::{self, Ports};
 use crate::session::StatusLine;
-use crate::{client, experiment, interrupt};
+use crate::{client, experiment};
 
 /// Gentle enough for two cores with a mesh, its services and the sender on them; enough that what the services draw at random
 /// does not drown the margin.
@@ -43,21 +44,29 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Runs it against the mesh whose entry is `candidate`. Takes 90 to 110 seconds.
-pub(crate) fn run(ports: Ports, candidate: SocketAddr, name: &str) -> anyhow::Result<Report> {
+///
+/// `None` if somebody skipped it before there was anything to tell.
+pub(crate) fn run(
+    ports: Ports,
+    candidate: SocketAddr,
+    name: &str,
+    signals: &Signals,
+) -> anyhow::Result<Option<Report>> {
+    let control = Control::new();
+    let interrupt = signals.stop(&control);
     let beside = ports.beside();
     let workloads = lab::workloads(beside);
     let loader = Loader::new(Vec::new()).with(beside.documents());
     let mesh = Mesh::start(&workloads, loader, StatusLine::default())
         .context("the mesh with the plain configuration cannot start")?;
     let baseline = workloads.last().context("the arrangement has no workload")?.outbound();
-    let control = Control::new();
-    let interrupt = interrupt::watch(&control)?;
     let requests = requests();
     let mut arms = Targets { baseline: plan(baseline, &requests), candidate: plan(candidate, &requests), control };
     let report =
         experiment::run(&design()?, ("plain: the services and mutual TLS", name), &mut arms, &interrupt, Some(LIMIT));
+    signals.at_once();
     mesh.drain(DRAIN_MAX);
-    report
+    report.map(|report| Some(report).filter(|report| !(interrupt.asked() && report.pairs_kept == 0)))
 }
 
 fn design() -> anyhow::Result<Design> {

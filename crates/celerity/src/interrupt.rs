@@ -1,7 +1,9 @@
-//! Ctrl-C for verbs that measure: the first one ends the measuring and prints what is known, the second ends the process.
+//! Ctrl-C for verbs that take their time: the first one ends what is under way and prints what is known, the second ends the
+//! process. A verb of several stages says at each what the next one ends.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use celerity_load::Control;
@@ -18,33 +20,88 @@ impl Interrupt {
     }
 }
 
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// SIGINT: somebody at a terminal.
+    Interrupt,
+    /// SIGTERM: whoever manages the process.
+    Terminate,
+}
+
 /// What a shell reports for a process that was ended by SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
+/// A signal that follows another so soon is the same wish: `timeout` sends one to its child and one to the group, and a
+/// terminal's key repeats.
+const SAME_WISH: Duration = Duration::from_millis(500);
+
+type Act = Box<dyn FnOnce(Wish) + Send>;
+
+/// SIGINT and SIGTERM of the process, as wishes.
+#[derive(Clone)]
+pub(crate) struct Signals(Arc<Mutex<Option<Act>>>);
+
+impl Signals {
+    /// From now on a wish does what [`Signals::next`] said last, once; without that it ends the process, after `clean`.
+    pub(crate) fn listen(clean: impl Fn() + Send + 'static) -> anyhow::Result<Self> {
+        let signals = Self(Arc::default());
+        let next = Arc::clone(&signals.0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        // The handlers are set here, so that no signal falls between the return and the thread's start.
+        let (mut int, mut term) = {
+            let _guard = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        let wait = move || {
+            runtime.block_on(async move {
+                let mut last: Option<Instant> = None;
+                loop {
+                    let wish = tokio::select! {
+                        _ = int.recv() => Wish::Interrupt,
+                        _ = term.recv() => Wish::Terminate,
+                    };
+                    let now = Instant::now();
+                    if last.is_some_and(|last| now.duration_since(last) < SAME_WISH) {
+                        continue;
+                    }
+                    last = Some(now);
+                    let act = next.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let Some(act) = act else {
+                        clean();
+                        std::process::exit(EXIT_INTERRUPTED);
+                    };
+                    act(wish);
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("signals".into());
+        thread.spawn(wait).context("a thread for signals cannot be started")?;
+        Ok(signals)
+    }
+
+    /// What the next wish does; the one after that ends the process.
+    pub(crate) fn next(&self, act: impl FnOnce(Wish) + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
+    }
+
+    /// The next wish ends the process.
+    pub(crate) fn at_once(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The next wish stops the runs under `control`.
+    pub(crate) fn stop(&self, control: &Control) -> Interrupt {
+        let interrupt = Interrupt::default();
+        let (flag, control) = (interrupt.clone(), control.clone());
+        self.next(move |_| {
+            flag.0.store(true, Ordering::Relaxed);
+            control.stop(Stop::Gently);
+        });
+        interrupt
+    }
+}
 
 /// From now on SIGINT and SIGTERM stop the runs under `control`.
 pub(crate) fn watch(control: &Control) -> anyhow::Result<Interrupt> {
-    let interrupt = Interrupt::default();
-    let (flag, control) = (interrupt.clone(), control.clone());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    // The handlers are set here, so that no signal falls between the return and the thread's start.
-    let (mut int, mut term) = {
-        let _guard = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    let wait = move || {
-        runtime.block_on(async move {
-            loop {
-                tokio::select! {
-                    _ = int.recv() => {}
-                    _ = term.recv() => {}
-                }
-                if flag.0.swap(true, Ordering::Relaxed) {
-                    std::process::exit(EXIT_INTERRUPTED);
-                }
-                control.stop(Stop::Gently);
-            }
-        });
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(wait).context("a thread for signals cannot be started")?;
-    Ok(interrupt)
+    Ok(Signals::listen(|| {})?.stop(control))
 }

@@ -15,7 +15,10 @@ use crate::config::watch::Watcher;
 use crate::sample::lab::Workload;
 use crate::session::StatusLine;
 use crate::sidecar::{Listen, Plan, Sidecar};
+use crate::term;
 
+/// For sidecars that have served nobody yet.
+const UNUSED_DRAIN_MAX: Duration = Duration::from_secs(1);
 const TRUST_DOMAIN: &str = "cluster.local";
 
 pub(crate) struct Mesh {
@@ -38,10 +41,17 @@ impl Mesh {
         let identities = Identities::issue(workloads)?;
         let mut sidecars = Vec::with_capacity(workloads.len());
         for workload in workloads {
-            let plan = plan(workload, &identities);
             let name = &workload.instance.name;
-            sidecars
-                .push(Sidecar::start(&config, plan).with_context(|| format!("the sidecar of {name} cannot start"))?);
+            match Sidecar::start(&config, plan(workload, &identities)) {
+                Ok(sidecar) => sidecars.push(sidecar),
+                Err(error) => {
+                    // They read their keys again and again, which go with this function.
+                    for sidecar in sidecars {
+                        let _: bool = Sidecar::stop(sidecar, UNUSED_DRAIN_MAX);
+                    }
+                    return Err(error.context(format!("the sidecar of {name} cannot start")));
+                }
+            }
         }
         status.set(taken_up(&config));
         sidecars.iter().for_each(Sidecar::settle);
@@ -95,12 +105,17 @@ impl Running {
                     }
                 }
                 self.status.set(taken_up(&config));
+                // On a terminal the view says it.
+                if !term::live() {
+                    term::note(format_args!("configuration: {}", taken_up(&config)));
+                }
                 drop(config);
                 self.sidecars.iter().for_each(Sidecar::settle);
             }
             Err(reason) => {
-                for sidecar in &self.sidecars {
-                    sidecar.reject(&reason);
+                // Each shows it at its admin port; the log, which is one, has it once.
+                for (number, sidecar) in self.sidecars.iter().enumerate() {
+                    if number == 0 { sidecar.reject(&reason) } else { sidecar.reject_silently(&reason) }
                 }
                 let first = reason.lines().next().unwrap_or_default();
                 self.status.set(format!("the last change was refused and nothing of it acts: {first}"));
@@ -143,6 +158,11 @@ fn plan(workload: &Workload, identities: &Identities) -> Plan {
     }
 }
 
+/// Where the keys of the mesh with this admin port are. Whoever ends the process without ending the mesh takes it away.
+pub(crate) fn identities_folder(port: u16) -> PathBuf {
+    std::env::temp_dir().join(format!("celerity-up-{}-{port}", std::process::id()))
+}
+
 /// A folder with a certificate and a key for each workload, which goes with the mesh.
 struct Identities {
     folder: PathBuf,
@@ -153,8 +173,7 @@ impl Identities {
         let authority = Authority::create(TRUST_DOMAIN)?;
         // Two meshes of one process differ in their ports.
         let port = workloads.first().map_or(0, |workload| workload.ports.admin());
-        let identities =
-            Self { folder: std::env::temp_dir().join(format!("celerity-up-{}-{port}", std::process::id())) };
+        let identities = Self { folder: identities_folder(port) };
         for workload in workloads {
             // The authority dies with the mesh and nobody renews, so the certificates last as long as they may.
             let identity = Identity {

@@ -1,14 +1,16 @@
 //! The time between "the mesh is up" and its drain: traffic flows, the view is drawn, and somebody may say stop.
 
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use celerity_load::Control;
 use celerity_load::control::Stop;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::interrupt::Wish;
 use crate::stats::Stats;
-use crate::term;
+use crate::term::{self, Caught};
 use crate::traffic::{self, Plan, Shared};
 use crate::view::{self, Frame, Screen};
 
@@ -33,12 +35,17 @@ impl StatusLine {
 pub(crate) struct Ended {
     pub(crate) stats: Stats,
     pub(crate) ran_for: Duration,
+    /// Who ended it; `None`: its time was over.
+    pub(crate) by: Option<Wish>,
 }
 
-/// Drives the traffic and draws the view until `run_for` is over or the process is told to end (SIGINT, SIGTERM).
-pub(crate) async fn run(plan: Plan, run_for: Option<Duration>, config: StatusLine) -> anyhow::Result<Ended> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+/// Drives the traffic and draws the view until `run_for` is over or somebody wishes it to end.
+pub(crate) async fn run(
+    plan: Plan,
+    run_for: Option<Duration>,
+    config: StatusLine,
+    mut wishes: UnboundedReceiver<Wish>,
+) -> anyhow::Result<Ended> {
     let started = Instant::now();
     let stats = Shared::default();
     let offered_per_second = plan.per_second;
@@ -50,21 +57,20 @@ pub(crate) async fn run(plan: Plan, run_for: Option<Duration>, config: StatusLin
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
+    let by = tokio::select! {
         // The engine ends by itself only when it could not begin.
-        done = &mut engine => { done??; }
-        () = draw(started, offered_per_second, &stats, &config) => {}
-        () = over => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+        done = &mut engine => { done??; None }
+        () = draw(started, offered_per_second, &stats, &config) => None,
+        () = over => None,
+        Some(wish) = wishes.recv() => Some(wish),
+    };
     let ran_for = started.elapsed();
     control.stop(Stop::Gently);
     if !engine.is_finished() {
         engine.await??;
     }
     let stats = std::mem::take(&mut *stats.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Ended { stats, ran_for })
+    Ok(Ended { stats, ran_for, by })
 }
 
 /// The engine on a thread of its own, for it blocks. A rate of 0 sends nothing and waits for the stop.
@@ -85,6 +91,9 @@ fn start(plan: &Plan, stats: &Shared, control: &Control) -> tokio::task::JoinHan
 async fn draw(started: Instant, offered_per_second: f64, stats: &Shared, config: &StatusLine) {
     let live = term::live();
     let colour = term::colour(live);
+    // What others write to standard error would tear the block; where it cannot be caught, it does.
+    let both = live && std::io::stderr().is_terminal();
+    let mut caught = both.then(Caught::start).and_then(Result::ok);
     let mut screen = Screen::default();
     let mut every = tokio::time::interval(if live { REDRAW } else { LINE_EVERY });
     every.tick().await;
@@ -96,7 +105,8 @@ async fn draw(started: Instant, offered_per_second: f64, stats: &Shared, config:
         let frame =
             Frame { elapsed: started.elapsed(), offered_per_second, stats: &stats, window: &window, config: &config };
         if live {
-            screen.draw(&view::block(&frame, colour));
+            let notes = caught.as_mut().map(Caught::take).unwrap_or_default();
+            screen.draw(&notes, &view::block(&frame, colour), term::columns());
         } else {
             term::line(view::plain_line(&frame));
         }
@@ -120,7 +130,8 @@ mod tests {
         let _samples = Samples::start(workloads.clone(), timer).expect("the samples listen");
         let plan = Plan { entry: workloads[0].instance.address, per_second: 200.0, seed: 1 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let session = run(plan, Some(Duration::from_millis(800)), StatusLine::default());
+        let (_, wishes) = tokio::sync::mpsc::unbounded_channel();
+        let session = run(plan, Some(Duration::from_millis(800)), StatusLine::default(), wishes);
         let ended = tokio::task::LocalSet::new().block_on(&runtime, session).expect("a session");
         assert!(ended.stats.answered > 50 && ended.stats.failed == 0, "{:?}", ended.stats.failures);
         assert_eq!(ended.stats.in_flight(), 0);

@@ -218,6 +218,11 @@ impl Sidecar {
         self.handle.config_rejected(reason);
     }
 
+    /// The same without the log, for one of several sidecars of a process that refuse the same.
+    pub(crate) fn reject_silently(&self, reason: &str) {
+        self.handle.config_rejected_silently(reason);
+    }
+
     /// Where it listens, by purpose.
     pub(crate) fn addresses(&self) -> &[(String, SocketAddr)] {
         self.handle.addresses()

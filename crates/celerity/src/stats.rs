@@ -87,6 +87,14 @@ pub(crate) struct Means {
     pub(crate) parts_us: [f64; CATEGORIES],
 }
 
+/// Some requests, without their parts; the latency is their mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) requests: usize,
+    pub(crate) failed: usize,
+    pub(crate) latency_us: f64,
+}
+
 impl Means {
     pub(crate) fn part(&self, category: Category) -> f64 {
         Category::ALL.iter().position(|&c| c == category).map_or(0.0, |at| self.parts_us[at])
@@ -119,14 +127,29 @@ impl Summary {
         (!self.sorted.is_empty()).then(|| total / self.sorted.len() as f64)
     }
 
-    /// The mean breakdown of the requests between two quantiles of latency. Percentiles of parts do not add up to a
-    /// percentile of the whole; the means of one cohort do.
-    pub(crate) fn cohort(&self, from: f64, to: f64) -> Means {
+    fn between(&self, from: f64, to: f64) -> &[Sample] {
         let count = self.sorted.len();
         let low = ((from * count as f64).floor() as usize).min(count.saturating_sub(1));
         let high = ((to * count as f64).ceil() as usize).clamp(low, count);
+        self.sorted.get(low..high).unwrap_or_default()
+    }
+
+    /// The requests between two quantiles of latency, whether or not they carried a ledger.
+    pub(crate) fn told(&self, from: f64, to: f64) -> Told {
+        let samples = self.between(from, to);
+        let latency_us = samples.iter().map(|sample| f64::from(sample.latency_us)).sum::<f64>();
+        Told {
+            requests: samples.len(),
+            failed: samples.iter().filter(|sample| !sample.ok).count(),
+            latency_us: latency_us / samples.len().max(1) as f64,
+        }
+    }
+
+    /// The mean breakdown of the requests between two quantiles of latency. Percentiles of parts do not add up to a
+    /// percentile of the whole; the means of one cohort do.
+    pub(crate) fn cohort(&self, from: f64, to: f64) -> Means {
         let mut means = Means::default();
-        for sample in self.sorted.get(low..high).unwrap_or_default() {
+        for sample in self.between(from, to) {
             let Some(parts) = sample.parts_us else { continue };
             means.requests += 1;
             means.latency_us += f64::from(sample.latency_us);

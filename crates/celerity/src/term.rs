@@ -3,7 +3,10 @@
 //! A closed pipe (`celerity analyze | head`) is not an error of ours. A result that cannot be written is one ([`result`]); what is
 //! said beside results is dropped then.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, PipeReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// Writes a line to standard output.
 pub(crate) fn line(text: impl std::fmt::Display) {
@@ -75,4 +78,86 @@ pub(crate) fn rewrite(text: &str) {
     let mut out = std::io::stderr().lock();
     let _ = write!(out, "\r{text}\x1b[K");
     let _ = out.flush();
+}
+
+/// As much of a text as fits into so many columns; colours take none, and are ended.
+pub(crate) fn cut(text: &str, columns: usize) -> String {
+    let (mut out, mut shown, mut escape, mut coloured) = (String::new(), 0, false, false);
+    for c in text.chars() {
+        if escape {
+            escape = !c.is_ascii_alphabetic();
+        } else if c == '\x1b' {
+            (escape, coloured) = (true, true);
+        } else if shown == columns {
+            break;
+        } else {
+            shown += 1;
+        }
+        out.push(c);
+    }
+    if coloured { out + "\x1b[0m" } else { out }
+}
+
+/// Standard error, caught on its way to a terminal on which something is redrawn. Given back when it is dropped.
+pub(crate) struct Caught {
+    terminal: OwnedFd,
+    lines: Arc<Mutex<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Bytes that wait to be shown. A log that says more between two drawings is cut.
+const CAUGHT_BYTES_MAX: usize = 64 << 10;
+
+impl Caught {
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let terminal = std::io::stderr().as_fd().try_clone_to_owned()?;
+        let (reader, writer) = std::io::pipe()?;
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&lines);
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || keep(reader, &kept))?;
+        rustix::stdio::dup2_stderr(&writer)?;
+        Ok(Self { terminal, lines, thread: Some(thread) })
+    }
+
+    /// The lines that came since the last call, without an unfinished one.
+    pub(crate) fn take(&mut self) -> Vec<String> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole: Vec<u8> = lines.drain(..end).collect();
+        String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
+    }
+}
+
+fn keep(mut reader: PipeReader, lines: &Mutex<Vec<u8>>) {
+    let mut piece = [0; 4096];
+    while let Ok(count @ 1..) = reader.read(&mut piece) {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = CAUGHT_BYTES_MAX.saturating_sub(lines.len());
+        lines.extend(piece.iter().take(count.min(room)));
+    }
+}
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        // The last writer of the pipe goes with this, so that its reader ends.
+        if rustix::stdio::dup2_stderr(&self.terminal).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+        let rest = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = std::io::stderr().lock().write_all(&rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_at_the_terminals_edge_and_colours_take_no_room() {
+        assert_eq!(cut("served by: a 50 %", 9), "served by");
+        assert_eq!(cut("short", 80), "short");
+        assert_eq!(cut("\x1b[36m███\x1b[0m 5 %", 2), "\x1b[36m██\x1b[0m");
+    }
 }

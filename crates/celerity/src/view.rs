@@ -30,19 +30,28 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Redraws the block, on a terminal.
-    pub(crate) fn draw(&mut self, lines: &[String]) {
+    /// Redraws the block on a terminal, under the notes that came since. A line that wrapped would be two, and the next
+    /// drawing would begin too low: each is cut to the terminal's width.
+    pub(crate) fn draw(&mut self, notes: &[String], lines: &[String], columns: usize) {
+        term::raw(&self.drawing(notes, lines, columns));
+    }
+
+    fn drawing(&mut self, notes: &[String], lines: &[String], columns: usize) -> String {
         let mut out = String::new();
         if self.lines_drawn > 0 {
             out.push_str(&format!("\x1b[{}A", self.lines_drawn));
         }
+        for note in notes {
+            out.push_str(note);
+            out.push_str("\x1b[K\n");
+        }
         for line in lines {
-            out.push_str(line);
+            out.push_str(&term::cut(line, columns));
             out.push_str("\x1b[K\n");
         }
         out.push_str("\x1b[J");
         self.lines_drawn = lines.len();
-        term::raw(&out);
+        out
     }
 }
 
@@ -193,6 +202,15 @@ mod tests {
         assert!(service.contains("90.0 %") && service.matches('█').count() == 29, "{service}");
         assert!(!text.contains('\x1b'));
         assert_eq!(plain_line(&frame).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_block_is_as_many_lines_as_it_draws_and_notes_stand_above_it() {
+        let mut screen = Screen::default();
+        let lines = ["x".repeat(100), "short".to_owned()];
+        assert_eq!(screen.drawing(&[], &lines, 80), format!("{}\x1b[K\nshort\x1b[K\n\x1b[J", "x".repeat(80)));
+        let again = screen.drawing(&["refused".to_owned()], &lines, 80);
+        assert!(again.starts_with("\x1b[2Arefused\x1b[K\nxxx"), "{again:?}");
     }
 
     #[test]

@@ -118,6 +118,16 @@ fn two_configurations_are_compared_through_sidecars_of_their_own() {
     assert!(std::fs::read_to_string(page).expect("the page").ends_with("</html>\n"));
 }
 
+/// GNU timeout sends its signal to the program and then to the group: two at once, and one wish.
+#[test]
+fn a_time_that_is_up_leaves_the_report() {
+    let url = format!("http://{}/", server());
+    let line = ["2", env!("CARGO_BIN_EXE_celerity"), "ab", "--baseline", &url, "--candidate", &url, "--rate", "200"];
+    let output = Command::new("timeout").args(line).output().expect("timeout");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("verdict: INCONCLUSIVE") && text.contains("it was stopped"), "{text}");
+}
+
 #[test]
 fn a_baseline_is_kept_and_checked() {
     let folder = TempDir::new();

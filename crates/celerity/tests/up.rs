@@ -1,9 +1,10 @@
 //! `celerity up` as a person uses it: it comes up, carries traffic, takes a change, misbehaves on demand, and reports.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use celerity_testkit::client::get;
 use celerity_testkit::environment::root;
@@ -20,7 +21,7 @@ fn port_base() -> u16 {
     loop {
         let base = 16_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 160 * 100;
         let free = |offset: u16| TcpListener::bind(("0.0.0.0", base + offset)).is_ok();
-        if [0, 1, 6, 21, 80, 90].into_iter().all(free) {
+        if [0, 1, 6, 21, 80, 90, 200, 201, 206, 221, 290].into_iter().all(free) {
             return base;
         }
     }
@@ -35,7 +36,7 @@ fn up(base: u16, arguments: &[&str]) -> Command {
 #[test]
 fn the_mesh_comes_up_carries_traffic_and_reports() {
     let base = port_base();
-    let mut mesh = Process::start(&mut up(base, &["--rate", "40"]));
+    let mut mesh = Process::start(&mut up(base, &["--rate", "40", "--no-ab"]));
     mesh.wait_until("welcome", || get_ready(base));
     let entry = SocketAddr::from(([127, 0, 0, 1], base + 1));
     let user = get(entry, "user-service", "/api/users/123");
@@ -61,6 +62,9 @@ fn the_mesh_comes_up_carries_traffic_and_reports() {
         assert!(said.contains("[200]") && !said.contains("Error distribution"), "{said}");
     }
     std::thread::sleep(Duration::from_secs(3));
+    // Two signals so near each other are one wish: a terminal's key repeats, and `timeout` sends two.
+    mesh.signal("INT");
+    std::thread::sleep(Duration::from_millis(50));
     mesh.signal("INT");
     let status = mesh.wait(END_LIMIT);
     let output = mesh.output();
@@ -68,6 +72,70 @@ fn the_mesh_comes_up_carries_traffic_and_reports() {
     for expected in ["the mesh is up", "p99", "service", "unattributed"] {
         assert!(output.contains(expected), "{expected} is not in\n{output}");
     }
+    assert!(!keys(&mesh, base).exists());
+}
+
+/// The folder of the mesh's keys.
+fn keys(mesh: &Process, base: u16) -> PathBuf {
+    std::env::temp_dir().join(format!("celerity-up-{}-{base}", mesh.id()))
+}
+
+fn said(mesh: &mut Process, what: &str) {
+    let begun = Instant::now();
+    while !mesh.output().contains(what) {
+        assert!(begun.elapsed() < END_LIMIT, "no `{what}` in\n{}", mesh.output());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn it_ends_with_a_comparison_that_a_wish_skips_and_another_ends_at_once() {
+    let base = port_base();
+    let mut mesh = Process::start(&mut up(base, &["--for", "1s"]));
+    said(&mut mesh, "A/A: pair 4 of 8");
+    assert!(mesh.output().contains("p99.9") && keys(&mesh, base + 200).exists(), "{}", mesh.output());
+    mesh.signal("INT");
+    let skipped = mesh.wait(END_LIMIT);
+    let output = mesh.output();
+    assert!(skipped.success() && output.contains("the comparison was skipped"), "{output}");
+    assert!(!keys(&mesh, base).exists() && !keys(&mesh, base + 200).exists());
+
+    // A request that takes longer than anybody waits keeps the drain going.
+    let folder = TempDir::new();
+    folder.write("none.yaml", "");
+    let config = folder.path().display().to_string();
+    let mut mesh = Process::start(&mut up(base, &["--rate", "0", "--no-ab", "--config", &config]));
+    mesh.wait_until("welcome", || get_ready(base));
+    let switch = SocketAddr::from(([127, 0, 1, 1], base + 80));
+    let mode = "/switch?mode=slow&ms=20000";
+    let slow = Client::connect(switch).and_then(|mut client| client.request("POST", "x", mode, &[], b""));
+    assert!(slow.is_ok_and(|answer| answer.status == 200));
+    let entry = SocketAddr::from(([127, 0, 0, 1], base + 1));
+    let waiting: Vec<_> = (1..=40)
+        .map(|id| {
+            std::thread::spawn(move || {
+                Client::connect(entry).map(|mut c| c.get("user-service", &format!("/api/users/{id}")))
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    mesh.signal("INT");
+    said(&mut mesh, "draining");
+    std::thread::sleep(Duration::from_millis(600));
+    mesh.signal("INT");
+    assert_eq!(mesh.wait(Duration::from_secs(3)).code(), Some(130), "{}", mesh.output());
+    assert!(!keys(&mesh, base).exists());
+    waiting.into_iter().for_each(|thread| drop(thread.join()));
+}
+
+#[test]
+fn the_comparisons_ports_are_tried_before_anything_starts() {
+    let base = port_base();
+    let _taken = TcpListener::bind(("127.0.0.1", base + 201)).expect("the port");
+    let mut mesh = Process::start(&mut up(base, &["--for", "1s"]));
+    let status = mesh.wait(END_LIMIT);
+    let output = mesh.output();
+    assert!(status.code() == Some(1) && output.contains("--no-ab") && !output.contains("reloaded"), "{output}");
 }
 
 fn get_ready(base: u16) -> bool {
@@ -99,7 +167,7 @@ fn a_change_is_taken_up_and_a_broken_one_is_not() {
     };
     folder.write("route.yaml", &route("directResponse: {status: 418}"));
     let config = folder.path().display().to_string();
-    let mut mesh = Process::start(&mut up(base, &["--rate", "0", "--config", &config]));
+    let mut mesh = Process::start(&mut up(base, &["--rate", "0", "--no-ab", "--config", &config]));
     mesh.wait_until("welcome", || get_ready(base));
     let entry = SocketAddr::from(([127, 0, 0, 1], base + 1));
     let status = || get(entry, "user-service", "/api/users/1").status;
@@ -112,6 +180,10 @@ fn a_change_is_taken_up_and_a_broken_one_is_not() {
         get(admin, "admin", "/config_dump").text().contains("directRespons")
     });
     assert_eq!(status(), 451);
+    // Said once, and not by each of five sidecars.
+    let output = mesh.output();
+    let times = |what: &str| output.lines().filter(|line| line.contains(what)).count();
+    assert_eq!((times("configuration: "), times("configuration refused")), (1, 1), "{output}");
     // Ended by itself, it takes its certificates' folder with it.
     mesh.signal("TERM");
     assert!(mesh.wait(END_LIMIT).success(), "{}", mesh.output());

@@ -190,6 +190,11 @@ impl Control {
     /// A change that could not be read, translated or loaded: said wherever one would look.
     pub fn rejected(&self, reason: &str) {
         log::line(format_args!("configuration refused, the running one stays: {reason}"));
+        self.rejected_silently(reason);
+    }
+
+    /// The same without the log.
+    pub fn rejected_silently(&self, reason: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.rejected = Some(reason.to_owned());
         state.rejected_count += 1;
@@ -372,6 +377,11 @@ impl Handle {
     /// A change that was refused before it became a snapshot.
     pub fn config_rejected(&self, reason: &str) {
         self.control.rejected(reason);
+    }
+
+    /// The same, where another proxy of this process has told the log of it.
+    pub fn config_rejected_silently(&self, reason: &str) {
+        self.control.rejected_silently(reason);
     }
 
     /// Where it listens, by name: `outbound`, `inbound`, `admin`, `prometheus`, `health`.

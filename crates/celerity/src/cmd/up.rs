@@ -1,15 +1,17 @@
 //! `celerity up`: a whole mesh on this machine, with traffic, a live view and a closing report.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use celerity_load::ab::{Report, Verdict};
 use tokio::task::LocalSet;
 
 use crate::config::Loader;
-use crate::mesh::Mesh;
+use crate::interrupt::{Signals, Wish};
+use crate::mesh::{self, Mesh};
 use crate::sample::lab::{self, Ports, Workload};
 use crate::sample::threads::Samples;
 use crate::session::{self, StatusLine};
@@ -20,10 +22,11 @@ use crate::{compare, duration, findings, report, term};
 /// Start a whole mesh on this machine: sample services, sidecars, mutual TLS, traffic, a live view
 ///
 /// It loads examples/tutorial (or the folder given), sends gentle traffic through it and shows rate, success,
-/// latency and where the time goes. After --for, or on Ctrl-C, it drains and prints a report.
+/// latency and where the time goes. After --for, or on Ctrl-C, it prints a report and compares the loaded configuration with a
+/// plain one. Ctrl-C again skips the comparison, once more ends at once.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  celerity up\n  celerity up --for 30s --rate 100\n  celerity up --config my-rules/ --port-base 25000\n  celerity up --for 10s --ab\n\nWhile it runs:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
+    after_help = "Examples:\n  celerity up\n  celerity up --for 30s --rate 100\n  celerity up --config my-rules/ --port-base 25000\n  celerity up --for 10s --no-ab\n\nWhile it runs:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
 )]
 pub(crate) struct Args {
     /// Folder with the Istio YAML to load instead of the tutorial's documents
@@ -42,8 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 15000, value_parser = clap::value_parser!(u16).range(1024..=65000))]
     pub(crate) port_base: u16,
 
-    /// End with an A/B of a plain configuration against the loaded one, which takes up to 100 s; it is on with --for
-    /// of 60s or more, unless Ctrl-C ended the traffic
+    /// End with the A/B of a plain configuration against the loaded one, up to 110 s, also where Ctrl-C came from no terminal
     #[arg(long)]
     pub(crate) ab: bool,
 
@@ -52,19 +54,16 @@ pub(crate) struct Args {
     pub(crate) no_ab: bool,
 }
 
-/// Who watches for so long wants to know what the configuration is worth.
-const AB_FROM: Duration = Duration::from_secs(60);
-
 impl Args {
-    fn compares(&self, ran_for: Duration) -> bool {
-        let long = self.run_for.is_some_and(|run_for| run_for >= AB_FROM && ran_for >= run_for);
-        self.ab || (long && !self.no_ab)
-    }
-
-    /// What to say where there was none and nobody asked for that.
-    fn left_out(&self, ran_for: Duration) -> Option<String> {
-        let silent = self.no_ab || self.compares(ran_for);
-        (!silent).then(|| "the A/B was left out: --ab runs it (up to 100 s)".to_owned())
+    /// What the mesh is worth is asked at the end, unless whoever ended it cannot skip it: SIGTERM does not wait for a minute,
+    /// and a script that sends SIGINT sends no second one.
+    fn compares(&self, by: Option<Wish>, terminal: bool) -> bool {
+        !self.no_ab
+            && match by {
+                None => true,
+                Some(Wish::Interrupt) => self.ab || terminal,
+                Some(Wish::Terminate) => false,
+            }
     }
 
     fn loaded(&self) -> String {
@@ -90,7 +89,14 @@ const TRAFFIC_SEED: u64 = 0x7ea_f1c;
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let ports = Ports::from_base(args.port_base);
     let workloads = lab::workloads(ports);
-    ensure_free(&workloads)?;
+    let beside = if args.no_ab { Vec::new() } else { lab::workloads(ports.beside()) };
+    ensure_free(&workloads, &beside)?;
+    // The folders of keys go also where the process is told to end at once.
+    let signals = Signals::listen(move || {
+        for port in [ports.admin(), ports.beside().admin()] {
+            let _ = std::fs::remove_dir_all(mesh::identities_folder(port));
+        }
+    })?;
     let loader = loader(args.config.as_deref(), ports);
     let status = StatusLine::default();
     let timer = Timer::start().context("a thread for the timer cannot be started")?;
@@ -102,30 +108,48 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let plan = Plan { entry: entry.outbound(), per_second: args.rate, seed: TRAFFIC_SEED };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = LocalSet::new()
-        .block_on(&runtime, session::run(plan, args.run_for, status))
-        .context("the handler for Ctrl-C cannot be set")?;
-    if args.compares(ended.ran_for) {
-        term::line("\nA/B: the services under a plain configuration against the loaded one");
-        // The traffic's report is worth having also where this fails, such as for a port that is taken.
-        match compare::run(ports, entry.outbound(), &format!("optimised: {}", args.loaded())) {
-            Ok(found) => term::raw(&format!("{}\n", celerity_load::ab::text::render(&found))),
-            Err(error) => term::error(&error),
-        }
-    }
-    term::line("\ndraining ...");
+    let (wish, wishes) = tokio::sync::mpsc::unbounded_channel();
+    signals.next(move |who| {
+        // Nobody waits for it any more: the session has ended by itself.
+        let _ = wish.send(who);
+    });
+    let ended = LocalSet::new().block_on(&runtime, session::run(plan, args.run_for, status, wishes))?;
+    term::line("");
+    term::raw(&report::traffic(&ended.stats, &ended.stats.whole(), ended.ran_for));
     let found = mesh.sources().map(|sources| findings::of(&sources)).unwrap_or_default();
+    term::raw(&format!("\n{}", findings::brief(&found, term::colour(term::live()))));
+    let code = if args.compares(ended.by, term::live()) {
+        let again = if ended.by.is_some() { "Ctrl-C again" } else { "Ctrl-C" };
+        term::line(format_args!(
+            "\ncomparing the services under a plain configuration with the loaded one, up to 110 s: {again} skips it"
+        ));
+        compared(compare::run(ports, entry.outbound(), &format!("optimised: {}", args.loaded()), &signals))
+    } else {
+        if !args.no_ab {
+            term::line("\nthe comparison with a plain configuration was left out: --for with a time, or --ab, runs it");
+        }
+        ExitCode::SUCCESS
+    };
+    signals.at_once();
+    term::line("\ndraining ...");
     if !mesh.drain(DRAIN_MAX) {
         term::line("some requests were still under way when the drain was over");
     }
     drop(samples);
-    term::line("");
-    term::raw(&report::traffic(&ended.stats, &ended.stats.whole(), ended.ran_for));
-    term::raw(&format!("\n{}", findings::brief(&found, term::colour(term::live()))));
-    if let Some(line) = args.left_out(ended.ran_for) {
-        term::line(format_args!("\n{line}"));
+    Ok(code)
+}
+
+/// Prints the comparison. The traffic's report is worth having also where it fails, and the exit code says that it did.
+fn compared(outcome: anyhow::Result<Option<Report>>) -> ExitCode {
+    match outcome {
+        Ok(Some(found)) => term::raw(&format!("\n{}", celerity_load::ab::text::render(&found))),
+        Ok(None) => term::line("the comparison was skipped"),
+        Err(error) => {
+            term::error(&error.context("the comparison could not run"));
+            return ExitCode::from(Verdict::Void.exit_code());
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 /// The folder given, or the tutorial: from the working folder, where an edit is taken up, else from the binary.
@@ -139,22 +163,33 @@ fn loader(config: Option<&Path>, ports: Ports) -> Loader {
     }
 }
 
-/// Tries every port before anything is started, so that one message names all that are taken.
-fn ensure_free(workloads: &[Workload]) -> anyhow::Result<()> {
-    let wanted = workloads.iter().flat_map(|workload| {
-        let sidecar =
-            [workload.outbound(), workload.inbound(), workload.admin(), workload.health(), workload.prometheus()];
-        sidecar.into_iter().chain([workload.instance.address])
-    });
-    let taken: Vec<String> = wanted
-        .filter_map(|address| TcpListener::bind(address).err().map(|error| format!("{address} ({error})")))
-        .collect();
-    if taken.is_empty() {
+/// So many taken addresses are named; more are counted.
+const TAKEN_NAMED_MAX: usize = 3;
+
+/// Tries every port before anything is started, those of the mesh that the comparison starts `beside` too.
+fn ensure_free(workloads: &[Workload], beside: &[Workload]) -> anyhow::Result<()> {
+    let sidecar = |workload: &Workload| {
+        [workload.outbound(), workload.inbound(), workload.admin(), workload.health(), workload.prometheus()]
+    };
+    let own = workloads.iter().flat_map(|workload| sidecar(workload).into_iter().chain([workload.instance.address]));
+    let taken = |wanted: &mut dyn Iterator<Item = SocketAddr>| -> Vec<String> {
+        let error = |address: SocketAddr| TcpListener::bind(address).err().map(|error| (address, error));
+        wanted.filter_map(error).map(|(address, error)| format!("{address} ({error})")).collect()
+    };
+    let own = taken(&mut own.into_iter());
+    let others = taken(&mut beside.iter().flat_map(sidecar));
+    let named = own.iter().chain(&others).take(TAKEN_NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if named.is_empty() {
         return Ok(());
     }
+    let more = match (own.len() + others.len()).saturating_sub(TAKEN_NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
     // Below the range from which the kernel takes the ports of outgoing connections.
     let other = if workloads.iter().any(|workload| workload.ports.admin() == 25_000) { 20_000 } else { 25_000 };
-    anyhow::bail!("the mesh cannot listen on {}: choose other ports, such as --port-base {other}", taken.join(", "))
+    let without = if own.is_empty() { ", or leave the comparison out with --no-ab" } else { "" };
+    anyhow::bail!("the mesh cannot listen on {named}{more}: choose other ports, such as --port-base {other}{without}")
 }
 
 fn welcome(workloads: &[Workload], entry: &Workload) -> Vec<String> {
@@ -180,7 +215,7 @@ fn welcome(workloads: &[Workload], entry: &Workload) -> Vec<String> {
         format!("  wrk -t2 -c50 -d10s -H 'Host: user-service' http://{outbound}/api/users"),
         format!("  curl http://{admin}/ledger"),
         format!("  curl -X POST 'http://{first}/switch?mode=slow&ms=300'    (failing, flapping, ok)"),
-        "Ctrl-C drains and prints a report".to_owned(),
+        "Ctrl-C prints a report and compares with a plain configuration".to_owned(),
         String::new(),
     ]);
     lines
@@ -199,25 +234,35 @@ mod tests {
         for workload in &mut workloads {
             workload.instance.address = address;
         }
-        let error = ensure_free(&workloads).expect_err("taken").to_string();
+        let error = ensure_free(&workloads, &[]).expect_err("taken").to_string();
         assert!(error.matches(&address.to_string()).count() >= 2 && error.contains("--port-base 25000"), "{error}");
+        // The comparison's ports: they can be done without. However many are taken, it is a sentence.
+        let none = ensure_free(&[], &[]);
+        assert!(none.is_ok());
+        let beside: Vec<Workload> = (0..4).map(|_| at(address.port())).collect();
+        let error = ensure_free(&[], &beside).expect_err("taken").to_string();
+        assert!(error.contains("--no-ab") && error.contains(" more") && error.len() < 300, "{error}");
+    }
+
+    /// A workload whose admin port this is.
+    fn at(port: u16) -> Workload {
+        lab::workloads(Ports::from_base(port)).pop().expect("a workload")
     }
 
     #[test]
-    fn an_ab_that_did_not_run_is_told_unless_it_was_declined() {
-        let args = |run_for: Option<u64>, ab, no_ab| Args {
-            config: None,
-            run_for: run_for.map(Duration::from_secs),
-            rate: 50.0,
-            port_base: lab::PORT_BASE,
-            ab,
-            no_ab,
-        };
-        let told = |args: Args, seconds| args.left_out(Duration::from_secs(seconds)).is_some();
-        assert!(told(args(None, false, false), 90) && told(args(Some(10), false, false), 10));
-        assert!(told(args(Some(60), false, false), 20), "Ctrl-C came first");
-        assert!(!told(args(Some(60), false, false), 60) && !told(args(None, true, false), 5));
-        assert!(!told(args(None, false, true), 90));
+    fn the_comparison_runs_unless_nobody_could_skip_it_or_wants_it() {
+        let args = |ab, no_ab| Args { config: None, run_for: None, rate: 50.0, port_base: lab::PORT_BASE, ab, no_ab };
+        let (int, term) = (Some(Wish::Interrupt), Some(Wish::Terminate));
+        for (ab, no_ab, by, terminal, expected) in [
+            (false, false, None, false, true),
+            (false, false, int, true, true),
+            (false, false, int, false, false),
+            (true, false, int, false, true),
+            (true, false, term, true, false),
+            (false, true, None, true, false),
+        ] {
+            assert_eq!(args(ab, no_ab).compares(by, terminal), expected, "{ab} {no_ab} {by:?} {terminal}");
+        }
     }
 
     #[test]
