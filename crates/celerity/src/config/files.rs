@@ -94,8 +94,11 @@ impl FilesError {
     /// The file, where it is about one alone.
     pub(crate) fn path_of_file(&self) -> Option<&Path> {
         match self {
-            Self::Unreadable { path, .. } | Self::NotText { path } | Self::TooLong { path } => Some(path),
-            Self::TooMany { .. } | Self::TooDeep { .. } | Self::Empty { .. } => None,
+            Self::Unreadable { path, .. }
+            | Self::NotText { path }
+            | Self::TooLong { path }
+            | Self::Emptied { path } => Some(path),
+            Self::TooMany { .. } | Self::TooDeep { .. } | Self::Empty { .. } | Self::NothingLeft => None,
         }
     }
 }

@@ -19,7 +19,7 @@ impl<'a> Exchange<'a> {
     pub(super) fn explain_upgrade(&self, mut failure: Failure) -> Failure {
         let protocol = self.endpoint.as_ref().map(|endpoint| endpoint.pool_for(false).plan.protocol);
         if self.websocket && protocol == Some(Protocol::Http2) {
-            failure.details.push_str(
+            failure.sentence.push_str(
                 ". An upgrade to WebSocket goes over HTTP/1.1, and this upstream is configured for HTTP/2: give its port a \
                  protocol of HTTP",
             );
