@@ -43,8 +43,8 @@ fn the_mesh_comes_up_carries_traffic_and_reports() {
     assert_eq!((user.status, user.json()["id"].as_u64()), (200, Some(123)), "{}", user.text());
     let order = get(entry, "order-service", "/api/orders/7");
     assert_eq!((order.status, order.json()["user"]["id"].as_u64()), (200, Some(8)), "{}", order.text());
-    // As with REGISTRY_ONLY in Istio.
-    assert_eq!(get(entry, "nobody-service", "/").status, 502);
+    // As Envoy: it would be passed through to where it was meant to go, and nothing says where that is.
+    assert_eq!(get(entry, "nobody-service", "/").status, 503);
     // What curl does with http_proxy set: the whole URL in the request line.
     let absolute = get(entry, "user-service", "http://user-service/api/users/5");
     assert_eq!(absolute.status, 200, "{}", absolute.text());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use celerity_testkit::{Client, Upstream};
 
-use crate::support::{Sidecar, documents, service};
+use crate::support::{Sidecar, documents, eventually, service};
 
 /// The proxy is stopped for so long, as a throttled cgroup or a busy machine stops it.
 const STALL: Duration = Duration::from_millis(400);
@@ -27,10 +27,21 @@ fn row(timing: &str, name: &str) -> f64 {
 /// The proxy stands still while `during` runs, and for the stall's time after it.
 fn stalled<T>(sidecar: &Sidecar, during: impl FnOnce() -> T) -> T {
     sidecar.process.signal("STOP");
+    eventually("all threads stand still", || stands_still(sidecar.process.id()));
     let result = during();
     sleep(STALL);
     sidecar.process.signal("CONT");
     result
+}
+
+/// The signal reaches each thread when that one is next looked at, which a busy machine puts off.
+fn stands_still(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // proc(5): the state follows the name, which stands in parentheses.
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    })
 }
 
 fn ask(client: &mut Client) {

@@ -233,7 +233,7 @@ fn sigterm_drains() {
     let mut idle = sidecar.client();
     idle.get("user-service", "/").expect("an answer");
     let mut busy = sidecar.client();
-    busy.send(b"GET /delay/700 HTTP/1.1\r\nHost: user-service\r\n\r\n").expect("sent");
+    busy.send(b"GET /delay/3000 HTTP/1.1\r\nHost: user-service\r\n\r\n").expect("sent");
     eventually("the request is upstream", || upstream.requests() == 2);
     sidecar.process.signal("TERM");
     let answer = busy.read_response(false).expect("a request under way is answered");
