@@ -3,8 +3,9 @@
 //! A mirror must cost the client nothing: it is a task of its own, is never retried, and is left out when too many are
 //! under way. Only a request whose whole body is here is copied, so that no upload waits for its mirror.
 
-use super::attempt::{RequestPermit, outcome_of_acquire};
+use super::attempt::RequestPermit;
 use super::context::Exchange;
+use super::end::outcome_of_acquire;
 use super::kept::Charge;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};

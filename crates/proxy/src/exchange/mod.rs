@@ -10,6 +10,7 @@ mod attempt;
 mod caching;
 mod context;
 mod details;
+mod end;
 mod fields;
 mod filters;
 mod finish;

@@ -1,8 +1,9 @@
 //! Responses: the proxy's own, and the upstream's on its way down.
 
-use super::attempt::{Up, reset_of};
+use super::attempt::Up;
 use super::context::{Ended, Exchange, Failure};
 use super::details;
+use super::end::reset_of;
 use super::fields;
 use super::relay::{self, Broken};
 use crate::downstream::stream::DownstreamStream;
