@@ -325,8 +325,13 @@ impl EndpointPool {
         }
     }
 
-    /// Whether requests wait that no connection under way will serve.
-    pub fn wants_connection(&self) -> bool {
+    /// Whether requests that were not given up wait for a connection that is not under way.
+    pub fn is_hungry(&self) -> bool {
+        self.forget_abandoned();
+        self.wants_connection()
+    }
+
+    fn wants_connection(&self) -> bool {
         let waiting = self.waiters.borrow().len() as u32;
         let connecting = self.connecting.get();
         let enough = waiting.div_ceil(self.shared_by());

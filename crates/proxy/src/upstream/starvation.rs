@@ -73,7 +73,7 @@ impl Starvation {
     pub fn others_starve(&self, pool: &EndpointPool) -> bool {
         let own = u32::from(self.in_line.get());
         self.shared.starving() > own
-            || own > 0 && self.pools().iter().any(|other| !std::ptr::eq(&**other, pool) && other.wants_connection())
+            || own > 0 && self.pools().iter().any(|other| !std::ptr::eq(&**other, pool) && other.is_hungry())
     }
 
     /// A request got its connection or was given up: the worker may have no business in the line any more.
@@ -152,13 +152,13 @@ impl Starvation {
     }
 
     fn is_hungry(&self) -> bool {
-        self.pools().iter().any(|pool| pool.wants_connection())
+        self.pools().iter().any(|pool| pool.is_hungry())
     }
 
     /// Takes one unit of the limit, if there is one, for the endpoint that was fed longest ago.
     fn take_one(&self) {
         let pools = self.pools();
-        let Some(hungry) = pools.iter().find(|pool| pool.wants_connection()) else { return };
+        let Some(hungry) = pools.iter().find(|pool| pool.is_hungry()) else { return };
         if let Some(permit) = self.shared.connection_of_line() {
             self.fed(hungry);
             return hungry.open(permit);

@@ -1,5 +1,6 @@
 //! HTTP/2 to the upstreams.
 
+use super::clients::{rule, run};
 use super::common::{Sidecar, eventually, service};
 use super::upstream::{self, Counts};
 use std::sync::Arc;
@@ -22,23 +23,9 @@ impl Case {
         let endpoints: Vec<_> =
             (0..self.endpoints).map(|_| upstream::start(Duration::from_millis(self.delay_ms), &counts)).collect();
         let sidecar = Sidecar::start_with(&(service("users", &endpoints) + &rule(self.pool)), self.workers);
-        let one = || {
-            let mut client = sidecar.client();
-            (0..self.requests_each).all(|_| client.get("users", "/").is_ok_and(|answer| answer.status == 200))
-        };
-        let all_well = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(one)).collect();
-            clients.into_iter().all(|client| client.join().expect("it ran"))
-        });
-        assert!(all_well, "{}, {} workers, {} endpoints", self.pool, self.workers, self.endpoints);
+        run(&sidecar, self.clients, self.requests_each);
         (sidecar, counts)
     }
-}
-
-fn rule(pool: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: users}}\nspec:\n  host: users\n  trafficPolicy:\n    loadBalancer: {{simple: ROUND_ROBIN}}\n    connectionPool: {pool}\n---\n"
-    )
 }
 
 #[test]
