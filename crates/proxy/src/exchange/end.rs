@@ -29,18 +29,20 @@ pub(super) fn no_endpoint(cluster: &Cluster) -> &'static str {
     "no healthy upstream"
 }
 
-/// What outlier detection hears of an attempt without a response. Our own limits say nothing about the endpoint.
+/// What outlier detection hears of an attempt without a response. Our own limits say nothing about the endpoint, and one that
+/// closes a connection before it takes a request from it does nothing wrong: it may be draining.
 pub(super) fn outcome_of(end: &End) -> Option<Outcome> {
     match end {
         End::Acquire(error) => outcome_of_acquire(error),
         End::Status => None,
+        End::Attempt(AttemptError::Unprocessed(_)) => None,
         End::Attempt(_) => Some(Outcome::Reset),
         End::PerTry | End::PerTryIdle => Some(Outcome::Timeout),
     }
 }
 
 /// See [`outcome_of`].
-pub(super) fn outcome_of_acquire(error: &AcquireError) -> Option<Outcome> {
+fn outcome_of_acquire(error: &AcquireError) -> Option<Outcome> {
     match error {
         AcquireError::Connect { .. } => Some(Outcome::ConnectFailed),
         AcquireError::PendingOverflow | AcquireError::Gone(_) => None,
@@ -93,6 +95,8 @@ mod tests {
         assert_eq!(outcome_of_acquire(&refused), Some(Outcome::ConnectFailed));
         assert_eq!(outcome_of_acquire(&AcquireError::PendingOverflow), None);
         assert_eq!(outcome_of_acquire(&AcquireError::Gone(address)), None);
+        assert_eq!(outcome_of(&End::Attempt(AttemptError::Unprocessed("GOAWAY".into()))), None);
+        assert_eq!(outcome_of(&End::Attempt(AttemptError::Reset("FIN".into()))), Some(Outcome::Reset));
     }
 
     #[test]

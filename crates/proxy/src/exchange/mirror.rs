@@ -5,7 +5,7 @@
 
 use super::attempt::RequestPermit;
 use super::context::Exchange;
-use super::end::outcome_of_acquire;
+use super::end::{End, outcome_of};
 use super::kept::Charge;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};
@@ -124,7 +124,7 @@ async fn send(
     let lease = match connections.acquire().await {
         Ok(lease) => lease,
         Err(error) => {
-            if let Some(outcome) = outcome_of_acquire(&error) {
+            if let Some(outcome) = outcome_of(&End::Acquire(error)) {
                 pool.report(worker, &endpoint, outcome);
             }
             return None;
@@ -134,10 +134,12 @@ async fn send(
     let length = if body.is_empty() { BodyLength::Empty } else { BodyLength::Exact(body.len() as u64) };
     let stream = UpstreamStream::start(lease, connections.clone(), head, length).ok()?;
     let outcome = match exchange(stream, body).await {
-        Ok(status) => Outcome::Status(status),
-        Err(_) => Outcome::Reset,
+        Ok(status) => Some(Outcome::Status(status)),
+        Err(error) => outcome_of(&End::Attempt(error)),
     };
-    pool.report(worker, &endpoint, outcome);
+    if let Some(outcome) = outcome {
+        pool.report(worker, &endpoint, outcome);
+    }
     Some(())
 }
 
