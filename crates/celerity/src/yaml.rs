@@ -81,7 +81,13 @@ fn write_text(out: &mut String, text: &str) {
     if plain {
         out.push_str(text);
     } else {
-        out.push_str(&Value::from(text).to_string());
+        // JSON leaves these as they are; YAML does not take them (1.2, 5.1).
+        for c in Value::from(text).to_string().chars() {
+            match c {
+                '\u{7f}'..='\u{9f}' | '\u{feff}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => out.push(c),
+            }
+        }
     }
 }
 
@@ -95,7 +101,7 @@ mod tests {
     fn what_is_written_reads_back_the_same() {
         let value = json!({
             "listeners": [{"name": "outbound", "address": {"port": 15001, "ip": "127.0.0.1"}, "filters": [{"a": [1, 2]}, {}, []]}],
-            "odd": {"yes": "no", "@type": "type.googleapis.com/x", "1": "1", "empty": "", "nl": "a\nb", "colon": "a: b #c", "é": "\u{7}"},
+            "odd": {"yes": "no", "@type": "type.googleapis.com/x", "1": "1", "empty": "", "nl": "a\nb", "colon": "a: b #c", "é": "\u{7}", "del\u{7f}": "\u{80}\u{85}\u{9f}\u{feff}"},
             "none": null, "list": [], "map": {}, "nested": [[1, {"a": "b"}]], "float": 0.5, "neg": -3, "big": 18446744073709551615u64,
         });
         let text = write(&value, &|_| vec!["a comment: with - marks".to_owned()]);
