@@ -1,19 +1,21 @@
 //! What `analyze` found, for people.
 
+use std::path::PathBuf;
+
 use celerity_model::analyze::{Finding, Severity, analyze};
-use celerity_model::istio::{self, ErrorKind, ReadError};
+use celerity_model::istio::{ErrorKind, ReadError};
 
 use crate::config;
 use crate::config::files::{FilesError, Source};
 
 /// Everything that there is to say about some texts.
 pub(crate) fn of(sources: &[Source]) -> Vec<Finding> {
-    with_failures(sources, &[])
+    with_failures(sources, &[], &[])
 }
 
-/// Everything that there is to say about some texts, and about files that could not be read.
-pub(crate) fn with_failures(sources: &[Source], failures: &[FilesError]) -> Vec<Finding> {
-    let (config, mut errors) = istio::read_partial(&config::named(sources));
+/// Everything that there is to say about some texts, which `paths` meant, and about files that could not be read.
+pub(crate) fn with_failures(sources: &[Source], paths: &[PathBuf], failures: &[FilesError]) -> Vec<Finding> {
+    let (config, mut errors) = config::read_partial(sources, paths);
     errors.extend(failures.iter().map(|failure| ReadError {
         kind: ErrorKind::Syntax,
         file: failure.path_of_file().map(|path| path.display().to_string()).unwrap_or_default().into(),

@@ -119,7 +119,7 @@ impl Unsettled {
     fn read(loader: &Loader) -> Result<Self, LoadError> {
         let listed = files::list(&loader.paths)?;
         let sources = files::read_listed(&listed)?;
-        let config = crate::config::read(&sources)?;
+        let config = crate::config::read(&sources, &loader.paths)?;
         Ok(Self { listed, sources, config })
     }
 }

@@ -42,8 +42,8 @@ pub(crate) fn describe(given: &Given<'_>) -> anyhow::Result<Node> {
 }
 
 fn from_file(file: &Path) -> anyhow::Result<Node> {
-    let sources = files::read(&[file.to_owned()])?;
-    let config = crate::config::read(&sources)?;
+    let paths = [file.to_owned()];
+    let config = crate::config::read(&files::read(&paths)?, &paths)?;
     let [entry] = &config.workload_entries[..] else {
         anyhow::bail!("{} holds {} WorkloadEntries: it must hold one", file.display(), config.workload_entries.len())
     };

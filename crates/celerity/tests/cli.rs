@@ -106,3 +106,53 @@ fn translate_says_where_each_resource_came_from() {
     let resources: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert!(resources["static_resources"]["clusters"].is_array());
 }
+
+/// A command with something on its standard input, and its standard output a file.
+fn with_input(arguments: &[&str], input: &str, output: Option<&str>) -> Output {
+    use std::io::Write;
+    use std::process::Stdio;
+    let into = output.map_or_else(Stdio::piped, |path| {
+        Stdio::from(std::fs::OpenOptions::new().write(true).open(path).expect("it opens"))
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_celerity"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(into).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+const ENTRY: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec: {hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: http}]}\n";
+
+#[test]
+fn standard_input_is_a_path_and_a_full_disk_an_error() {
+    for verb in ["analyze", "translate"] {
+        let output = with_input(&[verb, "--format", "json", "-"], ENTRY, None);
+        assert_eq!(output.status.code(), Some(0), "{verb}: {}", stderr(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON");
+        let output = with_input(&[verb, "--format", "json", "-"], ENTRY, Some("/dev/full"));
+        let said = stderr(&output);
+        assert_ne!(output.status.code(), Some(0), "{verb}");
+        assert!(said.contains("error: standard output cannot be written") && said.lines().count() == 1, "{said}");
+    }
+    let wrong = with_input(&["analyze", "-"], "a: [", None);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stdout).starts_with("-:"), "{:?}", wrong.stdout);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_finding_among_others() {
+    let folder = celerity_testkit::TempDir::new();
+    folder.write("a.yaml", &ENTRY.replace("hosts:", "hots:"));
+    folder.write("values.yaml", "replicas: 2\n");
+    std::fs::write(folder.path().join("b.yaml"), [0xff, 0xfe]).expect("written");
+    let path = folder.path().display().to_string();
+    let output = celerity(&["analyze", "--format", "json", &path]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found: Vec<_> = found.as_array().expect("a list").iter().map(|one| (&one["code"], &one["file"])).collect();
+    let has =
+        |code: &str, file: &str| found.iter().any(|(c, f)| *c == code && f.as_str().is_some_and(|f| f.ends_with(file)));
+    assert!(has("CEL0002", "a.yaml") && has("CEL0001", "b.yaml") && has("CEL0010", "values.yaml"), "{found:?}");
+    let named = celerity(&["analyze", &folder.path().join("values.yaml").display().to_string()]);
+    assert_eq!(named.status.code(), Some(1), "what is named must be right");
+}

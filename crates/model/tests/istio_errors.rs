@@ -82,9 +82,13 @@ fn fields_that_exclude_each_other() {
 fn words_of_old_yaml_are_no_booleans() {
     let spec = "  host: a\n  trafficPolicy: {connectionPool: {http: {useClientProtocol: yes}}}\n";
     assert_eq!(one(&rule(spec)).kind, ErrorKind::WrongType);
-    let config = common::read(&rule("  host: a\n  subsets: [{name: b, labels: {on: off}}]\n")).expect("both are text");
-    let subset = &config.destination_rules[0].spec.subsets[0];
-    assert_eq!(subset.labels.get("on").map(String::as_str), Some("off"));
+    for word in ["off", "Yes", "NO"] {
+        // kubectl makes a boolean of it, and then refuses the label.
+        let text = rule(&format!("  host: a\n  subsets: [{{name: b, labels: {{on: {word}}}}}]\n"));
+        assert_eq!(one(&text).kind, ErrorKind::WrongType);
+        let quoted = common::read(&text.replace(word, &format!("'{word}'"))).expect("text");
+        assert_eq!(quoted.destination_rules[0].spec.subsets[0].labels.get("on").map(String::as_str), Some(word));
+    }
     assert!(one(&rule("  host: a\n  subsets: [{name: b, labels: {version: 1}}]\n")).reason.contains("\"1\""));
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (input, paths) = files::with_standard_input(&args.paths)?;
     let mut readable = files::read_what_can_be(&paths)?;
     readable.sources.splice(0..0, input);
-    let found = findings::with_failures(&readable.sources, &readable.failures);
+    let found = findings::with_failures(&readable.sources, &args.paths, &readable.failures);
     term::result(&match args.format {
         Format::Text => findings::text(&found, term::colour(std::io::stdout().is_terminal())),
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&found)?),

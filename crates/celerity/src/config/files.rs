@@ -113,7 +113,7 @@ fn read_standard_input() -> Result<Source, FilesError> {
 }
 
 /// The path that means standard input, as for many tools.
-const STANDARD_INPUT: &str = "-";
+pub(crate) const STANDARD_INPUT: &str = "-";
 
 /// What stands on standard input, if that is among the paths, and the other paths.
 pub(crate) fn with_standard_input(paths: &[PathBuf]) -> Result<(Option<Source>, Vec<PathBuf>), FilesError> {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use celerity_model::istio::{self, Config};
+use celerity_model::istio::{self, Config, ReadError};
 use celerity_model::patch::{Outcome, PatchReport};
 use celerity_model::translate::{self, Node, Resources};
 
@@ -70,17 +70,24 @@ impl Loader {
 
     /// Reads everything, whole or not at all.
     pub(crate) fn load(&self) -> Result<Config, LoadError> {
-        Ok(read(&self.sources()?)?)
+        Ok(read(&self.sources()?, &self.paths)?)
     }
 }
 
-/// The documents of some texts, all right or none.
-pub(crate) fn read(sources: &[Source]) -> Result<Config, Refused> {
-    istio::read(&named(sources)).map_err(Refused::of)
+/// The documents of some texts, all right or none. Texts whose names are not among `paths` were found in folders.
+pub(crate) fn read(sources: &[Source], paths: &[PathBuf]) -> Result<Config, Refused> {
+    let (config, errors) = read_partial(sources, paths);
+    if errors.is_empty() { Ok(config) } else { Err(Refused::of(errors)) }
+}
+
+/// The documents of some texts that are right, and the errors of the others.
+pub(crate) fn read_partial(sources: &[Source], paths: &[PathBuf]) -> (Config, Vec<ReadError>) {
+    let is_named = |name: &str| name == files::STANDARD_INPUT || paths.iter().any(|path| path.as_os_str() == name);
+    istio::read_found(&named(sources), &is_named)
 }
 
 /// Sources in the form that the model takes.
-pub(crate) fn named(sources: &[Source]) -> Vec<(Arc<str>, &str)> {
+fn named(sources: &[Source]) -> Vec<(Arc<str>, &str)> {
     sources.iter().map(|source| (Arc::from(source.name.as_str()), source.text.as_str())).collect()
 }
 
@@ -109,8 +116,17 @@ mod tests {
     fn one_wrong_document_refuses_all_and_every_error_is_told() {
         let good = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a}\n";
         let bad = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b}\nspec: {hots: a}\n";
-        assert_eq!(read(&[source(good)]).expect("right").destination_rules.len(), 1);
-        let refused = read(&[source(&format!("{good}---\n{bad}"))]).expect_err("refused").to_string();
+        assert_eq!(read(&[source(good)], &[]).expect("right").destination_rules.len(), 1);
+        let refused = read(&[source(&format!("{good}---\n{bad}"))], &[]).expect_err("refused").to_string();
         assert!(refused.contains("a.yaml:") && refused.contains("hots"), "{refused}");
+    }
+
+    #[test]
+    fn other_programs_files_are_passed_over_in_a_folder_and_refused_by_name() {
+        let values = source(
+            "replicas: 2\n---\napiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata: {name: c}\n---\n[1, 2]\n",
+        );
+        assert_eq!(read(&[values.clone()], &["folder".into()]).expect("passed over").passed_over.len(), 3);
+        assert!(read(&[values], &["a.yaml".into()]).is_err());
     }
 }

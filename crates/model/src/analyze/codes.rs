@@ -56,7 +56,7 @@ codes! {
         reason "Two documents have the same kind, namespace and name. In Kubernetes the later one would replace the earlier."
         mend "Remove or rename one." example "two documents with metadata: {name: a}";
     PASSED_OVER = "CEL0010" Info "Not mesh configuration"
-        reason "The document is of a kind of Kubernetes that says nothing to a mesh, such as Deployment, Namespace or Secret. It was passed over. Kinds that a mesh acts on and this one does not yet are refused by name (CEL0008)."
+        reason "The document is of a kind of Kubernetes that says nothing to a mesh, such as Deployment, Namespace or Secret; or it was found in a folder and is another program's, by its API group or because it names no kind. It was passed over. Kinds that a mesh acts on and this one does not yet are refused by name (CEL0008)."
         mend "Nothing, if the document is not meant for the mesh." example "apiVersion: apps/v1, kind: Deployment";
 
     RULE_WITHOUT_EFFECT = "CEL0101" Warning "Another DestinationRule of the host wins"

@@ -153,7 +153,10 @@ impl Findings {
             line: passed.source.line,
             document: passed.kind.clone(),
             field: "kind".to_owned(),
-            reason: format!("{} of {} says nothing to a mesh; it was passed over", passed.kind, passed.api_version),
+            reason: match passed.kind.as_str() {
+                "" => "this names no kind, so it is no document of Kubernetes; it was passed over".to_owned(),
+                kind => format!("{kind} of {} says nothing to a mesh; it was passed over", passed.api_version),
+            },
             mend: code.mend.to_owned(),
         });
     }

@@ -57,7 +57,8 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
             }
         }
     }
-    let mut first_of: HashMap<(&str, Vec<(&String, &String)>), &str> = HashMap::new();
+    type Key<'a> = (&'a str, Vec<(&'a String, &'a String)>);
+    let mut first_of: HashMap<Key<'_>, &str> = HashMap::new();
     for document in &config.peer_authentications {
         let selector: Vec<_> = document.spec.selector.iter().flat_map(|selector| &selector.match_labels).collect();
         let namespace = document.meta.namespace.as_str();

@@ -37,10 +37,12 @@ pub struct Config {
     pub passed_over: Vec<PassedOver>,
 }
 
-/// A document of Kubernetes that was not read: nothing in it could act on a mesh.
+/// A document that was not read: nothing in it could act on a mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
+    /// Empty where the document names none.
     pub kind: String,
+    /// Empty where the document names none.
     pub api_version: String,
     pub source: Source,
 }

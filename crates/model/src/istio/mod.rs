@@ -33,7 +33,7 @@ pub use parts::{Part, PartText, parts};
 pub use peer_authentication::*;
 pub use policy::*;
 pub use prometheus_rule::*;
-pub use read::{read, read_partial, read_parts};
+pub use read::{read, read_found, read_partial, read_parts};
 pub use reader::{ERRORS_MAX, ErrorKind, ReadError};
 pub use service_entry::*;
 pub use support::support_table;

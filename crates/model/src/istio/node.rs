@@ -93,6 +93,16 @@ pub(crate) fn plain_kind(text: &str) -> PlainKind {
     }
 }
 
+/// Words that are booleans for readers of YAML 1.1, kubectl among them, and text for those of 1.2.
+pub(crate) fn is_old_boolean(text: &str) -> bool {
+    let lower = || ["yes", "no", "on", "off"].into_iter().find(|word| word.eq_ignore_ascii_case(text));
+    text.len() <= 3
+        && lower().is_some_and(|word| {
+            let upper = word.to_ascii_uppercase();
+            text == word || text == upper || (text.get(..1) == upper.get(..1) && text.get(1..) == word.get(1..))
+        })
+}
+
 pub(crate) fn boolean(text: &str) -> Option<bool> {
     match text {
         "true" | "True" | "TRUE" => Some(true),

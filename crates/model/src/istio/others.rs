@@ -3,6 +3,8 @@
 //! Whoever has manifests has them side by side with a Service and its rules. Nothing in them could act here, so they are passed
 //! over, each with a finding. What has a meaning to a mesh and does not act yet is refused by name all the same.
 
+use super::reader::nearest;
+
 /// API groups of which no kind is about traffic, without their versions (Kubernetes API reference; and kustomize's own).
 const GROUPS: [&str; 22] = [
     "admissionregistration.k8s.io",
@@ -59,9 +61,58 @@ pub(crate) fn is_passed_over(api_version: &str, kind: &str) -> bool {
     }
 }
 
+/// API groups whose kinds are read, or refused by name because a mesh acts on them.
+const MESH_GROUPS: [&str; 7] = [
+    "networking.istio.io",
+    "security.istio.io",
+    "telemetry.istio.io",
+    "extensions.istio.io",
+    "install.istio.io",
+    "monitoring.coreos.com",
+    "discovery.k8s.io",
+];
+
+/// Whether a document that was found in a folder, not named, is another program's: of an API group of its own (a Certificate, a
+/// Rollout), or of none (a chart's values). What may be a slip of the pen in a name of ours is not.
+pub(crate) fn is_of_another_program(api_version: Option<&str>, kind: Option<&str>) -> bool {
+    match (api_version, kind) {
+        (None, kind) => kind.is_none(),
+        (Some(version), kind) => match version.split_once('/') {
+            // Charts say apiVersion: v2 and no kind; the core group has v1 alone.
+            None => version != "v1" && kind.is_none(),
+            Some((group, _)) => nearest(group, MESH_GROUPS.into_iter()).is_none() && !group.ends_with(".istio.io"),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_meant_for_the_mesh_is_no_other_programs() {
+        for (version, kind) in [
+            (None, None),
+            (Some("v2"), None),
+            (Some("cert-manager.io/v1"), Some("Certificate")),
+            (Some("serving.knative.dev/v1"), Some("Service")),
+            (Some("gateway.networking.k8s.io/v1"), Some("HTTPRoute")),
+            (Some("argoproj.io/v1alpha1"), Some("Rollout")),
+        ] {
+            assert!(is_of_another_program(version, kind), "{version:?} {kind:?}");
+        }
+        for (version, kind) in [
+            (None, Some("VirtualService")),
+            (Some("v1"), None),
+            (Some("v1"), Some("Sevice")),
+            (Some("networking.istio.io/v1"), None),
+            (Some("networking.istio.oi/v1"), Some("DestinationRule")),
+            (Some("security.istio.io/v1"), Some("AuthorizationPolicy")),
+            (Some("discovery.k8s.io/v1"), Some("EndpointSlices")),
+        ] {
+            assert!(!is_of_another_program(version, kind), "{version:?} {kind:?}");
+        }
+    }
 
     #[test]
     fn what_a_mesh_acts_on_is_never_passed_over() {

@@ -145,31 +145,41 @@ pub fn read(files: &[(Arc<str>, &str)]) -> Result<Config, Vec<ReadError>> {
 
 /// As [`read`], but gives the documents that are right together with the errors of the others.
 pub fn read_partial(files: &[(Arc<str>, &str)]) -> (Config, Vec<ReadError>) {
+    read_found(files, &|_| true)
+}
+
+/// As [`read_partial`], for files of which some were found in a folder: of those, documents of other programs are passed over.
+/// `is_named` says of a file whether its user named it.
+pub fn read_found(files: &[(Arc<str>, &str)], is_named: &dyn Fn(&str) -> bool) -> (Config, Vec<ReadError>) {
     read_files(files.iter().map(|(file, content)| {
         let fits = content.len() <= FILE_BYTES_MAX;
-        (file, if fits { Ok(node::pieces(content)) } else { Err(()) })
+        (file, !is_named(file), if fits { Ok(node::pieces(content)) } else { Err(()) })
     }))
 }
 
-/// Reads some parts of files, as [`super::parts`] cut them, in the order given.
+/// Reads some parts of files, as [`super::parts`] cut them, in the order given; they count as found in a folder.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_parts(files: &[(Arc<str>, Vec<PartText<'_>>)]) -> Result<Config, Vec<ReadError>> {
     let (config, errors) = read_files(files.iter().map(|(file, parts)| {
         let pieces = parts.iter().map(|part| Piece { text: part.text, lines_before: part.lines_before });
-        (file, Ok(pieces.collect()))
+        (file, true, Ok(pieces.collect()))
     }));
     if errors.is_empty() { Ok(config) } else { Err(errors) }
 }
 
-fn read_files<'a>(files: impl Iterator<Item = (&'a Arc<str>, Result<Vec<Piece<'a>>, ()>)>) -> (Config, Vec<ReadError>) {
+/// A file, whether it was found in a folder, and its pieces, unless it is too long.
+type FileOf<'a> = (&'a Arc<str>, bool, Result<Vec<Piece<'a>>, ()>);
+
+fn read_files<'a>(files: impl Iterator<Item = FileOf<'a>>) -> (Config, Vec<ReadError>) {
     let mut config = Config::default();
     let mut errors: Vec<ReadError> = Vec::new();
     let mut left_out = 0;
     let mut names = HashMap::new();
-    for (file, pieces) in files {
+    for (file, found, pieces) in files {
         let mut cx = Cx::new(file.clone());
+        cx.found = found;
         config.files.push(file.clone());
         match pieces {
             Ok(pieces) => read_file(&pieces, &mut cx, &mut config, &mut names),
@@ -217,6 +227,13 @@ fn read_file(pieces: &[Piece<'_>], cx: &mut Cx, config: &mut Config, names: &mut
 
 fn read_document(root: &Node<'_>, index: u32, lists: bool, cx: &mut Cx, config: &mut Config, names: &mut Names) {
     cx.start(root.line, root.column);
+    let (stated_version, stated_kind) = (plain_word(root, "apiVersion"), plain_word(root, "kind"));
+    if cx.found && others::is_of_another_program(stated_version, stated_kind) {
+        let source = Source { file: cx.file.clone(), line: root.line, document: index };
+        let text = |word: Option<&str>| word.unwrap_or_default().to_owned();
+        config.passed_over.push(PassedOver { kind: text(stated_kind), api_version: text(stated_version), source });
+        return;
+    }
     let Some(mut fields) = Fields::open(root, cx) else { return };
     let api_version: Option<String> = word(&mut fields, "apiVersion", cx);
     let Some(name) = word(&mut fields, "kind", cx) else { return };
@@ -278,6 +295,15 @@ fn read_document(root: &Node<'_>, index: u32, lists: bool, cx: &mut Cx, config: 
     fields.finish(known, &[], ignored, cx);
     if cx.errors.len() > errors_before && config.len() > before {
         config.pop(kind.name);
+    }
+}
+
+/// The text of a field of a document of which it is not known yet whether it is to be read.
+fn plain_word<'n>(root: &'n Node<'_>, key: &str) -> Option<&'n str> {
+    let Value::Map(entries) = &root.value else { return None };
+    match &entries.iter().find(|entry| entry.key == key)?.node.value {
+        Value::Scalar { text, .. } if !text.is_empty() => Some(text),
+        _ => None,
     }
 }
 

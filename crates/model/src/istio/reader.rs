@@ -72,6 +72,8 @@ pub(crate) struct Cx {
     pub(crate) file: Arc<str>,
     pub(crate) document: String,
     pub(crate) errors: Vec<ReadError>,
+    /// The file was found in a folder, where other programs' files are too.
+    pub(crate) found: bool,
     /// Errors beyond [`ERRORS_MAX`].
     pub(crate) left_out: usize,
     path: String,
@@ -81,7 +83,16 @@ pub(crate) struct Cx {
 
 impl Cx {
     pub(crate) fn new(file: Arc<str>) -> Self {
-        Self { file, document: String::new(), errors: Vec::new(), left_out: 0, path: String::new(), line: 1, column: 1 }
+        Self {
+            file,
+            document: String::new(),
+            errors: Vec::new(),
+            found: false,
+            left_out: 0,
+            path: String::new(),
+            line: 1,
+            column: 1,
+        }
     }
 
     /// Starts at the root of a document.
@@ -371,6 +382,14 @@ impl<K: FromKey, T: FromNode> FromNode for BTreeMap<K, T> {
         for entry in entries {
             let read = cx.within(&entry.key, (entry.line, entry.column), |cx| {
                 let key = K::from_key(&entry.key).map_err(|reason| cx.bad(reason)).ok();
+                // Labels and the like: a word that looks like text and stops the whole document elsewhere.
+                if let Value::Scalar { text, style: Style::Plain } = &entry.node.value
+                    && node::is_old_boolean(text)
+                {
+                    let reason = format!("this is a boolean for kubectl (YAML 1.1); write it in quotes: \"{text}\"");
+                    cx.error(ErrorKind::WrongType, reason);
+                    return None;
+                }
                 let value = T::read(&entry.node, cx);
                 key.zip(value)
             });
