@@ -425,3 +425,29 @@ fn a_key_that_is_written_twice_is_found_among_many() {
         assert!(one(&text).reason.contains("is written twice"), "{}", one(&text));
     }
 }
+
+#[test]
+fn the_mend_of_a_number_beyond_its_type_names_no_wrong_range() {
+    let policy = |policy: &str| rule(&format!("  host: a\n  trafficPolicy: {policy}\n"));
+    for (text, mend) in [
+        (policy("{connectionPool: {http: {maxRequestsPerConnection: -1}}}"), "write 0 or more"),
+        (
+            policy("{connectionPool: {http: {maxRequestsPerConnection: 2147483648}}}"),
+            "write a number from 0 to 2147483647",
+        ),
+        (policy("{connectionPool: {http: {maxRequestsPerConnection: 4294967296}}}"), "write a smaller number"),
+        (policy("{outlierDetection: {minHealthPercent: -1}}"), "write 0 or more"),
+        (policy("{outlierDetection: {minHealthPercent: 101}}"), "write a number from 0 to 100"),
+    ] {
+        assert!(one(&text).reason.ends_with(mend), "{}", one(&text));
+    }
+}
+
+#[test]
+fn json_may_write_a_character_as_two_escapes() {
+    let json = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "\ud83d\ude00 \u00e9 \\ud83d\\ude00"}}"#;
+    let config = common::read(json).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let text = config.config_maps[0].spec.data.get("a").map(String::as_str);
+    assert_eq!(text, Some("\u{1f600} \u{e9} \\ud83d\\ude00"));
+    assert!(common::read(&json.replace("\\ude00 ", "")).is_err(), "half a character is none");
+}

@@ -58,6 +58,16 @@ impl Node<'_> {
             if matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
+    /// Recursion is bounded by `DEPTH_MAX`.
+    fn into_owned(self) -> Node<'static> {
+        let value = match self.value {
+            Value::Scalar { text, style } => Value::Scalar { text: Cow::Owned(text.into_owned()), style },
+            Value::List(items) => Value::List(items.into_iter().map(Node::into_owned).collect()),
+            Value::Map(entries) => Value::Map(entries.into_iter().map(Entry::into_owned).collect()),
+        };
+        Node { line: self.line, column: self.column, value }
+    }
+
     /// What a reader of an error knows it as.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.value {
@@ -71,6 +81,13 @@ impl Node<'_> {
             },
             Value::Scalar { .. } => "a string",
         }
+    }
+}
+
+impl Entry<'_> {
+    fn into_owned(self) -> Entry<'static> {
+        let key = Cow::Owned(self.key.into_owned());
+        Entry { key, line: self.line, column: self.column, node: self.node.into_owned() }
     }
 }
 
@@ -224,8 +241,47 @@ struct Place {
 pub(crate) fn parse<'a>(piece: &Piece<'a>) -> Result<Vec<Node<'a>>, SyntaxError> {
     match super::fast::parse(piece) {
         Some(root) => Ok(root.into_iter().filter(|root| !root.is_null()).collect()),
-        None => parse_fully(piece),
+        None => parse_fully(piece).or_else(|error| match with_whole_characters(piece.text) {
+            Some(text) => {
+                let roots = parse_fully(&Piece { text: &text, lines_before: piece.lines_before })?;
+                Ok(roots.into_iter().map(Node::into_owned).collect())
+            }
+            None => Err(error),
+        }),
     }
+}
+
+/// JSON writes a character beyond U+FFFF as two escapes (RFC 8259, 7), which YAML does not know: as its one, where there are such.
+/// In JSON a backslash stands in strings only.
+fn with_whole_characters(text: &str) -> Option<String> {
+    if !text.contains("\\u") || serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+        return None;
+    }
+    let unit = |at: &str| u16::from_str_radix(at.strip_prefix("\\u")?.get(..4)?, 16).ok();
+    let (mut out, mut rest, mut found) = (String::with_capacity(text.len()), text, false);
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let second = escape.get(6..).and_then(unit);
+        let whole = unit(escape).zip(second).and_then(|(first, second)| {
+            char::decode_utf16([first, second]).next()?.ok().filter(|c| u32::from(*c) > 0xffff)
+        });
+        let length = match whole {
+            Some(c) => {
+                out.push_str(&format!("\\U{:08X}", u32::from(c)));
+                found = true;
+                12
+            }
+            // The escaped character, which may be a backslash itself.
+            None => {
+                out.push_str(escape.get(..2)?);
+                2
+            }
+        };
+        rest = escape.get(length..)?;
+    }
+    out.push_str(rest);
+    found.then_some(out)
 }
 
 /// As [`parse`], always with the full parser.

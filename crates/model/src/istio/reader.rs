@@ -512,7 +512,9 @@ macro_rules! whole_number {
                 return None;
             };
             <$ty>::try_from(number).map_err(|_| {
-                cx.bad(format!("{number} is out of range; write a number from {} to {}", <$ty>::MIN, <$ty>::MAX));
+                // The range of the field is narrower than its type's, and its check's to say.
+                let right = if number < 0 { "0 or more" } else { "a smaller number" };
+                cx.bad(format!("{number} is out of range; write {right}"));
             }).ok()
         }); )*
     };
