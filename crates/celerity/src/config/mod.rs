@@ -126,7 +126,7 @@ mod tests {
         let values = source(
             "replicas: 2\n---\napiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata: {name: c}\n---\n[1, 2]\n",
         );
-        assert_eq!(read(&[values.clone()], &["folder".into()]).expect("passed over").passed_over.len(), 3);
+        assert_eq!(read(std::slice::from_ref(&values), &["folder".into()]).expect("passed over").passed_over.len(), 3);
         assert!(read(&[values], &["a.yaml".into()]).is_err());
     }
 }
