@@ -11,7 +11,7 @@ use celerity_model::istio::{Config, Part, PartText, parts, read_parts};
 use celerity_model::translate::{Concern, Needed, Node, affected, concerns};
 
 use super::files::{self, FilesError, Mark, Source};
-use super::{LoadError, Refused};
+use super::{LoadError, Refused, is_named};
 
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
@@ -124,7 +124,7 @@ impl Inventory {
         if gone.is_empty() && new_parts.is_empty() {
             return Ok(Difference::None(next));
         }
-        let Some(read) = next.read(&new_parts, &mut texts)? else { return Ok(Difference::All) };
+        let Some(read) = next.read(paths, &new_parts, &mut texts)? else { return Ok(Difference::All) };
         let came = concerns(&read, node);
         let kept: HashSet<u64> = next.concerns().map(|concern| concern.id).collect();
         if came.iter().any(|concern| kept.contains(&concern.id)) {
@@ -151,7 +151,7 @@ impl Inventory {
             needed_parts.extend(places.into_iter().filter_map(|place| Some((at, *file.parts.get(place)?))));
         }
         let parts_new = new_parts.len();
-        let Some(config) = next.read(&needed_parts, &mut texts)? else { return Ok(Difference::All) };
+        let Some(config) = next.read(paths, &needed_parts, &mut texts)? else { return Ok(Difference::All) };
         Ok(Difference::Some(Box::new(Change { config, hosts, parts_new, next })))
     }
 
@@ -160,7 +160,12 @@ impl Inventory {
     }
 
     /// Reads some parts, given by their file and in order. `None`: a file changed meanwhile.
-    fn read(&self, wanted: &[(usize, Part)], texts: &mut HashMap<usize, String>) -> Result<Option<Config>, LoadError> {
+    fn read(
+        &self,
+        paths: &[PathBuf],
+        wanted: &[(usize, Part)],
+        texts: &mut HashMap<usize, String>,
+    ) -> Result<Option<Config>, LoadError> {
         for (at, _) in wanted {
             if let Some(file) = self.files.get(*at).filter(|_| !texts.contains_key(at)) {
                 texts.insert(*at, files::read_one(&file.path)?);
@@ -177,7 +182,7 @@ impl Inventory {
             }
             last = Some(*at);
         }
-        Ok(Some(read_parts(&by_file).map_err(Refused::of)?))
+        Ok(Some(read_parts(&by_file, &is_named(paths)).map_err(Refused::of)?))
     }
 }
 

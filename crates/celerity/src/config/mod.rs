@@ -82,8 +82,12 @@ pub(crate) fn read(sources: &[Source], paths: &[PathBuf]) -> Result<Config, Refu
 
 /// The documents of some texts that are right, and the errors of the others.
 pub(crate) fn read_partial(sources: &[Source], paths: &[PathBuf]) -> (Config, Vec<ReadError>) {
-    let is_named = |name: &str| name == files::STANDARD_INPUT || paths.iter().any(|path| path.as_os_str() == name);
-    istio::read_found(&named(sources), &is_named)
+    istio::read_found(&named(sources), &is_named(paths))
+}
+
+/// Whether a text's name is one of `paths`, so that its user named it, and not a folder that it is in.
+fn is_named(paths: &[PathBuf]) -> impl Fn(&str) -> bool {
+    move |name| name == files::STANDARD_INPUT || paths.iter().any(|path| path.as_os_str() == name)
 }
 
 /// Sources in the form that the model takes.

@@ -68,8 +68,19 @@ mod tests {
         let name: Arc<str> = "a.yaml".into();
         let texts = parts(TEXT).iter().map(|part| part.of(TEXT).expect("its own")).collect();
         let whole = read(&[(name.clone(), TEXT)]).expect("readable");
-        assert_eq!(read_parts(&[(name, texts)]).expect("readable"), whole);
+        assert_eq!(read_parts(&[(name, texts)], &|_| true).expect("readable"), whole);
         assert_eq!(whole.services.iter().map(|service| service.source.line).collect::<Vec<_>>(), [3, 8]);
+    }
+
+    #[test]
+    fn a_document_that_lost_its_kind_is_an_error_in_a_file_that_was_named() {
+        let text = "metadata: {name: a}\nspec: {}\n";
+        let read = |named: bool| {
+            let texts = parts(text).iter().map(|part| part.of(text).expect("its own")).collect();
+            read_parts(&[("a.yaml".into(), texts)], &|_| named)
+        };
+        assert!(read(true).is_err());
+        assert_eq!(read(false).expect("passed over").passed_over.len(), 1);
     }
 
     #[test]

@@ -157,14 +157,17 @@ pub fn read_found(files: &[(Arc<str>, &str)], is_named: &dyn Fn(&str) -> bool) -
     }))
 }
 
-/// Reads some parts of files, as [`super::parts`] cut them, in the order given; they count as found in a folder.
+/// Reads some parts of files, as [`super::parts`] cut them, in the order given; `is_named` as for [`read_found`].
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_parts(files: &[(Arc<str>, Vec<PartText<'_>>)]) -> Result<Config, Vec<ReadError>> {
+pub fn read_parts(
+    files: &[(Arc<str>, Vec<PartText<'_>>)],
+    is_named: &dyn Fn(&str) -> bool,
+) -> Result<Config, Vec<ReadError>> {
     let (config, errors) = read_files(files.iter().map(|(file, parts)| {
         let pieces = parts.iter().map(|part| Piece { text: part.text, lines_before: part.lines_before });
-        (file, true, Ok(pieces.collect()))
+        (file, !is_named(file), Ok(pieces.collect()))
     }));
     if errors.is_empty() { Ok(config) } else { Err(errors) }
 }
