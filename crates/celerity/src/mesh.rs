@@ -1,7 +1,7 @@
 //! The sidecars of `celerity up`, with the authority that gives them their identities, and the files that they follow.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,9 +9,10 @@ use celerity_model::istio::{Config, Locality};
 use celerity_model::translate::Node;
 
 use crate::ca::{Authority, Identity, TTL_MAX};
-use crate::config::Loader;
 use crate::config::files::{FilesError, Source};
+use crate::config::held::Held;
 use crate::config::watch::Watcher;
+use crate::config::{LoadError, Loader};
 use crate::sample::lab::Workload;
 use crate::session::StatusLine;
 use crate::sidecar::{Listen, Plan, Sidecar};
@@ -31,13 +32,15 @@ pub(crate) struct Mesh {
 struct Running {
     sidecars: Vec<Sidecar>,
     loader: Loader,
+    held: Mutex<Held>,
     status: StatusLine,
 }
 
 impl Mesh {
     /// Starts a sidecar for each workload with what `loader` gives, and follows its files.
     pub(crate) fn start(workloads: &[Workload], loader: Loader, status: StatusLine) -> anyhow::Result<Self> {
-        let config = loader.load()?;
+        let sources = loader.sources()?;
+        let config = loader.read(&sources)?;
         let identities = Identities::issue(workloads)?;
         let mut sidecars = Vec::with_capacity(workloads.len());
         for workload in workloads {
@@ -55,7 +58,7 @@ impl Mesh {
         }
         status.set(taken_up(&config));
         sidecars.iter().for_each(Sidecar::settle);
-        let running = Arc::new(Running { sidecars, loader, status });
+        let running = Arc::new(Running { sidecars, loader, held: Mutex::new(Held::of(&sources)), status });
         let follower = Arc::clone(&running);
         let watcher = match running.loader.paths.clone() {
             paths if paths.is_empty() => None,
@@ -86,16 +89,15 @@ impl Mesh {
     }
 }
 
+/// What was read, made ready for each sidecar, and the files that it was in.
+type ForAll = (Config, Vec<crate::sidecar::Prepared>, Held);
+
 impl Running {
     /// Reads the files again and takes them up in every sidecar or in none.
     fn follow(&self) {
-        let read = self.loader.load().map_err(|error| error.to_string());
-        let prepared = read.and_then(|config| {
-            let prepared: Result<Vec<_>, _> = self.sidecars.iter().map(|sidecar| sidecar.prepare(&config)).collect();
-            Ok((config, prepared.map_err(|error| error.to_string())?))
-        });
-        match prepared {
-            Ok((config, prepared)) => {
+        match self.prepare().map_err(|error| error.to_string()) {
+            Ok((config, prepared, held)) => {
+                *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
                 for (sidecar, prepared) in self.sidecars.iter().zip(prepared) {
                     // Every identity is the mesh's own and readable, so what can be prepared can be taken up.
                     if let Err(reason) = sidecar.apply(prepared, &config) {
@@ -121,6 +123,14 @@ impl Running {
                 self.status.set(format!("the last change was refused and nothing of it acts: {first}"));
             }
         }
+    }
+
+    fn prepare(&self) -> Result<ForAll, LoadError> {
+        let sources = self.loader.sources()?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).consider(&sources)?;
+        let config = self.loader.read(&sources)?;
+        let prepared: Result<Vec<_>, _> = self.sidecars.iter().map(|sidecar| sidecar.prepare(&config)).collect();
+        Ok((config, prepared?, Held::of(&sources)))
     }
 }
 

@@ -179,6 +179,11 @@ fn a_change_is_taken_up_and_a_broken_one_is_not() {
         let admin = SocketAddr::from(([127, 0, 0, 1], base));
         get(admin, "admin", "/config_dump").text().contains("directRespons")
     });
+    folder.write("route.yaml", "");
+    mesh.wait_until("the second refusal", || {
+        let admin = SocketAddr::from(([127, 0, 0, 1], base));
+        get(admin, "admin", "/config_dump").text().contains("route.yaml is empty")
+    });
     assert_eq!(status(), 451);
     // Said once, and not by each of five sidecars.
     let output = mesh.output();

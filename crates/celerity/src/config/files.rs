@@ -33,14 +33,6 @@ pub(crate) enum FilesError {
     TooDeep { path: PathBuf },
     #[error("{} holds no .yaml, .yml or .json file; name a folder that does", path.display())]
     Empty { path: PathBuf },
-    #[error(
-        "{} is empty, and held documents: whoever writes it has most likely only begun. What runs stays; delete the file if its \
-         documents are to go",
-        path.display()
-    )]
-    Emptied { path: PathBuf },
-    #[error("no document is left: what runs stays; to run without any, start anew")]
-    NothingLeft,
 }
 
 /// Reads every file that `paths` mean: a file as it is, a folder with all `.yaml`, `.yml` and `.json` files below
@@ -94,11 +86,8 @@ impl FilesError {
     /// The file, where it is about one alone.
     pub(crate) fn path_of_file(&self) -> Option<&Path> {
         match self {
-            Self::Unreadable { path, .. }
-            | Self::NotText { path }
-            | Self::TooLong { path }
-            | Self::Emptied { path } => Some(path),
-            Self::TooMany { .. } | Self::TooDeep { .. } | Self::Empty { .. } | Self::NothingLeft => None,
+            Self::Unreadable { path, .. } | Self::NotText { path } | Self::TooLong { path } => Some(path),
+            Self::TooMany { .. } | Self::TooDeep { .. } | Self::Empty { .. } => None,
         }
     }
 }

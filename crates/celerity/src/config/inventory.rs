@@ -10,7 +10,8 @@ use std::sync::Arc;
 use celerity_model::istio::{Config, Part, PartText, parts, read_parts};
 use celerity_model::translate::{Concern, Needed, Node, affected, concerns};
 
-use super::files::{self, FilesError, Mark, Source};
+use super::files::{self, Mark, Source};
+use super::held::{Emptied, is_blank};
 use super::{LoadError, Refused, is_named};
 
 #[derive(Debug, Default)]
@@ -74,7 +75,7 @@ impl Inventory {
     ///
     /// # Errors
     /// A file that held documents is blank, or nothing is left of all.
-    pub(crate) fn consider(&self, sources: &[Source], documents: usize) -> Result<(), FilesError> {
+    pub(crate) fn consider(&self, sources: &[Source], documents: usize) -> Result<(), Emptied> {
         let known: HashMap<&str, &File> = self.files.iter().map(|file| (&*file.name, file)).collect();
         for source in sources {
             if let Some(before) = known.get(source.name.as_str()) {
@@ -84,8 +85,8 @@ impl Inventory {
         self.consider_all(documents)
     }
 
-    fn consider_all(&self, documents: usize) -> Result<(), FilesError> {
-        if documents == 0 && self.len() > 0 { Err(FilesError::NothingLeft) } else { Ok(()) }
+    fn consider_all(&self, documents: usize) -> Result<(), Emptied> {
+        if documents == 0 && self.len() > 0 { Err(Emptied::All) } else { Ok(()) }
     }
 
     /// Compares the files that `paths` mean now with what was read.
@@ -187,9 +188,9 @@ impl Inventory {
 }
 
 impl File {
-    fn consider(&self, text: &str) -> Result<(), FilesError> {
-        if text.trim().is_empty() && !self.concerns.is_empty() {
-            return Err(FilesError::Emptied { path: self.path.clone() });
+    fn consider(&self, text: &str) -> Result<(), Emptied> {
+        if is_blank(text) && !self.concerns.is_empty() {
+            return Err(Emptied::File { file: self.name.to_string() });
         }
         Ok(())
     }

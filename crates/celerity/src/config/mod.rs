@@ -3,6 +3,7 @@
 //! `up`, `proxy`, `analyze` and `translate` all come through here, so that none of them understands a file differently.
 
 pub(crate) mod files;
+pub(crate) mod held;
 pub(crate) mod inventory;
 pub(crate) mod packed;
 pub(crate) mod watch;
@@ -41,6 +42,8 @@ pub(crate) enum LoadError {
     Files(#[from] FilesError),
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error(transparent)]
+    Emptied(#[from] held::Emptied),
 }
 
 /// Where configuration comes from: paths that may change, and texts that do not.
@@ -70,7 +73,12 @@ impl Loader {
 
     /// Reads everything, whole or not at all.
     pub(crate) fn load(&self) -> Result<Config, LoadError> {
-        Ok(read(&self.sources()?, &self.paths)?)
+        Ok(self.read(&self.sources()?)?)
+    }
+
+    /// The documents of its sources, all right or none.
+    pub(crate) fn read(&self, sources: &[Source]) -> Result<Config, Refused> {
+        read(sources, &self.paths)
     }
 }
 

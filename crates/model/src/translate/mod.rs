@@ -18,7 +18,8 @@
 //! **HttpConnectionManager**: `stat_prefix`, `rds` or `route_config`, `http_filters` fault, cors, router (always all three:
 //! so that a patch finds them; a filter that no route configures does nothing), `stream_idle_timeout: 0s`,
 //! `common_http_protocol_options.idle_timeout` (from `ISTIO_META_IDLE_TIMEOUT`), `use_remote_address: false`,
-//! `normalize_path: true`, `upgrade_configs` websocket.
+//! `normalize_path: true`, `proxy_100_continue: true`, `upgrade_configs` websocket; on the inbound side
+//! `forward_client_cert_details: APPEND_FORWARD` with `set_current_client_cert_details{subject, dns, uri}`.
 //!
 //! **RouteConfiguration** `outbound`: `virtual_hosts` in the order of the services, then hosts that only a VirtualService
 //! names, then `allow_any` for `*` (to PassthroughCluster; with REGISTRY_ONLY `block_all`, 502); `validate_clusters: false`, for an unknown destination

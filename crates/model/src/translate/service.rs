@@ -125,11 +125,7 @@ fn one_cluster(
     // PASSTHROUGH goes where its client meant to go, whatever endpoints the service has.
     let passes = made.lb_policy == LbPolicy::ClusterProvided as i32;
     let discovery = if passes { DiscoveryType::OriginalDst } else { discovery };
-    let mut about = describe(service, port, subset);
-    if lacks_identity {
-        about.filter_metadata.insert(OWN_METADATA.to_owned(), object([(LACKS_IDENTITY, text("ISTIO_MUTUAL"))]));
-    }
-    made.metadata = Some(about);
+    made.metadata = Some(describe(service, port, subset));
 
     let tls_rule = policy.tls.as_ref().filter(|_| matches!(mode, Some(TlsMode::Simple | TlsMode::Mutual)));
     let auto_sni = tls_rule.is_some_and(|tls| tls.sni.as_deref().unwrap_or_default().is_empty());
@@ -141,6 +137,10 @@ fn one_cluster(
     });
     cluster::http_options(&mut made, policy, upstream, auto_sni, auto_san);
     transport(index, service, &mut made, policy, &reached, port, subset, inner(upstream));
+    if lacks_identity {
+        let own = object([(LACKS_IDENTITY, text("ISTIO_MUTUAL"))]);
+        made.metadata.get_or_insert_default().filter_metadata.insert(OWN_METADATA.to_owned(), own);
+    }
 
     let own = policy.load_balancer.as_ref().and_then(|balancer| balancer.locality_lb_setting.as_ref());
     // A Service's trafficDistribution acts where no rule says anything of localities, and without outlier detection too.

@@ -19,9 +19,6 @@ pub(super) enum End {
 
 /// Why no endpoint may take a request.
 pub(super) fn no_endpoint(cluster: &Cluster) -> &'static str {
-    if cluster.lacks_identity {
-        return "no healthy upstream: ISTIO_MUTUAL is wanted, and this proxy has no certificate to show";
-    }
     let is_named = matches!(cluster.discovery, Discovery::StrictDns | Discovery::LogicalDns);
     if is_named && cluster.endpoints.is_empty() {
         return "no healthy upstream: the DNS name of the cluster has no address yet";

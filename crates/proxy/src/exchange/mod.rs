@@ -107,7 +107,7 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
                 },
                 Err(failure) => match x.stale_instead(down, host, route).await {
                     Some(ended) => break ended,
-                    None => break x.fail(down, x.explain_upgrade(failure)).await,
+                    None => break x.fail(down, x.explained(failure)).await,
                 },
             }
         },

@@ -10,6 +10,7 @@ use crate::downstream::stream::DownstreamStream;
 use crate::filters::cache::StoreWriter;
 use crate::h1::BodyLength;
 use crate::http::{HeaderId, Method, ResponseHead};
+use crate::upstream::connect::Protocol;
 use celerity_model::snapshot::{
     DirectResponse, HeaderMutations, HttpFilter, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
     WeightedCluster,
@@ -274,6 +275,22 @@ impl<'a> Exchange<'a> {
                 Ended::Broken
             }
         }
+    }
+
+    /// Says with a failure what in the configuration made it certain.
+    pub(super) fn explained(&self, mut failure: Failure) -> Failure {
+        if self.cluster.as_ref().is_some_and(|pool| pool.cluster.lacks_identity) {
+            failure.sentence.push_str(": ISTIO_MUTUAL is wanted, and this proxy has no certificate to show");
+        }
+        // Extended CONNECT (RFC 8441) is not spoken, and to HTTP/1.1 such an upstream answers nonsense.
+        let protocol = self.endpoint.as_ref().map(|endpoint| endpoint.pool_for(false).plan.protocol);
+        if self.websocket && protocol == Some(Protocol::Http2) {
+            failure.sentence.push_str(
+                ". An upgrade to WebSocket goes over HTTP/1.1, and this upstream is configured for HTTP/2: give its port a \
+                 protocol of HTTP",
+            );
+        }
+        failure
     }
 
     pub async fn fail(&mut self, down: &mut DownstreamStream<'_>, failure: Failure) -> Ended {

@@ -5,7 +5,6 @@ use super::context::{Ended, Exchange, Failure};
 use super::details;
 use crate::downstream::stream::{ClientError, DownstreamStream};
 use crate::tunnel::{HALF_CLOSED_IDLE_MAX, Half, Side};
-use crate::upstream::connect::Protocol;
 use celerity_model::snapshot::{Action, Route, VirtualHost};
 use celerity_telemetry::metrics::names;
 use celerity_telemetry::{ResponseFlags, State};
@@ -14,19 +13,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 impl<'a> Exchange<'a> {
-    /// Says of an upgrade that failed on an upstream of HTTP/2 that it never could work there: extended CONNECT (RFC 8441) is
-    /// not spoken, and what is asked in HTTP/1.1 such an upstream answers with nonsense.
-    pub(super) fn explain_upgrade(&self, mut failure: Failure) -> Failure {
-        let protocol = self.endpoint.as_ref().map(|endpoint| endpoint.pool_for(false).plan.protocol);
-        if self.websocket && protocol == Some(Protocol::Http2) {
-            failure.sentence.push_str(
-                ". An upgrade to WebSocket goes over HTTP/1.1, and this upstream is configured for HTTP/2: give its port a \
-                 protocol of HTTP",
-            );
-        }
-        failure
-    }
-
     /// Passes the upstream's 101 on, then bytes. The client's connection ends with it.
     pub(super) async fn tunnel(
         &mut self,

@@ -68,9 +68,7 @@ pub(super) fn read(
 
     // Names and labels that only describe: they reach metrics through the cluster's name.
     rest.alt_stat_name.clear();
-    let metadata = rest.metadata.take().unwrap_or_default();
-    let lacks_identity =
-        metadata.filter_metadata.get(OWN_METADATA).is_some_and(|own| own.fields.contains_key(LACKS_IDENTITY));
+    rest.metadata = None;
     if rest.eds_cluster_config.take().is_some() && discovery != Discovery::Eds {
         check.error("eds_cluster_config", "belongs to type EDS; remove it, and give the addresses in load_assignment");
     }
@@ -122,8 +120,13 @@ pub(super) fn read(
         endpoints,
         localities,
         transports,
-        lacks_identity,
+        lacks_identity: lacks_identity(source),
     }
+}
+
+fn lacks_identity(source: &EnvoyCluster) -> bool {
+    let own = source.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(OWN_METADATA));
+    own.is_some_and(|own| own.fields.contains_key(LACKS_IDENTITY))
 }
 
 fn discovery(check: &mut Check, rest: &mut EnvoyCluster) -> Discovery {
