@@ -186,6 +186,20 @@ fn a_target_that_is_not_reached_is_three_and_the_habits_count_it() {
     assert_eq!(code(&proxied), Some(0), "{}{}", err(&proxied), out(&proxied));
 }
 
+/// A count ends when its next request would have come: the last answer is not late, and one request is a rate.
+#[test]
+fn a_few_requests_of_an_open_loop_are_a_whole_run() {
+    let url = format!("http://{}/", serving(|| ()));
+    for count in ["1", "4"] {
+        let output =
+            celerity(&["load", &url, "-n", count, "--rate", "10", "--arrivals", "constant", "--format", "json"]);
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        // Whether the sender can be trusted is the machine's business.
+        assert!(code(&output) == Some(0) || told["void"] == true, "{told:#}");
+        assert!((told["rate"]["answered_per_second"].as_f64().expect("a rate") - 10.0).abs() < 0.01, "{told:#}");
+    }
+}
+
 #[test]
 fn a_length_that_no_run_has_is_refused() {
     for line in [

@@ -49,7 +49,7 @@ enum Pace {
         schedule: Schedule,
         next_ns: Option<u64>,
         when_full: WhenFull,
-        /// When the last request is meant to be sent, or the schedule ends.
+        /// When the schedule ends, by its count or by its length.
         end_ns: u64,
         /// Past this the backlog is given up.
         give_up_ns: u64,
@@ -86,10 +86,10 @@ impl Dispatch {
         let pace = match load {
             Load::Open(open) => {
                 let mut schedule = Schedule::new(open, thread, threads, seed).counted_from(open, counted_from_ns);
-                // A count ends the schedule before its time: at its last request. Going through it costs tens of nanoseconds
-                // a request, once.
+                // A count ends the schedule before its time: where the next request would have come, so that so many
+                // requests at this rate take so long. Going through it costs tens of nanoseconds a request, once.
                 let end_ns = match open.count {
-                    Some(count) if count <= COUNTED_MAX => schedule.clone().last().unwrap_or(0),
+                    Some(count) if count <= COUNTED_MAX => schedule.count_end_ns(),
                     _ => schedule.length_ns(),
                 };
                 let give_up_ns = end_ns.saturating_add(BACKLOG_GRACE_NS);
@@ -306,6 +306,16 @@ mod tests {
         d.release(1, 5, Some(0), 0);
         assert!(matches!(d.step(5, 0), Step::Start { slot: 1, .. }));
         assert_eq!(d.step(5, 0), Step::Done);
+    }
+
+    #[test]
+    fn a_count_ends_an_open_loop_where_its_next_request_would_have_come() {
+        let segments = vec![Segment::hold(10.0, Duration::from_secs(1))];
+        for (count, tenths) in [(1, 1), (3, 3), (10, 10), (99, 10)] {
+            let (arrivals, when_full) = (Arrivals::Constant, WhenFull::Queue);
+            let load = Load::Open(Open { segments: segments.clone(), arrivals, when_full, count: Some(count) });
+            assert_eq!(Dispatch::new(&load, 0, 1, 1, 1, 1, 0).end_ns(), Some(tenths * TENTH), "{count}");
+        }
     }
 
     #[test]

@@ -86,6 +86,14 @@ impl Schedule {
         u64::try_from(total.as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// When the first request after those of the count would come, or the schedule ends.
+    pub fn count_end_ns(&self) -> u64 {
+        let mut rest = self.clone();
+        while rest.left > 0 && rest.next().is_some() {}
+        rest.left = 1;
+        rest.next().unwrap_or_else(|| self.length_ns())
+    }
+
     /// Counts, without their times, the arrivals that are left up to the end.
     pub fn count_rest(&mut self) -> u64 {
         std::iter::from_fn(|| self.next()).count() as u64

@@ -172,6 +172,8 @@ pub const TALLY_MAX: usize = 64;
 /// Above this share of [`Summary::behind_share`] the server was far behind the offer. Below it a run that is short beside the
 /// spread of the response times would be accused.
 pub const BEHIND_SHARE_MAX: f64 = 0.2;
+/// Answers that are late by less say nothing: a few requests in some milliseconds are over before their connects are.
+const OWED_NS_MIN: u64 = 100_000_000;
 /// Ledgers kept one by one, for cohorts: 36 bytes each.
 pub const LEDGER_SAMPLES_MAX: usize = 16_384;
 
@@ -333,9 +335,10 @@ impl Summary {
 
     /// The share of an open loop's requests that the server still owed at the end, beyond those which had only just come: near
     /// 0 for a server that keeps up, however long each of its answers takes, and a half for one that does half of what is
-    /// offered.
+    /// offered. 0 also where it owed them for less than a tenth of a second.
     pub fn behind_share(&self) -> f64 {
-        if !self.about.open_loop || self.intended == 0 {
+        let owed_ns = self.answered_ns.saturating_sub(self.duration_ns);
+        if !self.about.open_loop || self.intended == 0 || owed_ns < OWED_NS_MIN {
             return 0.0;
         }
         let just_come = self.response.min_ns().min(self.duration_ns) as f64 / self.duration_ns.max(1) as f64;
@@ -468,6 +471,8 @@ mod tests {
         // All take 1.5 s; or it does half, and the last waits for two seconds.
         assert!(run(&[1500, 1500], 150).behind_share() < 0.001);
         assert!((run(&[20, 1000, 2000], 100).behind_share() - 0.49).abs() < 0.001);
+        let short = Summary { answered_ns: 2_050_000_000, ..run(&[20, 50], 100) };
+        assert_eq!(short.behind_share(), 0.0);
         assert_eq!(run(&[20], 0).received_per_second(), 100.0);
     }
 

@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_server_that_fell_behind_is_said() {
         let mut behind = crate::report::sample();
-        behind.late.answers = 1_000;
+        (behind.late.answers, behind.answered_ns) = (1_000, 20_000_000_000);
         let text = render(&behind, &[], Style { columns: 100, colour: false });
         assert!(
             text.contains("100.0 answered/s of 200.0/s offered") && text.contains("1,000   the server fell"),

@@ -92,7 +92,7 @@ mod tests {
         let mut run = Summary { duration_ns: 2_000_000_000, intended: 200, succeeded: 200, ..Summary::default() };
         run.about.open_loop = true;
         run.response.record_n(1_000_000_000, 200);
-        run.late.answers = 110;
+        (run.late.answers, run.answered_ns) = (110, 3_000_000_000);
         assert_eq!(exit_code(&run, &[]), 0, "a second of latency is half of the run");
         run.response.record(20_000_000);
         assert_eq!(exit_code(&run, &[]), EXIT_NOT_ACHIEVED);
