@@ -32,31 +32,31 @@ use crate::{duration, experiment, interrupt, term};
 )]
 pub(crate) struct Args {
     /// URL of what is there now
-    #[arg(long, value_name = "URL", requires = "candidate", conflicts_with_all = ["baseline_config", "candidate_config"], required_unless_present = "baseline_config")]
+    #[arg(long, value_name = "URL")]
     pub(crate) baseline: Option<String>,
 
     /// URL of what would replace it
-    #[arg(long, value_name = "URL", requires = "baseline")]
+    #[arg(long, value_name = "URL")]
     pub(crate) candidate: Option<String>,
 
     /// Folder with the configuration that acts now; a sidecar runs with each
-    #[arg(long, value_name = "DIR", requires_all = ["candidate_config", "target"])]
+    #[arg(long, value_name = "DIR")]
     pub(crate) baseline_config: Option<PathBuf>,
 
     /// Folder with the configuration that would replace it
-    #[arg(long, value_name = "DIR", requires = "baseline_config")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) candidate_config: Option<PathBuf>,
 
     /// What is requested through both sidecars, such as http://user-service/api/users
-    #[arg(long, value_name = "URL", requires = "baseline_config")]
+    #[arg(long, value_name = "URL")]
     pub(crate) target: Option<String>,
 
     /// Files and folders that both sidecars read too, such as the services
-    #[arg(long, value_name = "PATH", num_args = 1.., requires = "baseline_config")]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
     pub(crate) config: Vec<PathBuf>,
 
     /// Folder with the certificate of both sidecars (`celerity ca`); without it, no mutual TLS
-    #[arg(long, value_name = "DIR", requires = "baseline_config")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) identity: Option<PathBuf>,
 
     #[command(flatten)]
@@ -188,17 +188,47 @@ struct Asked {
     config: Option<Config>,
 }
 
-fn asked(args: &Args) -> anyhow::Result<[Asked; 2]> {
-    if let (Some(baseline), Some(candidate)) = (&args.baseline, &args.candidate) {
-        let side = |url: &String| {
-            Ok::<_, anyhow::Error>(Asked { name: url.clone(), plan: args.client.plan(url)?, config: None })
-        };
-        return Ok([side(baseline)?, side(candidate)?]);
+/// Both forms, for whoever wrote neither.
+const FORMS: &str = "write `celerity ab --baseline URL --candidate URL`, or `celerity ab --baseline-config DIR --candidate-config DIR --target URL`";
+
+/// The arms of one form or of the other. By hand, for a mixture of both is best answered with both.
+enum Form<'a> {
+    Urls(&'a String, &'a String),
+    Configs(&'a PathBuf, &'a PathBuf, &'a String),
+}
+
+fn form(args: &Args) -> anyhow::Result<Form<'_>> {
+    let (baseline, candidate) = (args.baseline.as_ref(), args.candidate.as_ref());
+    let configs = (args.baseline_config.as_ref(), args.candidate_config.as_ref(), args.target.as_ref());
+    let configured = args.identity.is_some() || !args.config.is_empty();
+    match (baseline, candidate, configs) {
+        (Some(baseline), Some(candidate), (None, None, None)) if !configured => Ok(Form::Urls(baseline, candidate)),
+        (None, None, (Some(baseline), Some(candidate), Some(target))) => Ok(Form::Configs(baseline, candidate, target)),
+        (None, None, (None, None, None)) => anyhow::bail!("there is nothing to compare: {FORMS}"),
+        (None, None, (_, _, None)) => {
+            anyhow::bail!("--target says what is requested through both configurations, and is missing: {FORMS}")
+        }
+        (None, None, _) => anyhow::bail!("two configurations are compared, and one is missing: {FORMS}"),
+        (Some(_), Some(_), (None, None, None)) => {
+            anyhow::bail!(
+                "--config and --identity are for the sidecars of two configurations, not for two URLs: {FORMS}"
+            )
+        }
+        (_, _, (None, None, None)) => anyhow::bail!("two URLs are compared, and one is missing: {FORMS}"),
+        _ => anyhow::bail!("two URLs or two configurations are compared, and this is some of both: {FORMS}"),
     }
-    let (Some(baseline), Some(candidate)) = (&args.baseline_config, &args.candidate_config) else {
-        anyhow::bail!("two URLs or two configurations are needed")
+}
+
+fn asked(args: &Args) -> anyhow::Result<[Asked; 2]> {
+    let (baseline, candidate, target) = match form(args)? {
+        Form::Configs(baseline, candidate, target) => (baseline, candidate, target),
+        Form::Urls(baseline, candidate) => {
+            let side = |url: &String| {
+                Ok::<_, anyhow::Error>(Asked { name: url.clone(), plan: args.client.plan(url)?, config: None })
+            };
+            return Ok([side(baseline)?, side(candidate)?]);
+        }
     };
-    let target = args.target.as_deref().context("--target says what is requested through both configurations")?;
     if let Some(folder) = args.identity.as_ref().filter(|folder| !folder.is_dir()) {
         anyhow::bail!("--identity {}: there is no such folder (`celerity ca` makes one)", folder.display());
     }
@@ -251,6 +281,36 @@ fn free_port() -> anyhow::Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_line_that_is_neither_form_is_told_both() {
+        let form_of = |line: &str| {
+            let line = std::iter::once("ab").chain(line.split_whitespace());
+            let line = <Line as clap::Parser>::try_parse_from(line).expect("flags");
+            form(&line.args).map(|_| ()).map_err(|error| error.to_string())
+        };
+        for right in ["--baseline a --candidate b", "--baseline-config a --candidate-config b --target c --config d"] {
+            assert_eq!(form_of(right), Ok(()), "{right}");
+        }
+        for (wrong, why) in [
+            ("", "nothing to compare"),
+            ("--baseline a", "two URLs are compared, and one is missing"),
+            ("--baseline-config a --candidate b", "some of both"),
+            ("--baseline a --candidate b --target c", "some of both"),
+            ("--baseline-config a --candidate-config b", "--target says"),
+            ("--candidate-config b --target c", "two configurations are compared, and one is missing"),
+            ("--baseline a --candidate b --identity c", "not for two URLs"),
+        ] {
+            let said = form_of(wrong).expect_err(wrong);
+            assert!(said.contains(why) && said.contains(FORMS), "{wrong}: {said}");
+        }
+    }
 
     #[test]
     fn the_layout_is_checked_as_a_whole() {

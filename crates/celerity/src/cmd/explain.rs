@@ -132,7 +132,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    let style = Style { columns: term::columns(), colour: term::colour(std::io::stdout().is_terminal()) };
+    let terminal = std::io::stdout().is_terminal();
+    let style = Style { columns: term::columns(), colour: term::colour(terminal) };
     let page = if args.requests == 1 {
         let answer = connection.ask()?;
         let account = Account::of(&answer.segments, &answer.hops);
@@ -156,7 +157,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let json = distribution_json(&url, &method, &failed, found.as_ref());
                 term::line(serde_json::to_string_pretty(&json)?);
             }
-            (Some(found), Format::Text) => term::raw(&distribution_text(&title, &failed, found, style)),
+            (Some(found), Format::Text) => {
+                // In a file names need not be cut.
+                let style = if terminal { style } else { Style { columns: usize::MAX, ..style } };
+                term::raw(&distribution_text(&title, &failed, found, style));
+            }
             (None, Format::Text) => {}
         }
         let Some(found) = found else {

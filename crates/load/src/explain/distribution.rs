@@ -9,7 +9,8 @@ use super::{Account, Kind};
 /// One leaf over all requests, in nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// The leaf with all that it lies in, joined by ` / `.
+    /// The leaf with all that it lies in, joined by ` / `. A hop that was now one instance and now another has the name that
+    /// they share.
     pub name: String,
     pub category: Category,
     pub p50_ns: u64,
@@ -46,36 +47,64 @@ const FINE_TAIL_REQUESTS_MIN: usize = 1_000;
 #[derive(Debug, Default)]
 pub struct Gathered {
     index: HashMap<String, usize>,
-    names: Vec<(String, Category)>,
+    /// Each row's place, part by part, and its category.
+    rows: Vec<(Vec<String>, Category)>,
+    /// What the hop of a place is called.
+    hops: HashMap<String, String>,
     /// The order of the rows: a new one stands after the one that came before it in its request.
     order: Vec<usize>,
     /// Each request's total and its leaves.
     requests: Vec<(u64, Vec<(u32, u64)>)>,
 }
 
+/// Joins the parts of a place and of a name.
+const WITHIN: &str = " / ";
+
 impl Gathered {
     pub fn add(&mut self, account: &Account) {
         let mut leaves = Vec::new();
-        let mut place = 0;
-        for (path, part) in account.leaves() {
+        let mut next = 0;
+        let mut within: Vec<String> = Vec::new();
+        for part in &account.parts {
+            within.truncate(part.depth);
+            match part.kind {
+                // A hop is told by its direction and its place: another instance of the service is the same row.
+                Kind::Hop => {
+                    let name = part.name.split(" -> ").next().unwrap_or(&part.name);
+                    within.push(name.split(' ').next().unwrap_or(name).to_owned());
+                    let called = self.hops.entry(within.join(WITHIN)).or_insert_with(|| name.to_owned());
+                    *called = shared(called, name).to_owned();
+                }
+                Kind::Segment | Kind::Leaf(_) => within.push(part.name.clone()),
+            }
             let Kind::Leaf(category) = part.kind else { continue };
-            // The endpoint's address is left out: the same hop with another instance behind it is the same row.
-            let path: Vec<&str> = path.split(" / ").map(|name| name.split(" -> ").next().unwrap_or(name)).collect();
-            let path = path.join(" / ");
-            let at = match self.index.get(&path) {
+            if !part.is_leaf {
+                continue;
+            }
+            let place = within.join(WITHIN);
+            let at = match self.index.get(&place) {
                 Some(&at) => at,
                 None => {
-                    let at = self.names.len();
-                    self.names.push((path.clone(), category));
-                    self.index.insert(path, at);
-                    self.order.insert(place.min(self.order.len()), at);
+                    let at = self.rows.len();
+                    self.rows.push((within.clone(), category));
+                    self.index.insert(place, at);
+                    self.order.insert(next.min(self.order.len()), at);
                     at
                 }
             };
-            place = self.order.iter().position(|&own| own == at).map_or(place, |found| found + 1);
+            next = self.order.iter().position(|&own| own == at).map_or(next, |found| found + 1);
             leaves.push((at as u32, part.ns));
         }
         self.requests.push((account.total_ns, leaves));
+    }
+
+    /// A row's name: its place, with what its hops are called.
+    fn name(&self, place: &[String]) -> String {
+        let called = |(at, part): (usize, &String)| {
+            let hop = self.hops.get(&place.get(..=at).unwrap_or_default().join(WITHIN));
+            hop.unwrap_or(part).clone()
+        };
+        place.iter().enumerate().map(called).collect::<Vec<_>>().join(WITHIN)
     }
 
     pub fn len(&self) -> usize {
@@ -109,17 +138,29 @@ impl Gathered {
             Row { name: name.to_owned(), category, p50_ns, p95_ns, p99_ns, median_ns, tail_ns }
         };
         let rows = self.order.iter().filter_map(|&at| {
-            let (name, category) = self.names.get(at)?;
+            let (place, category) = self.rows.get(at)?;
             let of = |leaves: &[(u32, u64)]| {
                 leaves.iter().filter(|(own, _)| *own as usize == at).map(|(_, ns)| ns).sum::<u64>()
             };
             // A request that did not have the part had 0 of it.
-            Some(row(name, *category, self.requests.iter().map(|(_, leaves)| of(leaves)).collect()))
+            Some(row(&self.name(place), *category, self.requests.iter().map(|(_, leaves)| of(leaves)).collect()))
         });
         let rows = rows.collect();
         let total = row("total", Category::Unattributed, totals);
         Some(Distribution { requests: count, rows, total, median: median.0, tail: tail.0 })
     }
+}
+
+/// What two names of instances have in common, up to a dash or a space: `inbound user-service` of its v1-1 and its v2-1.
+fn shared<'a>(one: &'a str, other: &str) -> &'a str {
+    let same = one.char_indices().zip(other.chars()).take_while(|((_, a), b)| a == b);
+    let end = same.last().map_or(0, |((at, c), _)| at + c.len_utf8());
+    let ends = |name: &str| name.get(end..).is_none_or(|rest| rest.is_empty() || rest.starts_with(['-', ' ']));
+    let common = one.get(..end).unwrap_or_default();
+    if ends(one) && ends(other) {
+        return common;
+    }
+    common.rfind(['-', ' ']).and_then(|at| common.get(..at)).unwrap_or_default()
 }
 
 /// The cohort, at least one request, and the place of its first.
@@ -138,6 +179,9 @@ fn quantile(sorted: &[u64], q: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use celerity_telemetry::State;
+    use celerity_telemetry::server_timing::Hop;
+
     use super::*;
     use crate::explain::Segments;
 
@@ -158,6 +202,33 @@ mod tests {
         assert!((sum(|row| row.tail_ns) - found.total.tail_ns).abs() < 1e-6);
         assert_eq!((found.rows[2].p50_ns, found.rows[2].p99_ns), (10_000, 19_800));
         assert!(Gathered::default().distribution().is_none());
+    }
+
+    #[test]
+    fn instances_of_a_service_are_one_row() {
+        let mut gathered = Gathered::default();
+        for (number, instance) in ["v1-1", "v1-2", "v2-1"].into_iter().cycle().take(30).enumerate() {
+            let inner = Hop {
+                name: format!("inbound user-service-{instance}"),
+                states: vec![(State::AwaitResponse, 1_000 + number as u64)],
+                ..Hop::default()
+            };
+            let outer = Hop {
+                name: "outbound order-service-v1-1".into(),
+                upstream_ns: 2_000,
+                endpoint: format!("127.0.1.{number}:15006"),
+                ..Hop::default()
+            };
+            let segments = Segments { wait_ns: 3_000, ..Segments::default() };
+            gathered.add(&Account::of(&segments, &[inner, outer]));
+        }
+        let found = gathered.distribution().expect("a distribution");
+        let service: Vec<&Row> = found.rows.iter().filter(|row| row.name.ends_with("/ service")).collect();
+        assert_eq!(service.len(), 1, "{:?}", found.rows);
+        assert!(service[0].name.contains("outbound order-service-v1-1 / "), "{}", service[0].name);
+        assert!(service[0].name.ends_with("inbound user-service / service"), "{}", service[0].name);
+        assert!(service[0].p50_ns > 1_000);
+        assert_eq!(shared("inbound a-1", "inbound b-1"), "inbound");
     }
 
     #[test]

@@ -135,6 +135,15 @@ fn shortened(text: &str, columns: usize) -> String {
     text.chars().take(columns.saturating_sub(2)).chain("…".chars()).collect()
 }
 
+/// The end of a name, which tells it from its neighbours.
+fn ending(text: &str, columns: usize) -> String {
+    let count = text.chars().count();
+    if count <= columns {
+        return text.to_owned();
+    }
+    "…".chars().chain(text.chars().skip(count + 1 - columns)).collect()
+}
+
 /// Many requests: percentiles of each part, and the middle requests beside the slow ones.
 pub(super) fn table(title: &str, failed: &[(String, u64)], found: &Distribution, style: Style) -> String {
     let mut out = String::new();
@@ -167,7 +176,7 @@ pub(super) fn table(title: &str, failed: &[(String, u64)], found: &Distribution,
         "middle"
     ));
     for row in found.rows.iter().chain([&found.total]) {
-        let name = shortened(&display_name(&row.name), name_columns);
+        let name = ending(&display_name(&row.name), name_columns);
         let [p50, p95, p99] = [row.p50_ns, row.p95_ns, row.p99_ns].map(|ns| millis(ns as f64));
         let (middle, slow) = (millis(row.median_ns), millis(row.tail_ns));
         let sign = if row.tail_ns >= row.median_ns { "+" } else { "" };
@@ -271,5 +280,12 @@ mod tests {
         {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(ending("inbound user-service: upstream connect", 17), "…upstream connect");
+        let name = "inbound a-service-with-a-very-long-name: round trip";
+        assert_eq!((ending(name, 60), ending(name, 12).chars().count()), (name.to_owned(), 12));
     }
 }
