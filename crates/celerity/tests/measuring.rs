@@ -154,6 +154,7 @@ fn a_baseline_is_kept_and_checked() {
         &["baseline", "save", "x", &url, "--block", "1s"],
         &["baseline", "save", "x", &url, "-d", "@/nowhere"],
         &["baseline", "check", "../x"],
+        &["baseline", "check", "main", "--primary", "p95"],
         &["baseline", "check", "main", "--url", "ftp://a/"],
     ] {
         assert_eq!(code(&celerity(&[wrong, &["--dir", &dir]].concat())), Some(2), "{wrong:?}");

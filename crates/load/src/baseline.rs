@@ -59,6 +59,11 @@ impl Load {
     pub fn shows(&self, metric: Metric) -> Result<(), DesignError> {
         design::check_block(metric, self.per_second, Duration::from_millis(self.block_ms))
     }
+
+    /// The primary quantile is judged, and those below it; what lies above is described.
+    fn judges(&self, metric: Metric) -> bool {
+        metric.quantile() <= self.primary.quantile() && self.shows(metric).is_ok()
+    }
 }
 
 /// How requests are made and sent, as it was asked for. Of files the path is kept, and no key or certificate.
@@ -200,7 +205,7 @@ pub struct CheckMetric {
     pub now_ms: f64,
     /// As a share, later against kept.
     pub change: Estimate,
-    /// The blocks show enough requests beyond it; otherwise it is a description.
+    /// It is the primary one or below it, and the blocks show enough requests beyond it; otherwise it is a description.
     pub judged: bool,
 }
 
@@ -307,7 +312,7 @@ impl Baseline {
             |blocks: &[BlockRecord]| blocks.iter().filter_map(|block| Some(block.ns(metric)?.ln())).collect::<Vec<_>>();
         let (then, now) = (logs(&self.blocks), logs(now));
         // Those that are judged share the error; a description has no part in it.
-        let sharing = Metric::ALL.iter().filter(|metric| self.load.shows(**metric).is_ok()).count().max(1);
+        let sharing = Metric::ALL.iter().filter(|metric| self.load.judges(**metric)).count().max(1);
         let change = two_sample::shift(&then, &now, ALPHA / sharing as f64)?.map(f64::exp_m1);
         let middle = |logs: &[f64]| crate::stats::median(logs).map(|log| log.exp() / 1e6);
         Some(CheckMetric {
@@ -315,7 +320,7 @@ impl Baseline {
             baseline_ms: middle(&then)?,
             now_ms: middle(&now)?,
             change,
-            judged: self.load.shows(metric).is_ok(),
+            judged: self.load.judges(metric),
         })
     }
 }
@@ -415,6 +420,8 @@ mod tests {
         assert_eq!(check.metrics.iter().map(|metric| metric.judged).collect::<Vec<_>>(), [true, true, false]);
         assert!(!check.reason.contains("p99") && check.metrics[2].change.value > 1.5);
         kept.load.block_ms = 60_000;
+        assert_eq!(kept.check(&now, &kept.machine, MARGIN, false).verdict, Verdict::Equivalent);
+        kept.load.primary = Metric::P99;
         assert_eq!(kept.check(&now, &kept.machine, MARGIN, false).verdict, Verdict::Worse);
         kept.load.block_ms = 300;
         assert_eq!(kept.check(&now, &kept.machine, MARGIN, false).verdict, Verdict::Inconclusive);

@@ -351,8 +351,11 @@ impl Summary {
         let status = self.statuses.iter().filter(|(status, _)| **status >= 400).max_by_key(|(_, count)| **count);
         let grpc = self.grpc_statuses.iter().filter(|(status, _)| **status != 0).max_by_key(|(_, count)| **count);
         let told = |kind: &ErrorKind| match self.error_examples.get(kind) {
-            Some(example) => format!("{}: {example}", kind.as_str()),
-            None => kind.as_str().to_owned(),
+            // The system says `Connection refused (os error 111)`, which the name says already.
+            Some(example) if !example.to_ascii_lowercase().starts_with(kind.as_str()) => {
+                format!("{}: {example}", kind.as_str())
+            }
+            _ => kind.as_str().to_owned(),
         };
         let candidates = [
             error.map(|(kind, count)| (*count, told(kind))),

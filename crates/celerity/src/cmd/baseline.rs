@@ -79,6 +79,10 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
 
+    /// The highest quantile that is judged [default: the one that the blocks were made for]
+    #[arg(long, value_name = "p50|p95|p99", value_parser = ab::metric)]
+    pub(crate) primary: Option<Metric>,
+
     /// A smaller change does not matter
     #[arg(long, value_name = "PERCENT", default_value = "10%", value_parser = client::percent)]
     pub(crate) margin: f64,
@@ -133,7 +137,7 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(error) => return Ok(usage(&error)),
     };
-    let (blocks, whole) = blocks(&plan, args.rate, block)?;
+    let (blocks, whole) = blocks(&plan, args.rate, block, true)?;
     if !whole {
         term::note("stopped: nothing was saved");
         return Ok(ExitCode::from(4));
@@ -168,7 +172,7 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let kept = match Baseline::read(&args.dir, &args.name) {
+    let mut kept = match Baseline::read(&args.dir, &args.name) {
         Err(error @ BaselineError::Name(_)) => return Ok(usage(&error.into())),
         Err(BaselineError::File { path, source, .. }) if source.kind() == ErrorKind::NotFound => {
             let name = &args.name;
@@ -179,9 +183,11 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
         read => read?,
     };
-    // A file of another hand or an older version may hold blocks that no check can judge.
+    kept.load.primary = args.primary.unwrap_or(kept.load.primary);
+    // A file of an older version may hold blocks that are too short for it, too.
     if let Err(error) = kept.load.shows(kept.load.primary) {
-        return Ok(usage(&anyhow::Error::new(error).context("the baseline cannot be checked, save it anew")));
+        let cannot = format!("the kept blocks do not show a {}: save it anew", kept.load.primary.as_str());
+        return Ok(usage(&anyhow::Error::new(error).context(cannot)));
     }
     let machine = Machine::read();
     let client = client(&kept.load.sending, &args.way);
@@ -193,7 +199,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let block = Duration::from_millis(kept.load.block_ms);
     // On another machine there is nothing to compare, so nothing is measured.
     let (now, whole) = if differences.is_empty() || args.any_machine {
-        blocks(&plan, kept.load.per_second, block)?
+        blocks(&plan, kept.load.per_second, block, false)?
     } else {
         (Vec::new(), true)
     };
@@ -265,7 +271,14 @@ fn client(kept: &Sending, given: &Way) -> Client {
 
 /// All blocks, also those without an answer; false if somebody stopped it. A service that cannot be reached at all is an
 /// error; one that was there and has gone has lost the blocks that follow.
-fn blocks(plan: &Plan, per_second: f64, duration: Duration) -> anyhow::Result<(Vec<BlockRecord>, bool)> {
+///
+/// With `needs_answers` a first block in which every request fails is an error, too: nothing better is to be waited for.
+fn blocks(
+    plan: &Plan,
+    per_second: f64,
+    duration: Duration,
+    needs_answers: bool,
+) -> anyhow::Result<(Vec<BlockRecord>, bool)> {
     let control = Control::new();
     let interrupt = interrupt::watch(&control)?;
     let mut blocks = Vec::with_capacity(baseline::BLOCKS);
@@ -281,6 +294,9 @@ fn blocks(plan: &Plan, per_second: f64, duration: Duration) -> anyhow::Result<(V
             return Ok((blocks, false));
         }
         if number == 0 {
+            let all_failed = block.failed > 0 && block.succeeded == 0;
+            let why = block.failure.as_deref().unwrap_or("no reason known");
+            anyhow::ensure!(!(needs_answers && all_failed), "100.00 % of the requests fail ({why}): nothing was saved");
             continue;
         }
         let record = BlockRecord::from(&block);
@@ -309,7 +325,11 @@ fn render(check: &Check, whole: bool) -> String {
             text::millis(metric.now_ms),
             text::percent(metric.change.value),
             text::interval(metric.change),
-            if metric.judged { "" } else { "   described: too few requests of a block lie beyond it" }
+            if metric.judged {
+                ""
+            } else {
+                "   described: above the primary, or too few requests of a block lie beyond it"
+            }
         ));
     }
     let (then, now) = (check.baseline_error_share * 100.0, check.error_share * 100.0);
