@@ -73,19 +73,7 @@ enum Verb {
     Baseline(cmd::baseline::Args),
 }
 
-/// A panic ends the process, whichever thread it is on: half a proxy is worse than none, and whoever watches it starts it
-/// again. Not `panic = "abort"` in the profile: LuaJIT throws a script's errors through frames of Rust, which only code that
-/// unwinds lets pass.
-fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
-}
-
 fn main() -> ExitCode {
-    end_on_panic();
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let done = cmd::habits::taken(&args).unwrap_or_else(|| match Cli::parse().verb {
         Verb::Up(args) => cmd::up::run(&args),

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::Tls;
 use crate::trust;
@@ -30,7 +30,7 @@ pub(super) fn config(tls: &Tls) -> Result<Arc<ClientConfig>, String> {
         .map_err(|error| format!("TLS cannot be set up: {error}"))?;
     // Not on the clock: a request is to show what the handshake costs, not the process' first one.
     trust::warm_up(&provider);
-    let verifier = if tls.insecure { Arc::new(TrustAll(provider)) } else { verifier(tls.ca.as_deref(), provider)? };
+    let verifier = if tls.insecure { trust::anybody(provider) } else { verifier(tls.ca.as_deref(), provider)? };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match (&tls.certificate, &tls.key) {
         (None, None) => builder.with_no_client_auth(),
@@ -81,45 +81,4 @@ fn verifier(ca: Option<&Path>, provider: Arc<CryptoProvider>) -> Result<Arc<dyn 
         return Err(format!("{} holds no authority that can be trusted", path.display()));
     }
     trust::verifier(store, if ca.is_some() { found } else { Vec::new() }, provider)
-}
-
-/// `-k`: whoever answers is believed. The handshake's own signature is still checked, so that its cost is the same.
-#[derive(Debug)]
-struct TrustAll(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustAll {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
