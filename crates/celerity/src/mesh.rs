@@ -58,7 +58,8 @@ impl Mesh {
         }
         status.set(taken_up(&config));
         sidecars.iter().for_each(Sidecar::settle);
-        let running = Arc::new(Running { sidecars, loader, held: Mutex::new(Held::of(&sources)), status });
+        let running =
+            Arc::new(Running { sidecars, loader, held: Mutex::new(Held::of(&sources, config.len())), status });
         let follower = Arc::clone(&running);
         let watcher = match running.loader.paths.clone() {
             paths if paths.is_empty() => None,
@@ -127,10 +128,11 @@ impl Running {
 
     fn prepare(&self) -> Result<ForAll, LoadError> {
         let sources = self.loader.sources()?;
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).consider(&sources)?;
         let config = self.loader.read(&sources)?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).consider(&sources, config.len())?;
         let prepared: Result<Vec<_>, _> = self.sidecars.iter().map(|sidecar| sidecar.prepare(&config)).collect();
-        Ok((config, prepared?, Held::of(&sources)))
+        let held = Held::of(&sources, config.len());
+        Ok((config, prepared?, held))
     }
 }
 

@@ -185,10 +185,10 @@ fn a_change_is_taken_up_and_a_broken_one_is_not() {
         get(admin, "admin", "/config_dump").text().contains("route.yaml is empty")
     });
     assert_eq!(status(), 451);
-    // Said once, and not by each of five sidecars.
+    // Each said once, and not by each of five sidecars.
     let output = mesh.output();
     let times = |what: &str| output.lines().filter(|line| line.contains(what)).count();
-    assert_eq!((times("configuration: "), times("configuration refused")), (1, 1), "{output}");
+    assert_eq!((times("configuration: "), times("configuration refused")), (1, 2), "{output}");
     // Ended by itself, it takes its certificates' folder with it.
     mesh.signal("TERM");
     assert!(mesh.wait(END_LIMIT).success(), "{}", mesh.output());

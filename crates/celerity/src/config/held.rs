@@ -16,27 +16,58 @@ pub(crate) enum Emptied {
     All,
 }
 
-/// The files that say something, by the name that errors give them.
+/// The files that hold documents, by the name that errors give them, and how many documents there are in all.
 #[derive(Debug, Default)]
-pub(crate) struct Held(HashSet<String>);
+pub(crate) struct Held {
+    files: HashSet<String>,
+    documents: usize,
+}
 
 impl Held {
-    pub(crate) fn of(sources: &[Source]) -> Self {
-        let held = sources.iter().filter(|source| !is_blank(&source.text));
-        Self(held.map(|source| source.name.clone()).collect())
+    pub(crate) fn of(sources: &[Source], documents: usize) -> Self {
+        let held = sources.iter().filter(|source| has_content(&source.text));
+        Self { files: held.map(|source| source.name.clone()).collect(), documents }
     }
 
     /// # Errors
-    /// One of them says nothing now: whoever writes it has most likely only begun.
-    pub(crate) fn consider(&self, sources: &[Source]) -> Result<(), Emptied> {
-        match sources.iter().find(|source| is_blank(&source.text) && self.0.contains(&source.name)) {
-            Some(emptied) => Err(Emptied::File { file: emptied.name.clone() }),
-            None => Ok(()),
+    /// One of them is blank now, or nothing is left of all.
+    pub(crate) fn consider(&self, sources: &[Source], documents: usize) -> Result<(), Emptied> {
+        if let Some(emptied) = sources.iter().find(|source| is_blank(&source.text) && self.files.contains(&source.name))
+        {
+            return Err(Emptied::File { file: emptied.name.clone() });
         }
+        if documents == 0 && self.documents > 0 { Err(Emptied::All) } else { Ok(()) }
     }
+}
+
+/// Whether there is more than comments and the marks between documents.
+fn has_content(text: &str) -> bool {
+    text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#') && line != "---")
 }
 
 /// A comment is enough to say that a file is empty on purpose.
 pub(super) fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(texts: &[&str]) -> Vec<Source> {
+        let named = texts.iter().enumerate();
+        named.map(|(number, text)| Source { name: format!("{number}.yaml"), text: (*text).to_owned() }).collect()
+    }
+
+    #[test]
+    fn what_held_documents_is_not_emptied_by_accident() {
+        let held = Held::of(&sources(&["kind: A", "# nothing yet\n---\n", "kind: B"]), 2);
+        let judged = |texts: &[&str], documents| {
+            held.consider(&sources(texts), documents).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(judged(&["kind: A", "", " \n"], 1).starts_with("2.yaml is empty, and held documents"));
+        assert_eq!(judged(&["kind: A", "", "# gone on purpose"], 1), "", "comments held nothing");
+        assert!(judged(&["# gone", "# gone", "# gone"], 0).starts_with("no document is left"));
+        assert_eq!(judged(&["kind: A"], 1), "", "a deleted file is meant");
+    }
 }

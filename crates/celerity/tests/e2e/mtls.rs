@@ -145,6 +145,41 @@ fn both_sidecars_name_both_workloads_alike() {
     }
 }
 
+/// In a cluster that has both kinds of endpoints, before and after.
+#[test]
+fn an_endpoint_that_joins_the_mesh_is_spoken_to_over_tls_from_then_on() {
+    let application = Upstream::start("one");
+    let authority = Authority::new();
+    let inbound = loopback(free_port());
+    let (nobody, nowhere) = (loopback(free_port()), loopback(free_port()));
+    let workload = |name: &str, address: SocketAddr, joined: bool| {
+        let label = if joined { ", security.istio.io/tlsMode: istio" } else { "" };
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
+             address: {}\n  ports: {{http: {}}}\n  labels: {{app: user-service{label}}}\n  serviceAccount: user-service",
+            address.ip(),
+            address.port()
+        )
+    };
+    let of_two_kinds = |joined| {
+        let yaml = mesh(inbound, &application, "PERMISSIVE");
+        let documents: Vec<&str> = yaml.split("\n---\n").filter(|one| !one.contains("kind: WorkloadEntry")).collect();
+        let entries = [workload("a", nobody, true), workload("b", inbound, joined), workload("c", nowhere, false)];
+        [documents.join("\n---\n"), entries.join("\n---\n")].join("\n---\n")
+    };
+    let _server = server(&mesh(inbound, &application, "PERMISSIVE"), inbound, &authority.issue("user-service"));
+    let caller = caller(&of_two_kinds(false), &authority.issue("order-service"));
+    // The dead ones are passed over by retries, which meet connections that failed.
+    let mut client = caller.client();
+    let mut says_who = || {
+        let answer = client.get("user-service", "/echo").expect("an answer");
+        answer.status == 200 && answer.text().to_lowercase().contains("x-forwarded-client-cert")
+    };
+    eventually("an answer in plain text", || !says_who());
+    caller.config.write("mesh.yaml", &of_two_kinds(true));
+    eventually("the change is taken up, and the connection with it", says_who);
+}
+
 #[test]
 fn a_stranger_with_another_authority_is_refused() {
     let application = Upstream::start("one");

@@ -33,6 +33,9 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
 
     loop {
         let mut manager = conn.manager(&worker.running());
+        // A pipelined request waited for the one before it, and not for the worker: its account begins now. A connection's first
+        // bytes were read to know its protocol.
+        let is_pipelined = server.has_unread() && conn.requests.get() > 0;
         if !server.has_unread() {
             let since = Instant::now();
             let asked = loop {
@@ -60,7 +63,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
             ledger.charge(State::AcceptWait, clock.ticks_of(server.wire.io().socket().first_wait()));
         }
-        if let Some(waited) = server.wire.waited() {
+        if let Some(waited) = server.wire.waited().filter(|_| !is_pipelined) {
             let is_first = conn.requests.get() == 0 && !conn.is_tls;
             let state = if is_first { State::AcceptWait } else { State::LoopLag };
             ledger.charge_lag(state, worker.lag(waited, started));

@@ -468,21 +468,20 @@ impl<'a> Exchange<'a> {
     /// How long the upstream has for its answer (Envoy `FilterUtility::setTimeoutHeaders`): the attempt's time, within what is
     /// left of the whole.
     fn tell_timeout(&mut self, forward: &Forward, timeout: Option<Duration>) {
-        if self.suppresses_envoy_headers() {
-            return;
-        }
         let per_try = forward.retry.as_ref().and_then(|policy| policy.per_try_timeout).filter(|limit| !limit.is_zero());
         let spent = if self.attempts > 1 { self.since_request_in().unwrap_or_default() } else { Duration::ZERO };
         // Nothing left would read as no limit.
         let left = timeout.map(|limit| limit.saturating_sub(spent).max(Duration::from_millis(1)));
         let Some(expected) = [per_try, left].into_iter().flatten().min() else { return };
         let ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        let name = b"x-envoy-expected-rq-timeout-ms";
-        let mut text = itoa::Buffer::new();
-        self.request.headers.set_id(HeaderId::XEnvoyExpectedRqTimeoutMs, name, text.format(ms).as_bytes());
+        if !self.suppresses_envoy_headers() {
+            let name = b"x-envoy-expected-rq-timeout-ms";
+            let mut text = itoa::Buffer::new();
+            self.request.headers.set_id(HeaderId::XEnvoyExpectedRqTimeoutMs, name, text.format(ms).as_bytes());
+        }
         if self.is_grpc
             && forward.grpc_timeout_max.is_some()
-            && self.grpc_timeout(Duration::ZERO).is_none_or(|asked| asked > expected)
+            && self.grpc_timeout(Duration::ZERO).is_none_or(|asked| asked.is_zero() || asked > expected)
         {
             fields::write_grpc_timeout(ms.saturating_add(GRPC_TIMEOUT_SLACK_MS), &mut self.request.headers);
         }

@@ -317,10 +317,14 @@ impl<'a> Exchange<'a> {
         self.patience.set_duration(duration.and_then(|limit| self.began.checked_add(limit)));
     }
 
-    /// What a gRPC request says of its own patience, at most `most` (zero: any).
+    /// What a gRPC request says of its own patience, at most `most` (zero: any). A request that says zero has any patience.
     pub(super) fn grpc_timeout(&self, most: Duration) -> Option<Duration> {
         let asked = fields::grpc_timeout(self.request.headers.get(b"grpc-timeout").filter(|_| self.is_grpc)?)?;
-        Some(if most.is_zero() { asked } else { asked.min(most) })
+        Some(match (asked.is_zero(), most.is_zero()) {
+            (_, true) => asked,
+            (true, false) => most,
+            (false, false) => asked.min(most),
+        })
     }
 
     /// Time since the request was whole.

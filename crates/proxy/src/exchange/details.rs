@@ -11,6 +11,7 @@ pub(super) const ROUTE_NOT_FOUND: &str = "route_not_found";
 pub(super) const CLUSTER_NOT_FOUND: &str = "cluster_not_found";
 pub(super) const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
 pub(super) const OVERLOAD: &str = "overload";
+pub(super) const PATH_NORMALIZATION_FAILED: &str = "path_normalization_failed";
 pub(super) const HEADERS_TOO_LARGE: &str = "request_headers_too_large";
 pub(super) const PAYLOAD_TOO_LARGE: &str = "request_payload_too_large";
 /// Ours: the cache may not ask the upstream (RFC 9111, section 5.2.1.7).

@@ -210,20 +210,51 @@ fn client_certificate(rule: ClientCertificateHeader, client: &Client<'_>, header
     value.push_str(&certificate.sha256_hex);
     if rule.subject {
         value.push_str(";Subject=\"");
-        value.push_str(&certificate.subject.replace('"', "\\\""));
+        push_quoted(&certificate.subject, &mut value);
         value.push('"');
     }
     if rule.uri {
         value.push_str(";URI=");
-        value.push_str(certificate.uris.first().map_or("", |uri| uri));
+        push_bare(certificate.uris.first().map_or("", |uri| uri), &mut value);
     }
     if rule.dns {
         for dns in &certificate.dns_names {
             value.push_str(";DNS=");
-            value.push_str(dns);
+            push_bare(dns, &mut value);
         }
     }
     headers.append_to_list(name, value.as_bytes());
+}
+
+/// What a certificate says of its owner may hold any character, whoever signed it: none of them may end the text that it
+/// stands in, or the header.
+fn push_quoted(text: &str, out: &mut String) {
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            _ if character.is_control() => push_percent(character, out),
+            _ => out.push(character),
+        }
+    }
+}
+
+/// As [`push_quoted`], where no quotation marks stand around it.
+fn push_bare(text: &str, out: &mut String) {
+    for character in text.chars() {
+        match character {
+            '"' | ',' | ';' | '=' | ' ' => push_percent(character, out),
+            _ if character.is_control() => push_percent(character, out),
+            _ => out.push(character),
+        }
+    }
+}
+
+fn push_percent(character: char, out: &mut String) {
+    use std::fmt::Write as _;
+    for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "%{byte:02X}");
+    }
 }
 
 /// What header formats may read.
@@ -422,6 +453,15 @@ mod tests {
             write_grpc_timeout(ms, &mut headers);
             assert_eq!(headers.get(b"grpc-timeout"), Some(text.as_bytes()));
         }
+    }
+
+    #[test]
+    fn a_certificates_text_stays_in_its_place() {
+        let (mut quoted, mut bare) = (String::new(), String::new());
+        push_quoted("CN=a \"b\" \\, é\r\nx-user: admin", &mut quoted);
+        assert_eq!(quoted, "CN=a \\\"b\\\" \\\\, é%0D%0Ax-user: admin");
+        push_bare("spiffe://a/ns/b;DNS=c,d \"e\"\n", &mut bare);
+        assert_eq!(bare, "spiffe://a/ns/b%3BDNS%3Dc%2Cd%20%22e%22%0A");
     }
 
     #[test]

@@ -58,6 +58,7 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
 
     let mut x = Exchange::new(conn, &worker, &running.snapshot, &manager, request, begun);
     if let Err(error) = x.clean() {
+        x.details = details::PATH_NORMALIZATION_FAILED;
         let ended = x.reply(down, 400, error.to_string().as_bytes(), ResponseFlags::NONE).await;
         return x.finish(down, ended);
     }

@@ -366,7 +366,12 @@ fn build(worker: &Rc<Worker>, cluster: &Arc<Cluster>, old: Option<&ClusterPool>)
     let mut endpoints = Vec::with_capacity(cluster.endpoints.len());
     for (index, endpoint) in cluster.endpoints.iter().enumerate() {
         let Some(address) = endpoint.address.socket() else { continue };
-        let kept = old.and_then(|old| old.endpoints.iter().find(|kept| kept.identity == endpoint.identity));
+        let kept = old.and_then(|old| {
+            let kept = old.endpoints.iter().find(|kept| kept.identity == endpoint.identity)?;
+            // An address may get a sidecar, or lose it: its connections are then made in another way.
+            let before = old.cluster.endpoints.get(kept.index)?;
+            (old.cluster.transport(before) == cluster.transport(endpoint)).then_some(kept)
+        });
         let mut pool = |http2: bool| {
             let plan = plans
                 .entry((endpoint.transport, http2))

@@ -163,10 +163,9 @@ impl Starvation {
             self.fed(hungry);
             return hungry.open(permit);
         }
-        // What is given is a plain HTTP/1.1 connection.
-        let takes = |pool: &EndpointPool| pool.plan.protocol != Protocol::Http2 && pool.plan.tls.is_none();
-        let wanted =
-            |identity: u64| pools.iter().find(|pool| pool.identity == identity && takes(pool) && pool.has_waiters());
+        let wanted = |identity: u64| {
+            pools.iter().find(|pool| pool.identity == identity && takes_given(pool) && pool.has_waiters())
+        };
         let Some((donation, permit)) = self.shared.take_donation(|identity| wanted(identity).is_some()) else { return };
         match (wanted(donation.endpoint), TcpStream::from_std(donation.stream)) {
             (Some(pool), Ok(stream)) => {
@@ -196,13 +195,17 @@ impl Starvation {
             && let Some((donation, permit)) = self.shared.take_donation(|_| true)
         {
             let pools = self.pools();
-            let owner =
-                pools.iter().find(|pool| pool.identity == donation.endpoint && pool.plan.protocol != Protocol::Http2);
+            let owner = pools.iter().find(|pool| pool.identity == donation.endpoint && takes_given(pool));
             if let (Some(pool), Ok(stream)) = (owner, TcpStream::from_std(donation.stream)) {
                 take_in(pool, stream, (donation.requests, donation.opened), permit);
             }
         }
     }
+}
+
+/// What workers give each other is a plain HTTP/1.1 connection.
+fn takes_given(pool: &EndpointPool) -> bool {
+    pool.plan.protocol != Protocol::Http2 && pool.plan.tls.is_none()
 }
 
 fn take_in(
