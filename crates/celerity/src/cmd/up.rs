@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 15000, value_parser = clap::value_parser!(u16).range(1024..=65000))]
     pub(crate) port_base: u16,
 
-    /// End with the A/B of a plain configuration against the loaded one, up to 110 s, also where Ctrl-C came from no terminal
+    /// End with the A/B of a plain configuration against the loaded one, up to 80 s, also where Ctrl-C came from no terminal
     #[arg(long)]
     pub(crate) ab: bool,
 
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let code = if args.compares(ended.by, term::live()) {
         let again = if ended.by.is_some() { "Ctrl-C again" } else { "Ctrl-C" };
         term::line(format_args!(
-            "\ncomparing the services under a plain configuration with the loaded one, up to 110 s: {again} skips it"
+            "\ncomparing the services under a plain configuration with the loaded one, up to 80 s: {again} skips it"
         ));
         compared(compare::run(ports, entry.outbound(), &format!("optimised: {}", args.loaded()), &signals))
     } else {
