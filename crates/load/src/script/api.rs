@@ -16,8 +16,23 @@ const DEPTH_MAX: u32 = 16;
 
 /// `wrk.format` and the default hooks, in Lua because `request` is called for every request and a call from Lua to Lua
 /// costs a tenth of one to Rust and back.
-const PRELUDE: &str = r#"
+///
+/// `string.format` takes for `%s` what has a `tostring`, as LuaJIT's does and Lua 5.1's does not: wrk's scripts print addresses
+/// so. Its errors are those of the line that calls it.
+const PRELUDE: &str = r##"
 local concat, tostring, pairs, lower, len = table.concat, tostring, pairs, string.lower, string.len
+local plain, type, select, unpack, pcall, error = string.format, type, select, unpack, pcall, error
+
+function string.format(text, ...)
+  local values, count = { ... }, select("#", ...)
+  for n = 1, count do
+    local kind = type(values[n])
+    if kind ~= "string" and kind ~= "number" then values[n] = tostring(values[n]) end
+  end
+  local ok, out = pcall(plain, text, unpack(values, 1, count))
+  if not ok then error((out:gsub("'%?'", "'format'")), 2) end
+  return out
+end
 
 function wrk.format(method, path, headers, body)
   headers, body = headers or wrk.headers, body or wrk.body
@@ -59,7 +74,7 @@ function wrk.init(args)
   local message = wrk.format()
   function wrk.request() return message end
 end
-"#;
+"##;
 
 /// Makes the `wrk` table. `shared` is the thread that this state belongs to; the state of `setup` and `done` has none.
 pub(crate) fn install(lua: &Lua, target: &Target, shared: Option<&Arc<Shared>>) -> mlua::Result<()> {

@@ -155,10 +155,20 @@ fn connect_tells_whether_an_address_answers() {
 }
 
 #[test]
+fn format_takes_what_has_a_name() {
+    let source = "
+        local named = setmetatable({}, { __tostring = function() return 'me' end })
+        local text = ('%s %s %s %s|%5.1f|%d'):format(named, nil, true, 'x', 1.25, 7, nil)
+        assert(text == 'me nil true x|  1.2|7', text)";
+    load(source, 0).expect("a script");
+}
+
+#[test]
 fn what_is_wrong_is_one_sentence_with_the_line() {
     for (source, why) in [
         ("wrk.method = \nwrk.body =", "t.lua:2"),
         ("\nlocal x = nil + 1", "t.lua:2"),
+        ("\nlocal x = ('%d'):format({})", "t.lua:2: bad argument #2 to 'format'"),
         ("function setup(thread)\n thread:set('f', print)\nend", "function cannot go to another thread"),
         ("function setup(thread)\n\n error('no')\nend", "t.lua:3: no"),
         ("function setup(thread) thread:stop() end", "while the thread runs"),
