@@ -4,6 +4,7 @@
 pub mod ab;
 pub mod audit;
 pub mod baseline;
+mod behind;
 pub mod capacity;
 pub mod control;
 pub mod dispatch;

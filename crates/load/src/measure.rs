@@ -98,8 +98,6 @@ pub struct CapacityTarget {
 
 /// Of each trial: connections are opened and queues find their length in it.
 const WARM_UP_SHARE: f64 = 0.2;
-/// How many standard deviations of chance are no growth of a queue.
-const CHANCE_DEVIATIONS: f64 = 1.5;
 /// A sender this late against the median, in a trial that missed, may itself be what missed.
 const LAG_SHARE_MAX: f64 = 0.25;
 
@@ -135,7 +133,7 @@ impl Trials for CapacityTarget {
 
 fn trial(offered: f64, summary: &Summary, slo: &Slo) -> Trial {
     let objectives = slo.evaluate(summary);
-    let kept_up = keeps_up(summary) && summary.achieved_share() >= KEPT_UP_SHARE_MIN;
+    let kept_up = !summary.grown_beyond(1.0 - KEPT_UP_SHARE_MIN) && summary.achieved_share() >= KEPT_UP_SHARE_MIN;
     let kept = kept_up && objectives.iter().all(|objective| objective.passed);
     let ms = |q: f64| summary.response.quantile_ns(q) as f64 / 1e6;
     Trial {
@@ -155,14 +153,6 @@ fn trial(offered: f64, summary: &Summary, slo: &Slo) -> Trial {
             answer_us: summary.service.mean_ns() / 1e3,
         },
     }
-}
-
-/// Whether the answers came as fast as the requests: what is late, less what the measured part began with, is how much the
-/// queue has grown. Both are counts by chance, and where few requests are under way chance is most of them.
-fn keeps_up(summary: &Summary) -> bool {
-    let (late, carried_in) = (summary.late.answers as f64, summary.carried_in.answers as f64);
-    let allowed = (1.0 - KEPT_UP_SHARE_MIN) * summary.intended as f64 + CHANCE_DEVIATIONS * (late + carried_in).sqrt();
-    late - carried_in <= allowed
 }
 
 /// A trial that kept the objective stands whatever the machine did: noise does not make a server faster.

@@ -5,7 +5,7 @@ use celerity_telemetry::Category;
 use super::{QUANTILES, Style, bytes, grouped, millis, percent};
 use crate::audit::Verdict;
 use crate::slo::Outcome;
-use crate::summary::{BEHIND_SHARE_MAX, LedgerMeans};
+use crate::summary::LedgerMeans;
 use crate::{Histogram, Summary};
 
 /// The requests in the middle, and those around the 99th percentile.
@@ -111,7 +111,7 @@ fn counts(summary: &Summary, style: Style) -> Vec<String> {
             bytes(summary.received_per_second())
         ),
     ];
-    if summary.behind_share() > BEHIND_SHARE_MAX {
+    if summary.fell_behind() {
         let late = grouped(summary.late.answers);
         lines.push(format!("  {:<22}{late:>14}   the server fell behind: they came after the end", "Late answers:"));
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use celerity_load::audit::Verdict;
 use celerity_load::slo::Outcome;
-use celerity_load::summary::{BEHIND_SHARE_MAX, ErrorKind};
+use celerity_load::summary::ErrorKind;
 use celerity_load::{Error, Summary};
 
 use crate::term;
@@ -39,7 +39,7 @@ pub(crate) fn exit_code(summary: &Summary, outcomes: &[Outcome]) -> u8 {
         EXIT_OBJECTIVE
     } else if summary.achieved_share() < ACHIEVED_SHARE_MIN
         || unconnected_share(summary) > 1.0 - ACHIEVED_SHARE_MIN
-        || summary.behind_share() > BEHIND_SHARE_MAX
+        || summary.fell_behind()
     {
         EXIT_NOT_ACHIEVED
     } else {
@@ -76,6 +76,8 @@ pub(crate) fn with_unwritten(code: u8, unwritten: &[String]) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use celerity_load::timeline::Timeline;
+
     use super::*;
 
     #[test]
@@ -91,11 +93,15 @@ mod tests {
     fn a_server_that_fell_behind_did_not_achieve_the_rate() {
         let mut run = Summary { duration_ns: 2_000_000_000, intended: 200, succeeded: 200, ..Summary::default() };
         run.about.open_loop = true;
-        run.response.record_n(1_000_000_000, 200);
         (run.late.answers, run.answered_ns) = (110, 3_000_000_000);
-        assert_eq!(exit_code(&run, &[]), 0, "a second of latency is half of the run");
-        run.response.record(20_000_000);
-        assert_eq!(exit_code(&run, &[]), EXIT_NOT_ACHIEVED);
+        for (first_ns, code) in [(1_000_000_000, 0), (20_000_000, EXIT_NOT_ACHIEVED)] {
+            run.timeline = Timeline::default();
+            for n in 0..200 {
+                run.timeline.at(n * 10_000_000).intended += 1;
+                run.timeline.latency(n * 10_000_000, if n < 20 { first_ns } else { 1_000_000_000 });
+            }
+            assert_eq!(exit_code(&run, &[]), code, "a second of latency is half of the run");
+        }
     }
 
     #[test]
