@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::plan::{Load, WhenFull};
+use crate::plan::{Arrivals, Load, WhenFull};
 use crate::schedule::{Schedule, share};
 
 /// What to do next.
@@ -68,7 +68,7 @@ enum Pace {
 /// than the schedule would keep the run going for long after it. What is left is counted as not sent.
 pub const BACKLOG_GRACE_NS: u64 = 1_000_000_000;
 
-/// The end of a longer schedule is not looked for before it begins: it would take a second.
+/// The end of a longer Poisson schedule is not looked for before it begins: it would take a second.
 const COUNTED_MAX: u64 = 20_000_000;
 
 impl Dispatch {
@@ -87,9 +87,12 @@ impl Dispatch {
             Load::Open(open) => {
                 let mut schedule = Schedule::new(open, thread, threads, seed).counted_from(open, counted_from_ns);
                 // A count ends the schedule before its time: where the next request would have come, so that so many
-                // requests at this rate take so long. Going through it costs tens of nanoseconds a request, once.
+                // requests at this rate take so long. Going through a Poisson process costs tens of nanoseconds a request,
+                // once.
                 let end_ns = match open.count {
-                    Some(count) if count <= COUNTED_MAX => schedule.count_end_ns(),
+                    Some(count) if count <= COUNTED_MAX || open.arrivals != Arrivals::Poisson => {
+                        schedule.count_end_ns()
+                    }
                     _ => schedule.length_ns(),
                 };
                 let give_up_ns = end_ns.saturating_add(BACKLOG_GRACE_NS);
@@ -259,7 +262,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::{Arrivals, Closed, Open, Segment};
+    use crate::plan::{Closed, Open, Segment};
 
     fn open(when_full: WhenFull) -> Load {
         let segments = vec![Segment::hold(10.0, Duration::from_secs(1))];
@@ -315,6 +318,11 @@ mod tests {
             let (arrivals, when_full) = (Arrivals::Constant, WhenFull::Queue);
             let load = Load::Open(Open { segments: segments.clone(), arrivals, when_full, count: Some(count) });
             assert_eq!(Dispatch::new(&load, 0, 1, 1, 1, 1, 0).end_ns(), Some(tenths * TENTH), "{count}");
+            // For all threads alike, also those that have fewer of the count; what precedes the count is the warm-up's.
+            for (thread, warm_up) in [(0, 0), (1, 0), (2, 0), (3, 0), (1, 4), (2, 4)] {
+                let dispatch = Dispatch::new(&load, thread, 4, 1, 1, 1, warm_up * TENTH);
+                assert_eq!(dispatch.end_ns(), Some((tenths + warm_up).min(10) * TENTH), "{count} {thread}");
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Schedule {
     sum: f64,
     /// How many more this thread gives, of those that count.
     left: u64,
+    /// For even spacing: the number of the first arrival past the count.
+    count_end: u64,
     counted_from_ns: u64,
     last_ns: u64,
 }
@@ -54,6 +56,7 @@ impl Schedule {
             step: u64::from(threads),
             sum: 0.0,
             left,
+            count_end: open.count.unwrap_or(u64::MAX),
             counted_from_ns: 0,
             last_ns: 0,
         };
@@ -72,9 +75,9 @@ impl Schedule {
                 Arrivals::Burst(size) => f64::from(size.max(1)),
                 _ => 1.0,
             };
-            let before =
-                ((requests_until(open, Duration::from_nanos(from_ns)) / size).ceil() * size) as u64 % self.step;
-            let place = (self.number + self.step - before) % self.step;
+            let before = ((requests_until(open, Duration::from_nanos(from_ns)) / size).ceil() * size) as u64;
+            self.count_end = before.saturating_add(count);
+            let place = (self.number + self.step - before % self.step) % self.step;
             self.left = share(count, place as u32, self.step as u32);
         }
         self
@@ -86,10 +89,16 @@ impl Schedule {
         u64::try_from(total.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// When the first request after those of the count would come, or the schedule ends.
+    /// When the first request after those of the count would come, or the schedule ends. What is dealt in turn ends for all
+    /// threads where the rate asks for the next one, in a burst or not; a thread of a Poisson process ends by itself.
     pub fn count_end_ns(&self) -> u64 {
         let mut rest = self.clone();
-        while rest.left > 0 && rest.next().is_some() {}
+        match self.arrivals {
+            Arrivals::Poisson => while rest.left > 0 && rest.next().is_some() {},
+            Arrivals::Constant | Arrivals::Burst(_) => {
+                (rest.number, rest.arrivals) = (self.count_end, Arrivals::Constant)
+            }
+        }
         rest.left = 1;
         rest.next().unwrap_or_else(|| self.length_ns())
     }
@@ -248,6 +257,7 @@ mod tests {
         let times: Vec<u64> = Schedule::new(&plan, 0, 1, 1).collect();
         assert_eq!((times.len(), times[19], times[20]), (100, 0, 200_000_000));
         plan.count = Some(7);
+        assert_eq!(Schedule::new(&plan, 2, 3, 1).count_end_ns(), 70_000_000, "7 at 100/s, though all come at once");
         assert_eq!((0..3).map(|t| Schedule::new(&plan, t, 3, 1).count()).sum::<usize>(), 7);
         // Of 4 before the warm-up's end the count knows nothing, whichever threads have them.
         plan = Open { count: Some(7), ..open(&[(10.0, 10.0, 10)], Arrivals::Constant) };
