@@ -10,7 +10,7 @@ use crate::ab::verdict::{Guardrail, Judged, Verdict, guardrail, judge};
 use crate::stats::{Distribution, Estimate, bootstrap, paired, ranks};
 
 /// The version of this structure; a field that is renamed or means something else raises it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Changes are of the candidate against the baseline: `-0.10` is 10 % less.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use crate::stats::median;
 use crate::stats::usl::{self, Fit, Point};
 
 /// The version of this structure; a field that is renamed or means something else raises it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A replica is planned to be this full at the peak: the rest is for what no forecast knows.
 pub const UTILISATION: f64 = 0.7;
 /// The sweep doubles the concurrency up to here.

@@ -11,7 +11,7 @@ use crate::slo::Outcome;
 use crate::summary::LedgerMeans;
 use crate::{Histogram, Summary};
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 fn ms(ns: f64) -> f64 {
     // Six decimals are nanoseconds; more would be noise of the division.
@@ -197,6 +197,8 @@ mod tests {
         let outcomes = [Outcome { objective: "p99<1ms".into(), passed: false, measured: "11.000ms".into() }];
         let full = render(&crate::report::sample(), &outcomes);
         holds(&full);
+        let said = include_str!("../../../../docs/load.schema.json").matches(&format!("version {VERSION}\"")).count();
+        assert_eq!(said, 1, "the schema is of another version");
         holds(&render(&Summary::default(), &[]));
         let mut wrong = full.clone();
         wrong["response_ms"]["p99"] = json!("fast");
