@@ -10,6 +10,8 @@ use celerity_load::Control;
 use celerity_load::control::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::term;
+
 /// Whether somebody asked to stop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
@@ -35,6 +37,21 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// terminal's key repeats.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
+/// Tells a new wish from the last one repeated.
+#[derive(Default)]
+struct Ear(Option<Instant>);
+
+impl Ear {
+    /// What is not heard does not count as the last one: somebody who presses the key on and on is heard.
+    fn hears(&mut self, now: Instant) -> bool {
+        let new = self.0.is_none_or(|last| now.duration_since(last) >= SAME_WISH);
+        if new {
+            self.0 = Some(now);
+        }
+        new
+    }
+}
+
 type Act = Box<dyn FnOnce(Wish) + Send>;
 
 /// SIGINT and SIGTERM of the process, as wishes.
@@ -54,17 +71,15 @@ impl Signals {
         };
         let wait = move || {
             runtime.block_on(async move {
-                let mut last: Option<Instant> = None;
+                let mut ear = Ear::default();
                 loop {
                     let wish = tokio::select! {
                         _ = int.recv() => Wish::Interrupt,
                         _ = term.recv() => Wish::Terminate,
                     };
-                    let now = Instant::now();
-                    if last.is_some_and(|last| now.duration_since(last) < SAME_WISH) {
+                    if !ear.hears(Instant::now()) {
                         continue;
                     }
-                    last = Some(now);
                     let act = next.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let Some(act) = act else {
                         clean();
@@ -101,7 +116,32 @@ impl Signals {
     }
 }
 
+/// From now on the first wish ends the run under `control` and leaves its report, the second ends it at once, the third ends the
+/// process.
+pub(crate) fn watch_run(control: &Control) -> anyhow::Result<Signals> {
+    let signals = Signals::listen(|| {})?;
+    let (second, control) = (signals.clone(), control.clone());
+    signals.next(move |_| {
+        term::note("stopping: the report comes within a second");
+        control.stop(Stop::Gently);
+        second.next(move |_| control.stop(Stop::Now));
+    });
+    Ok(signals)
+}
+
 /// From now on SIGINT and SIGTERM stop the runs under `control`.
 pub(crate) fn watch(control: &Control) -> anyhow::Result<Interrupt> {
     Ok(Signals::listen(|| {})?.stop(control))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_soon_after_one_that_was_heard_is_the_same_wish() {
+        let (begin, mut ear) = (Instant::now(), Ear::default());
+        let mut heard = |ms| ear.hears(begin + Duration::from_millis(ms));
+        assert_eq!([0, 10, 400, 600, 900, 1200].map(&mut heard), [true, false, false, true, false, true]);
+    }
 }

@@ -17,6 +17,7 @@ use celerity_load::target::Origin;
 use celerity_load::{Error, Plan, Ready, Summary, habits};
 
 use super::load::end::{self, EXIT_NOT_ACHIEVED, EXIT_USAGE};
+use crate::interrupt::{self, Signals};
 use crate::term;
 
 /// Takes the command line where it says `load --as TOOL`. What follows the tool's name is the tool's; clap, which has
@@ -96,7 +97,7 @@ type Done = (Summary, Vec<String>);
 /// meanwhile, on a thread of their own. Takes the plan, for it holds an end of the rows.
 fn run(plan: Plan, writing: Option<Writing>, begins: impl FnOnce()) -> anyhow::Result<Result<Done, Error>> {
     let control = Control::new();
-    let watched = super::load::watch_interrupts(control.clone())?;
+    let signals = interrupt::watch_run(&control)?;
     let writer = match writing {
         None => None,
         Some(Writing { rows, mut write, place }) => {
@@ -123,7 +124,7 @@ fn run(plan: Plan, writing: Option<Writing>, begins: impl FnOnce()) -> anyhow::R
     });
     drop(plan);
     let unwritten = writer.and_then(|writer| writer.join().ok()?.err());
-    drop(watched);
+    signals.at_once();
     Ok(done.map(|summary| (summary, unwritten.into_iter().collect())))
 }
 
@@ -271,10 +272,7 @@ fn report(args: &[String]) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(usage(&error.to_string())),
     };
     // The first Ctrl-C is for the attack at the other end of the pipe: what it has measured is still to come.
-    let _watched = super::load::each_interrupt(|times| match times {
-        0 => term::note("the results are read to their end; Ctrl-C again stops at once"),
-        _ => std::process::exit(130),
-    })?;
+    Signals::listen(|| {})?.next(|_| term::note("the results are read to their end; Ctrl-C again stops at once"));
     let mut files = Vec::new();
     for path in &report.inputs {
         match File::open(path) {

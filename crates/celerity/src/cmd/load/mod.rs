@@ -8,10 +8,10 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use celerity_load::control::{Control, Stop};
+use celerity_load::control::Control;
 use celerity_load::plan::{
     Arrivals, ClientIdentity, Closed, Load, Open, Plan, Protocol, Proxy, Segment, Tls, WhenFull,
 };
@@ -21,7 +21,7 @@ use celerity_load::slo::Slo;
 use celerity_load::target;
 use clap::ValueEnum;
 
-use crate::{duration, term};
+use crate::{duration, interrupt, term};
 
 /// Load a URL and report what its users would see: open loop by default, so that a stall is not hidden
 ///
@@ -253,9 +253,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     };
     let control = Control::new();
-    let watched = watch_interrupts(control.clone())?;
+    let signals = interrupt::watch_run(&control)?;
     let done = show_while(&plan, &control, || celerity_load::run(&plan, &control));
-    drop(watched);
+    signals.at_once();
     let summary = match done {
         Ok(summary) => summary,
         Err(error) => {
@@ -308,51 +308,6 @@ fn show_while<T>(plan: &Plan, control: &Control, run: impl FnOnce() -> T) -> T {
         drop(end);
         done
     })
-}
-
-/// The first Ctrl-C (or SIGTERM) ends the run and leaves its report, the second ends it at once, the third ends the
-/// process. Watched until the runtime is dropped.
-pub(crate) fn watch_interrupts(control: Control) -> anyhow::Result<tokio::runtime::Runtime> {
-    each_interrupt(move |times| match times {
-        0 => {
-            term::note("stopping: the report comes within a second");
-            control.stop(Stop::Gently);
-        }
-        1 => control.stop(Stop::Now),
-        _ => std::process::exit(130),
-    })
-}
-
-/// A signal that follows another so soon is the same wish: `timeout` sends one to its child and one to the group.
-const SAME_WISH: Duration = Duration::from_millis(500);
-
-/// Calls with 0 at the first Ctrl-C or SIGTERM, with 1 at the second, and so on, until the runtime is dropped.
-pub(crate) fn each_interrupt(mut act: impl FnMut(u32) + Send + 'static) -> anyhow::Result<tokio::runtime::Runtime> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("signals")
-        .enable_all()
-        .build()
-        .context("a thread for Ctrl-C cannot be started")?;
-    let guard = runtime.enter();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    drop(guard);
-    runtime.spawn(async move {
-        let (mut times, mut last) = (0, None);
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            let now = Instant::now();
-            if last.replace(now).is_none_or(|last| now.duration_since(last) >= SAME_WISH) {
-                act(times);
-                times += 1;
-            }
-        }
-    });
-    Ok(runtime)
 }
 
 /// The plan, and the script whose `done` is to be called after it.
