@@ -83,6 +83,7 @@ impl Signals {
                     let act = next.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let Some(act) = act else {
                         clean();
+                        term::give_back();
                         std::process::exit(EXIT_INTERRUPTED);
                     };
                     act(wish);

@@ -5,7 +5,7 @@
 
 use std::io::{IsTerminal, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
 
 /// Writes a line to standard output.
@@ -98,11 +98,20 @@ pub(crate) fn cut(text: &str, columns: usize) -> String {
     if coloured { out + "\x1b[0m" } else { out }
 }
 
-/// Standard error, caught on its way to a terminal on which something is redrawn. Given back when it is dropped.
-pub(crate) struct Caught {
+/// Standard error, caught on its way to a terminal on which something is redrawn. Given back when it is dropped, and before a
+/// panic's message and an exit ([`give_back`]).
+pub(crate) struct Caught(());
+
+/// Where standard error led before, and what is to be shown there. Global as the descriptor is: a panic and an exit in any
+/// thread must find it.
+static CAUGHT: Mutex<Option<Catch>> = Mutex::new(None);
+/// The panic hook is set once, however often standard error is caught.
+static HOOK: Once = Once::new();
+
+struct Catch {
     terminal: OwnedFd,
     lines: Arc<Mutex<Vec<u8>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 /// Bytes that wait to be shown. A log that says more between two drawings is cut.
@@ -115,17 +124,33 @@ impl Caught {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&lines);
         let thread = std::thread::Builder::new().name("log".into()).spawn(move || keep(reader, &kept))?;
+        HOOK.call_once(|| {
+            let hook = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                give_back();
+                hook(panic);
+            }));
+        });
+        let mut caught = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
         rustix::stdio::dup2_stderr(&writer)?;
-        Ok(Self { terminal, lines, thread: Some(thread) })
+        *caught = Some(Catch { terminal, lines, thread });
+        Ok(Self(()))
     }
 
     /// The lines that came since the last call, without an unfinished one.
     pub(crate) fn take(&mut self) -> Vec<String> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let whole: Vec<u8> = lines.drain(..end).collect();
+        let caught = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(caught) = &*caught else { return Vec::new() };
+        let whole = whole(&mut caught.lines.lock().unwrap_or_else(PoisonError::into_inner));
         String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
     }
+}
+
+/// Takes what may be shown: whole lines, or all of a line that has no room to end in.
+fn whole(lines: &mut Vec<u8>) -> Vec<u8> {
+    let end = lines.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+    let full = (lines.len() >= CAUGHT_BYTES_MAX).then_some(lines.len());
+    lines.drain(..end.or(full).unwrap_or(0)).collect()
 }
 
 fn keep(mut reader: PipeReader, lines: &Mutex<Vec<u8>>) {
@@ -137,16 +162,20 @@ fn keep(mut reader: PipeReader, lines: &Mutex<Vec<u8>>) {
     }
 }
 
+/// Standard error leads to the terminal again if it was caught, and has what waited. For whoever ends the process.
+pub(crate) fn give_back() {
+    let Some(caught) = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    // The last writer of the pipe goes with this, so that its reader ends.
+    if rustix::stdio::dup2_stderr(&caught.terminal).is_ok() {
+        let _ = caught.thread.join();
+    }
+    let rest = std::mem::take(&mut *caught.lines.lock().unwrap_or_else(PoisonError::into_inner));
+    let _ = std::io::stderr().lock().write_all(&rest);
+}
+
 impl Drop for Caught {
     fn drop(&mut self) {
-        // The last writer of the pipe goes with this, so that its reader ends.
-        if rustix::stdio::dup2_stderr(&self.terminal).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
-        let rest = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
-        let _ = std::io::stderr().lock().write_all(&rest);
+        give_back();
     }
 }
 
@@ -159,5 +188,47 @@ mod tests {
         assert_eq!(cut("served by: a 50 %", 9), "served by");
         assert_eq!(cut("short", 80), "short");
         assert_eq!(cut("\x1b[36m███\x1b[0m 5 %", 2), "\x1b[36m██\x1b[0m");
+    }
+    #[test]
+    fn a_line_without_an_end_is_shown_when_it_fills_the_room() {
+        let mut lines = b"a\nb".to_vec();
+        assert_eq!((whole(&mut lines), &*lines), (b"a\n".to_vec(), &b"b"[..]));
+        lines.resize(CAUGHT_BYTES_MAX, b'b');
+        assert_eq!((whole(&mut lines).len(), lines.len()), (CAUGHT_BYTES_MAX, 0));
+    }
+
+    /// Set in the process that a test starts of itself.
+    const ENDING: &str = "CELERITY_TEST_ENDING";
+
+    #[test]
+    fn what_is_said_last_reaches_the_terminal() {
+        if let Ok(ending) = std::env::var(ENDING) {
+            return end(&ending);
+        }
+        for (ending, last) in [("panic", "the last words"), ("signal", "a log's line")] {
+            let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+                .args(["--exact", "term::tests::what_is_said_last_reaches_the_terminal", "--nocapture"])
+                .env(ENDING, ending)
+                .output()
+                .expect("it runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("a log's line\n") && said.contains(last), "{ending}: {output:?}");
+            assert!(ending == "panic" || output.status.code() == Some(130), "{ending}: {output:?}");
+        }
+    }
+
+    fn end(ending: &str) {
+        let _signals = crate::interrupt::Signals::listen(|| {}).expect("signals");
+        let _caught = Caught::start().expect("a pipe");
+        note("a log's line");
+        if ending == "panic" {
+            let panics = std::thread::spawn(|| panic!("the last words"));
+            assert!(panics.join().is_err());
+            // As where a panic aborts: nothing is dropped.
+            std::process::exit(1);
+        }
+        let id = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill").success());
+        std::thread::sleep(std::time::Duration::from_secs(10));
     }
 }
