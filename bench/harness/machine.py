@@ -22,7 +22,7 @@ def program(name, *extra):
     for place in places:
         if place and os.path.exists(place):
             return str(place)
-    raise Missing(f"{name} is not installed (./test installs it)")
+    raise Missing(f"{name} is not installed: bench/README.md says where it comes from")
 
 
 def free_port():
