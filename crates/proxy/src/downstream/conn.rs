@@ -8,10 +8,12 @@ use crate::worker::Worker;
 use celerity_model::snapshot::{Direction, HttpManager, VirtualHost};
 use celerity_telemetry::introduction::introduced;
 use celerity_telemetry::metrics::{self, RequestSeries};
+use celerity_telemetry::{Ledger, State, Tick};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct Conn {
     pub worker: Rc<Worker>,
@@ -126,6 +128,13 @@ impl Conn {
     /// Whether the client is another sidecar, which can read our part of the ledger.
     pub fn is_mesh_inbound(&self) -> bool {
         self.is_inbound() && self.peer.as_ref().is_some_and(|peer| peer.spiffe.is_some())
+    }
+
+    /// How long a request had lain unread at its `start`. Over TLS a connection's first bytes were the handshake's.
+    pub fn charge_wait(&self, ledger: &mut Ledger, waited: Duration, start: Tick) {
+        let is_first = self.requests.get() == 0 && !self.is_tls;
+        let state = if is_first { State::AcceptWait } else { State::LoopLag };
+        ledger.charge_lag(state, self.worker.lag(waited, start));
     }
 
     /// Hears an introduction. Only a sidecar of the mesh is believed; its namespace and identity are its certificate's.

@@ -64,9 +64,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             ledger.charge(State::AcceptWait, clock.ticks_of(server.wire.io().socket().first_wait()));
         }
         if let Some(waited) = server.wire.waited().filter(|_| !is_pipelined) {
-            let is_first = conn.requests.get() == 0 && !conn.is_tls;
-            let state = if is_first { State::AcceptWait } else { State::LoopLag };
-            ledger.charge_lag(state, worker.lag(waited, started));
+            conn.charge_wait(&mut ledger, waited, started);
         }
         let read_before = server.wire.read_bytes;
         let limit = manager.max_request_headers_kb.max(1) as usize * 1024;

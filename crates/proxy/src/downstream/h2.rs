@@ -74,9 +74,7 @@ pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duratio
             ledger.charge(State::AcceptWait, clock.ticks_of(first_wait));
         }
         if let Some(arrived) = stream.arrived() {
-            let is_first = conn.requests.get() == 0 && !conn.is_tls;
-            let state = if is_first { State::AcceptWait } else { State::LoopLag };
-            ledger.charge_lag(state, worker.lag(arrived.elapsed(), started));
+            conn.charge_wait(&mut ledger, arrived.elapsed(), started);
         }
         let last = conn.count_request(&manager);
         if last && !shutting_down {
