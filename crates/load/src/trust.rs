@@ -1,16 +1,63 @@
 //! Whom a client of ours trusts, in one place for all verbs, and what is said when it does not.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// Trusts what the authorities sign, and `given` certificates themselves when a server shows one.
-pub(crate) fn verifier(
+/// Where systems keep the authorities that they trust, in the order in which OpenSSL's users meet them: Debian, Red Hat,
+/// SUSE, Alpine.
+const SYSTEM_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Trusts whom the system trusts: as in OpenSSL and curl the file that `SSL_CERT_FILE` names, where it names one.
+pub(crate) fn system(provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let bundle =
+        match std::env::var_os("SSL_CERT_FILE") {
+            Some(named) => named.into(),
+            None => SYSTEM_BUNDLES.iter().map(PathBuf::from).find(|bundle| bundle.exists()).ok_or(
+                "this system has no list of trusted authorities: give one with --cacert, or -k to trust anybody",
+            )?,
+        };
+    let found = certificates(&bundle)?;
+    let authorities = authorities(&found).map_err(|why| format!("{}: {why}", bundle.display()))?;
+    verifier(authorities, Vec::new(), provider)
+}
+
+/// `--cacert`: trusts what these sign, and each itself when a server shows it.
+pub(crate) fn given(
+    given: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    verifier(authorities(&given)?, given, provider)
+}
+
+/// The certificates of a PEM file; at least one.
+pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let refuse = |reason: String| format!("no certificate can be read from {}: {reason}", file.display());
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| refuse(error.to_string()))?;
+    let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| refuse(error.to_string()))?;
+    if found.is_empty() { Err(refuse("there is none in it".to_owned())) } else { Ok(found) }
+}
+
+/// A bundle may hold a certificate that is no longer understood; the others still count.
+fn authorities(found: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(found.iter().cloned());
+    if added == 0 { Err("it holds no authority that can be trusted".to_owned()) } else { Ok(store) }
+}
+
+fn verifier(
     authorities: RootCertStore,
     given: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
@@ -187,10 +234,8 @@ mod tests {
     }
 
     fn verify(given: &CertificateDer<'static>, shown: &CertificateDer<'static>, name: &str) -> Result<(), String> {
-        let mut authorities = RootCertStore::empty();
-        authorities.add(given.clone()).expect("an authority");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let trusting = verifier(authorities, vec![given.clone()], provider).expect("a verifier");
+        let trusting = super::given(vec![given.clone()], provider).expect("a verifier");
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         trusting.verify_server_cert(shown, &[], &name, &[], UnixTime::now()).map(drop).map_err(|error| sentence(&error))
     }

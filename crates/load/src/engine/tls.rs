@@ -1,25 +1,16 @@
 //! TLS towards the origins, with rustls.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 
 use crate::Error;
 use crate::plan::{Protocol, Tls};
 use crate::trust;
-
-/// Where distributions keep the certificates that they trust; `SSL_CERT_FILE` comes first.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// What a connection to one origin needs.
 #[derive(Clone, Debug)]
@@ -71,35 +62,11 @@ pub(super) fn client_config(tls: &Tls, protocol: Protocol) -> Result<Settings, E
 }
 
 fn verifier(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    let (authorities, given) = roots(tls)?;
-    trust::verifier(authorities, given, provider).map_err(Error::Tls)
-}
-
-/// The authorities, and the certificates that were given as such.
-fn roots(tls: &Tls) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
-    let mut store = RootCertStore::empty();
-    if let Some(pem) = &tls.ca_pem {
-        let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-        let given = found.map_err(|e| Error::Tls(format!("the CA's file is not PEM: {e}")))?;
-        for certificate in given.iter().cloned() {
-            store.add(certificate).map_err(|e| Error::Tls(format!("a certificate of the CA's file: {e}")))?;
-        }
-        if store.is_empty() {
-            return Err(Error::Tls("the CA's file has no certificate in it".into()));
-        }
-        return Ok((store, given));
+    let Some(pem) = &tls.ca_pem else { return trust::system(provider).map_err(Error::Tls) };
+    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let given = found.map_err(|e| Error::Tls(format!("the CA's file is not PEM: {e}")))?;
+    if given.is_empty() {
+        return Err(Error::Tls("the CA's file has no certificate in it".into()));
     }
-    let named = std::env::var_os("SSL_CERT_FILE");
-    let files = named.iter().map(Path::new).chain(SYSTEM_ROOTS.iter().map(Path::new));
-    for file in files {
-        let Ok(pem) = std::fs::read(file) else { continue };
-        // A system's bundle may hold one that is too old to be understood; the others still count.
-        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-            let _ = store.add(certificate);
-        }
-        if !store.is_empty() {
-            return Ok((store, Vec::new()));
-        }
-    }
-    Err(Error::Tls("this system has no file of trusted certificates: name one with --cacert".into()))
+    trust::given(given, provider).map_err(|why| Error::Tls(format!("the CA's file: {why}")))
 }
