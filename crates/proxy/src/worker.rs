@@ -377,12 +377,11 @@ impl Worker {
         self.swapped.set((began, self.clock.now()));
     }
 
-    /// Whose fault it is that something lay unread for so long, until `now`.
-    pub fn lag(&self, waited: Duration, now: Tick) -> Lag {
-        let waited = self.clock.ticks_of(waited);
-        let from = Tick(now.0.saturating_sub(waited));
+    /// Whose fault it is that what had `arrived` lay unread until `now`.
+    pub fn lag(&self, arrived: Tick, now: Tick) -> Lag {
+        let waited = now.since(arrived);
         let (began, ended) = self.swapped.get();
-        let swap = ended.min(now).since(began.max(from)).min(waited);
+        let swap = ended.min(now).since(began.max(arrived)).min(waited);
         Lag { loop_lag: waited - swap, swap }
     }
 

@@ -13,7 +13,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub struct Conn {
     pub worker: Rc<Worker>,
@@ -130,11 +129,11 @@ impl Conn {
         self.is_inbound() && self.peer.as_ref().is_some_and(|peer| peer.spiffe.is_some())
     }
 
-    /// How long a request had lain unread at its `start`. Over TLS a connection's first bytes were the handshake's.
-    pub fn charge_wait(&self, ledger: &mut Ledger, waited: Duration, start: Tick) {
+    /// How long a request that had `arrived` lay unread at its `start`. Over TLS a connection's first bytes were the handshake's.
+    pub fn charge_wait(&self, ledger: &mut Ledger, arrived: Tick, start: Tick) {
         let is_first = self.requests.get() == 0 && !self.is_tls;
         let state = if is_first { State::AcceptWait } else { State::LoopLag };
-        ledger.charge_lag(state, self.worker.lag(waited, start));
+        ledger.charge_lag(state, self.worker.lag(arrived, start));
     }
 
     /// Hears an introduction. Only a sidecar of the mesh is believed; its namespace and identity are its certificate's.

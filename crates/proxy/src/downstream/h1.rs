@@ -63,8 +63,8 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             ledger.charge(State::DownstreamTls, std::mem::take(&mut handshake_ticks));
             ledger.charge(State::AcceptWait, clock.ticks_of(server.wire.io().socket().first_wait()));
         }
-        if let Some(waited) = server.wire.waited().filter(|_| !is_pipelined) {
-            conn.charge_wait(&mut ledger, waited, started);
+        if let Some(arrived) = server.wire.arrived().filter(|_| !is_pipelined) {
+            conn.charge_wait(&mut ledger, arrived, started);
         }
         let read_before = server.wire.read_bytes;
         let limit = manager.max_request_headers_kb.max(1) as usize * 1024;
@@ -88,8 +88,8 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             // The head came in pieces: up to the last one the client was waited for.
             let now = clock.now();
             ledger.enter(State::Parse, now);
-            let waited = clock.ticks_of(server.wire.waited().unwrap_or_default());
-            ledger.reattribute(State::Parse, State::RequestBodyWait, now.since(started).saturating_sub(waited));
+            let came = server.wire.arrived().unwrap_or(now);
+            ledger.reattribute(State::Parse, State::RequestBodyWait, came.since(started));
         }
         let spent = manager.timeouts.max_connection_duration.is_some_and(|most| opened.elapsed() >= most);
         let last = conn.count_request(&manager) || spent || conn.orphaned.get();

@@ -74,7 +74,7 @@ pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duratio
             ledger.charge(State::AcceptWait, clock.ticks_of(first_wait));
         }
         if let Some(arrived) = stream.arrived() {
-            conn.charge_wait(&mut ledger, arrived.elapsed(), started);
+            conn.charge_wait(&mut ledger, arrived, started);
         }
         let last = conn.count_request(&manager);
         if last && !shutting_down {

@@ -331,8 +331,8 @@ impl<'a> Exchange<'a> {
         }
         match result {
             Ok(length) => {
-                if let Some(waited) = stream.waited() {
-                    self.ledger.split_lag(self.worker.lag(waited, clock.now()));
+                if let Some(arrived) = stream.arrived() {
+                    self.ledger.split_lag(self.worker.lag(arrived, clock.now()));
                 }
                 Ok(Ok((stream, length)))
             }

@@ -3,12 +3,12 @@
 use super::body::{BodyLength, BodyReader, BodyWriteError, Step};
 use super::write;
 use crate::http::Headers;
-use crate::net::{ArrivedAt, Arrives, Io};
+use crate::net::{Arrives, Io};
+use celerity_telemetry::Tick;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What an idle connection holds. Most requests and many responses fit.
@@ -103,9 +103,9 @@ impl Wire {
         (self.io, unread)
     }
 
-    /// How long what was read last had lain in the socket, and lies here since. `None` where nobody counts it.
-    pub fn waited(&self) -> Option<Duration> {
-        self.io.arrival().map(ArrivedAt::elapsed)
+    /// When what was read last had come. `None` where nobody counts it.
+    pub fn arrived(&self) -> Option<Tick> {
+        self.io.arrival()
     }
 
     pub fn unread(&self) -> &[u8] {

@@ -10,7 +10,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use crate::http::{RequestHead, ResponseHead};
-use crate::net::ArrivedAt;
+use celerity_telemetry::Tick;
 
 use super::abuse::{self, Bucket};
 use super::error::{Code, Error, Kind, Violation};
@@ -92,7 +92,7 @@ pub(crate) struct Core {
     /// Octets read, of the whole connection.
     pub(crate) received: u64,
     /// When what was read last had come.
-    pub(crate) arrived: Option<ArrivedAt>,
+    pub(crate) arrived: Option<Tick>,
     pub(crate) answers_queued: usize,
     pub(crate) send_window: SendWindow,
     pub(crate) recv_window: RecvWindow,

@@ -167,7 +167,7 @@ impl<'a> Receiver<'a> {
 macro_rules! stream_methods {
     () => {
         /// When the head of the peer's message had come, where that is counted.
-        pub fn arrived(&self) -> Option<ArrivedAt> {
+        pub fn arrived(&self) -> Option<Tick> {
             let core = self.handle.core.borrow();
             core.streams.get(self.handle.slot).filter(|stream| stream.id == self.handle.id)?.arrived
         }

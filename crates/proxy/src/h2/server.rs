@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http::{Headers, RequestHead, ResponseHead};
-use crate::net::{ArrivedAt, Arrives};
+use crate::net::Arrives;
+use celerity_telemetry::Tick;
 
 use super::connection::Connection;
 use super::core::{Core, Role};

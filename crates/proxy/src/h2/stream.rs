@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use smallvec::SmallVec;
 
 use crate::http::{Headers, ResponseHead};
-use crate::net::ArrivedAt;
+use celerity_telemetry::Tick;
 
 use super::abuse::Bucket;
 use super::error::Error;
@@ -101,7 +101,7 @@ pub(crate) struct Stream {
     /// Milliseconds on the connection's clock.
     pub(crate) started_ms: u64,
     /// When the head of the peer's message had come.
-    pub(crate) arrived: Option<ArrivedAt>,
+    pub(crate) arrived: Option<Tick>,
 
     reader: Option<Waker>,
     writer: Option<Waker>,

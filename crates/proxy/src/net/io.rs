@@ -1,6 +1,7 @@
 //! One type for every byte stream that carries HTTP: plain TCP, and TLS in either role.
 
-use super::socket::{ArrivedAt, Arrives, Socket};
+use super::socket::{Arrives, Socket};
+use celerity_telemetry::Tick;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -36,7 +37,7 @@ impl Io {
 
 impl Arrives for Io {
     /// Of the bytes that were read last: those of a TLS record that is not whole yet, too.
-    fn arrival(&self) -> Option<ArrivedAt> {
+    fn arrival(&self) -> Option<Tick> {
         self.socket().arrival()
     }
 }

@@ -4,4 +4,4 @@ pub mod io;
 pub mod socket;
 
 pub use io::Io;
-pub use socket::{ArrivedAt, Arrives, Socket, stamp};
+pub use socket::{Arrives, Socket, stamp};

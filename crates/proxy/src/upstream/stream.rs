@@ -6,12 +6,10 @@ use crate::h1::client::ResponseError;
 use crate::h1::{BodyLength, body::BodyReadError, body::BodyWriteError};
 use crate::h2;
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
-use crate::net::ArrivedAt;
-use celerity_telemetry::ResponseFlags;
+use celerity_telemetry::{ResponseFlags, Tick};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 /// Why an attempt failed, as far as it changes what is done next.
 #[derive(Debug, thiserror::Error)]
@@ -160,11 +158,11 @@ impl UpstreamStream {
         matches!(self.kind, Kind::H2 { .. })
     }
 
-    /// How long the response's head had lain in the socket when it was read, and has waited since.
-    pub fn waited(&self) -> Option<Duration> {
+    /// When the response's head had come, where that is counted.
+    pub fn arrived(&self) -> Option<Tick> {
         match &self.kind {
-            Kind::H1 { lease: Some(lease), .. } => lease.conn.wire.waited(),
-            Kind::H2 { stream: Some(stream), .. } => stream.arrived().map(ArrivedAt::elapsed),
+            Kind::H1 { lease: Some(lease), .. } => lease.conn.wire.arrived(),
+            Kind::H2 { stream: Some(stream), .. } => stream.arrived(),
             _ => None,
         }
     }
