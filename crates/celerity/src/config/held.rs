@@ -16,6 +16,20 @@ pub(crate) enum Emptied {
     All,
 }
 
+impl Emptied {
+    /// # Errors
+    /// `file` held documents, and its text is blank now. A comment is enough to say that it is empty on purpose.
+    pub(super) fn file(file: &str, text: &str, held: bool) -> Result<(), Self> {
+        if held && text.trim().is_empty() { Err(Self::File { file: file.to_owned() }) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// Nothing is left of all.
+    pub(super) fn all(before: usize, now: usize) -> Result<(), Self> {
+        if before > 0 && now == 0 { Err(Self::All) } else { Ok(()) }
+    }
+}
+
 /// The files that hold documents, by the name that errors give them, and how many documents there are in all.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -32,22 +46,16 @@ impl Held {
     /// # Errors
     /// One of them is blank now, or nothing is left of all.
     pub(crate) fn consider(&self, sources: &[Source], documents: usize) -> Result<(), Emptied> {
-        if let Some(emptied) = sources.iter().find(|source| is_blank(&source.text) && self.files.contains(&source.name))
-        {
-            return Err(Emptied::File { file: emptied.name.clone() });
+        for source in sources {
+            Emptied::file(&source.name, &source.text, self.files.contains(&source.name))?;
         }
-        if documents == 0 && self.documents > 0 { Err(Emptied::All) } else { Ok(()) }
+        Emptied::all(self.documents, documents)
     }
 }
 
 /// Whether there is more than comments and the marks between documents.
 fn has_content(text: &str) -> bool {
     text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with('#') && line != "---")
-}
-
-/// A comment is enough to say that a file is empty on purpose.
-pub(super) fn is_blank(text: &str) -> bool {
-    text.trim().is_empty()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use celerity_model::istio::{Config, Part, PartText, parts, read_parts};
 use celerity_model::translate::{Concern, Needed, Node, affected, concerns};
 
 use super::files::{self, Mark, Source};
-use super::held::{Emptied, is_blank};
+use super::held::Emptied;
 use super::{LoadError, Refused, is_named};
 
 #[derive(Debug, Default)]
@@ -82,11 +82,7 @@ impl Inventory {
                 before.consider(&source.text)?;
             }
         }
-        self.consider_all(documents)
-    }
-
-    fn consider_all(&self, documents: usize) -> Result<(), Emptied> {
-        if documents == 0 && self.len() > 0 { Err(Emptied::All) } else { Ok(()) }
+        Emptied::all(self.len(), documents)
     }
 
     /// Compares the files that `paths` mean now with what was read.
@@ -141,7 +137,7 @@ impl Inventory {
                 file.concerns.sort_by_key(|concern| concern.source.line);
             }
         }
-        self.consider_all(next.len())?;
+        Emptied::all(self.len(), next.len())?;
         let wanted: HashSet<u64> = hosts.union(&self.served).copied().collect();
         let needed = Needed::new(&wanted, next.concerns());
         let mut needed_parts = Vec::new();
@@ -189,10 +185,7 @@ impl Inventory {
 
 impl File {
     fn consider(&self, text: &str) -> Result<(), Emptied> {
-        if is_blank(text) && !self.concerns.is_empty() {
-            return Err(Emptied::File { file: self.name.to_string() });
-        }
-        Ok(())
+        Emptied::file(&self.name, text, !self.concerns.is_empty())
     }
 
     fn again(&self, mark: Mark, parts: Box<[Part]>, concerns: Vec<Concern>) -> Self {
