@@ -85,14 +85,17 @@ class Running:
         return total / TICKS_PER_S
 
     def memory_kb(self):
-        """(steady, peak): pages counted once however many processes share them; the peak is the sum of their peaks."""
-        steady = peak = 0
+        """(steady, peak): what the processes have to themselves, and the larger part of what any of them shares, since most
+        of that they share with each other; the peak is the sum of their peaks."""
+        private = shared = peak = 0
         for pid in self.family():
             with open(f"/proc/{pid}/smaps_rollup") as f:
-                steady += next(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+                kb = {line.split(":")[0]: int(line.split()[1]) for line in f if line.endswith("kB\n")}
+            private += kb["Private_Clean"] + kb["Private_Dirty"]
+            shared = max(shared, kb["Shared_Clean"] + kb["Shared_Dirty"])
             with open(f"/proc/{pid}/status") as f:
                 peak += next(int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
-        return steady, peak
+        return private + shared, peak
 
     def stop(self, patience_s=3):
         if self.child.poll() is None:
