@@ -3,7 +3,6 @@
 use std::fs::Metadata;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// Far above any configuration written by people or tools; a folder given by mistake (`/`) ends here, not in swap.
 const FILES_MAX: usize = 20_000;
@@ -23,6 +22,8 @@ pub(crate) struct Source {
 pub(crate) enum FilesError {
     #[error("{} cannot be read: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: std::io::Error },
+    #[error("{} is a pipe, a socket or a device: name it itself if it is to be read, or take it out of the folder", path.display())]
+    NotAFile { path: PathBuf },
     #[error("{} is not UTF-8 text; save it as UTF-8", path.display())]
     NotText { path: PathBuf },
     #[error("{} is longer than {} MiB; split it into several files", path.display(), FILE_BYTES_MAX >> 20)]
@@ -86,7 +87,10 @@ impl FilesError {
     /// The file, where it is about one alone.
     pub(crate) fn path_of_file(&self) -> Option<&Path> {
         match self {
-            Self::Unreadable { path, .. } | Self::NotText { path } | Self::TooLong { path } => Some(path),
+            Self::Unreadable { path, .. }
+            | Self::NotAFile { path }
+            | Self::NotText { path }
+            | Self::TooLong { path } => Some(path),
             Self::TooMany { .. } | Self::TooDeep { .. } | Self::Empty { .. } => None,
         }
     }
@@ -146,7 +150,9 @@ fn text_of(bytes: Vec<u8>, path: &Path) -> Result<String, FilesError> {
 /// What tells that a file changed without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    modified: Option<SystemTime>,
+    /// When it last changed, by the kernel: nobody can set that back, as tools do with the time of modification.
+    changed_s: i64,
+    changed_ns: i64,
     bytes: u64,
     inode: u64,
 }
@@ -154,7 +160,12 @@ pub(crate) struct Mark {
 impl Mark {
     fn of(metadata: &Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
-        Self { modified: metadata.modified().ok(), bytes: metadata.len(), inode: metadata.ino() }
+        Self {
+            changed_s: metadata.ctime(),
+            changed_ns: metadata.ctime_nsec(),
+            bytes: metadata.len(),
+            inode: metadata.ino(),
+        }
     }
 }
 
@@ -197,6 +208,10 @@ fn walk(
         Err(reason) => return failed(unreadable(reason)),
     };
     if !metadata.is_dir() {
+        if depth > 0 && !metadata.is_file() {
+            // Nobody may ever write to a pipe that lies in a folder, and its reader would wait.
+            return failed(FilesError::NotAFile { path: path.to_owned() });
+        }
         if found.len() == FILES_MAX {
             return Err(FilesError::TooMany { path: path.to_owned() });
         }
@@ -264,6 +279,32 @@ mod tests {
         assert_eq!(failed, ["d.yaml", "b.yaml"]);
         assert!(super::read(&[folder.path().to_owned()]).is_err(), "whoever runs it takes all or nothing");
         assert!(read_what_can_be(&[folder.path().join("gone")]).is_err(), "a path that is not there was named wrongly");
+    }
+
+    #[test]
+    fn a_pipe_in_a_folder_is_named_and_not_waited_for() {
+        let folder = TempDir::new();
+        folder.write("a.yaml", "a");
+        let socket = folder.path().join("s.yaml");
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let pipe = folder.path().join("p.yaml");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        let read = read_what_can_be(&[folder.path().to_owned()]).expect("readable");
+        assert_eq!((read.sources.len(), read.failures.len()), (1, 2));
+        let refused = super::read(&[folder.path().to_owned()]).expect_err("refused").to_string();
+        assert!(refused.contains("p.yaml is a pipe"), "{refused}");
+    }
+
+    #[test]
+    fn a_change_that_keeps_length_and_time_is_seen() {
+        let folder = TempDir::new();
+        let file = folder.write("a.yaml", "one");
+        let before = list(std::slice::from_ref(&file)).expect("listed");
+        let modified = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).expect("a time");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        folder.write("a.yaml", "two");
+        std::fs::File::options().write(true).open(&file).and_then(|f| f.set_modified(modified)).expect("set back");
+        assert_ne!(list(&[file]).expect("listed"), before);
     }
 
     #[test]
