@@ -13,6 +13,13 @@ const AA_P_MIN: f64 = 0.01;
 /// More voided pairs than counting ones, and more than this, and the machine is not fit for measuring.
 const VOID_PAIRS_MAX: usize = 8;
 
+/// A pair in which the candidate fails so much more of its requests than the baseline is an outage, not noise: no rule about
+/// disturbed latencies voids it.
+const OUTAGE_EXCESS: f64 = 0.9;
+/// So many outages in a row, and the candidate is down. Three: a failure of the machine's or of a service behind both arms would
+/// have to meet the candidate's blocks alone three times running.
+const OUTAGES_IN_A_ROW: usize = 3;
+
 /// The number of the pair that is dropped; no other has it.
 const WARM_UP: usize = usize::MAX >> 8;
 
@@ -65,6 +72,10 @@ struct Experiment<'a, A: ?Sized> {
     rows: Vec<PairRow>,
     pairs: Vec<Pair>,
     looks: Vec<Look>,
+    /// Up to the last pair.
+    outages_in_a_row: usize,
+    /// Both arms have answered: what goes wrong from here on is part of the report.
+    warm: bool,
     interrupted: bool,
 }
 
@@ -80,11 +91,23 @@ pub fn run<A: Arms + ?Sized>(
     let (rows, pairs, looks) = (Vec::new(), Vec::new(), Vec::new());
     let (design, floors) = (design.clone(), Floors::default());
     let (aa, refusal) = (None, None);
-    let mut experiment =
-        Experiment { design, arms, rules, aa, floors, refusal, rows, pairs, looks, interrupted: false };
+    let mut experiment = Experiment {
+        design,
+        arms,
+        rules,
+        aa,
+        floors,
+        refusal,
+        rows,
+        pairs,
+        looks,
+        outages_in_a_row: 0,
+        warm: false,
+        interrupted: false,
+    };
     let (verdict, reason) = match experiment.decide(&mut observe) {
         // What was measured so far is kept.
-        Err(ExperimentError::Arm { arm, reason }) if !experiment.rows.is_empty() => {
+        Err(ExperimentError::Arm { arm, reason }) if experiment.warm => {
             (Verdict::Void, format!("the {arm} can no longer be measured: {reason}"))
         }
         other => other?,
@@ -102,6 +125,7 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             return Ok((Verdict::Void, silent("baseline", first.failure.as_deref())));
         }
         self.block(Arm::Candidate, Phase::Aa, WARM_UP)?;
+        self.warm = true;
         if self.design.aa_pairs > 0
             && let Some(decision) = self.calibrate(observe)?
         {
@@ -230,6 +254,9 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             {
                 return Ok(self.stopped());
             }
+            if self.outages_in_a_row == OUTAGES_IN_A_ROW {
+                return Ok((Verdict::Worse, self.outage()));
+            }
             let voided = self.rows.len() - self.pairs.len();
             if voided > VOID_PAIRS_MAX && voided > self.pairs.len() {
                 let reason = format!(
@@ -263,7 +290,9 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             return Ok(false);
         }
         let noise = PairNoise::of(&pair.baseline, &pair.candidate);
-        let void = self.rules.broken(&noise);
+        let outage = pair.candidate.error_share() - pair.baseline.error_share() >= OUTAGE_EXCESS;
+        self.outages_in_a_row = if outage { self.outages_in_a_row + 1 } else { 0 };
+        let void = if outage { Vec::new() } else { self.rules.broken(&noise) };
         let kept = void.is_empty();
         self.rows.push(PairRow {
             first: if candidate_first { Arm::Candidate } else { Arm::Baseline },
@@ -275,6 +304,16 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
             self.pairs.push(pair);
         }
         Ok(kept)
+    }
+
+    /// Why the candidate is down.
+    fn outage(&self) -> String {
+        let failure = self.pairs.last().and_then(|pair| pair.candidate.failure.as_deref()).unwrap_or("no reason known");
+        let share = OUTAGE_EXCESS * 100.0;
+        format!(
+            "the candidate fails {share:.0} % of its requests and more ({failure}) where the baseline does not, in the last \
+             {OUTAGES_IN_A_ROW} pairs"
+        )
     }
 
     fn look(&mut self, observe: &mut dyn FnMut(Event<'_>) -> Flow) -> Option<Decision> {
@@ -346,6 +385,9 @@ impl<A: Arms + ?Sized> Experiment<'_, A> {
         // Before the first pair the A/A run is what is known of the baseline.
         if let Some(aa) = self.aa.as_ref().filter(|_| pairs.is_empty()) {
             (errors.baseline_share, errors.baseline_failure) = (aa.failed_share, aa.failure.clone());
+        }
+        if self.outages_in_a_row == OUTAGES_IN_A_ROW {
+            errors.guardrail = Guardrail::Broken;
         }
         Report {
             version: report::VERSION,
