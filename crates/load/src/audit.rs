@@ -96,7 +96,9 @@ impl Summary {
         let mut broken = Vec::new();
         let audit = &self.audit;
         let (lag_ns, median_ns) = (self.lag.quantile_ns(0.99), self.response.quantile_ns(0.5));
-        if self.about.open_loop && lag_ns > LAG_NS_IGNORED && lag_ns as f64 > LAG_SHARE_MAX * median_ns as f64 {
+        let late = lag_ns > LAG_NS_IGNORED && lag_ns as f64 > LAG_SHARE_MAX * median_ns as f64;
+        // Where nothing was answered no median is falsified.
+        if self.about.open_loop && !self.response.is_empty() && late {
             broken.push(format!(
                 "the sender was late: lag p99 {:.3} ms is above {:.0} % of the median {:.3} ms",
                 lag_ns as f64 / 1e6,
@@ -146,6 +148,7 @@ mod tests {
         s.lag.record_n(20_000, 100);
         assert_eq!(s.verdict(), Verdict::Trusted);
         s.lag.record_n(500_000, 100);
+        assert_eq!(Summary { response: Default::default(), ..s.clone() }.verdict(), Verdict::Trusted);
         assert!(matches!(s.verdict(), Verdict::Void(reasons) if reasons.len() == 1 && reasons[0].contains("late")));
     }
 }

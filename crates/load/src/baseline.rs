@@ -237,11 +237,28 @@ pub fn path(folder: &Path, name: &str) -> Result<PathBuf, BaselineError> {
     Ok(folder.join(format!("{name}.json")))
 }
 
+/// Makes the folder, and tries whether a baseline of this name could be written there.
+///
+/// # Errors
+/// Not the name of a file, or a folder that cannot be written.
+pub fn may_save(folder: &Path, name: &str) -> Result<(), BaselineError> {
+    let path = path(folder, name)?;
+    let trial = beside(&path);
+    let tried = std::fs::create_dir_all(folder).and_then(|()| std::fs::File::create(&trial));
+    let _ = std::fs::remove_file(&trial);
+    tried.map(drop).map_err(|source| BaselineError::File { path, what: "written", source })
+}
+
+/// Where a baseline is written before it takes its place.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension(format!("json.{}", std::process::id()))
+}
+
 impl Baseline {
     /// Writes it whole or not at all: to a file beside it, to the disk, then in its place.
     pub fn save(&self, folder: &Path) -> Result<PathBuf, BaselineError> {
         let path = path(folder, &self.name)?;
-        let beside = path.with_extension(format!("json.{}", std::process::id()));
+        let beside = beside(&path);
         let written = || -> std::io::Result<()> {
             std::fs::create_dir_all(folder)?;
             let mut file = std::fs::File::create(&beside)?;

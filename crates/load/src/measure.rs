@@ -98,6 +98,8 @@ pub struct CapacityTarget {
 
 /// Of each trial: connections are opened and queues find their length in it.
 const WARM_UP_SHARE: f64 = 0.2;
+/// At low rates chance leaves a trial without a request, which says nothing of the server: it is run again, so often.
+const EMPTY_TRIALS_MAX: u64 = 16;
 /// A sender this late against the median, in a trial that missed, may itself be what missed.
 const LAG_SHARE_MAX: f64 = 0.25;
 
@@ -111,8 +113,20 @@ impl CapacityTarget {
 impl Trials for CapacityTarget {
     fn open(&mut self, per_second: f64, seed: u64) -> Result<Trial, String> {
         let warm_up = self.trial.mul_f64(WARM_UP_SHARE);
-        let plan = Plan { load: open(per_second, self.trial), seed, warm_up, ..self.plan.clone() };
-        let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
+        let seeds = (0..EMPTY_TRIALS_MAX).map(|again| seed.wrapping_add(again << 32));
+        let mut measured = None;
+        for seed in seeds {
+            let plan = Plan { load: open(per_second, self.trial), seed, warm_up, ..self.plan.clone() };
+            let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
+            let empty = summary.intended == 0 && !summary.about.interrupted;
+            measured = Some(summary).filter(|_| !empty);
+            if !empty {
+                break;
+            }
+        }
+        let summary = measured.ok_or_else(|| {
+            format!("no request was due in {EMPTY_TRIALS_MAX} trials of {:?}: use a longer --trial", self.trial)
+        })?;
         // An overloaded server answers some; one that answers nothing is not there.
         if summary.response.is_empty() && summary.intended > 0 && !summary.about.interrupted {
             let why = summary.failure().map_or_else(String::new, |why| format!(": {why}"));

@@ -29,6 +29,13 @@ pub trait Measured {
     fn rate_per_second(&self) -> f64;
 }
 
+impl Summary {
+    /// What a single request without an answer makes infinite.
+    fn of_all(&self, answered_ns: f64) -> f64 {
+        if self.unanswered.is_empty() { answered_ns } else { f64::INFINITY }
+    }
+}
+
 impl Measured for Summary {
     fn latency_quantile_ns(&self, q: f64) -> Option<f64> {
         if self.response.is_empty() {
@@ -41,14 +48,11 @@ impl Measured for Summary {
     }
 
     fn latency_mean_ns(&self) -> Option<f64> {
-        (!self.response.is_empty()).then(|| self.response.mean_ns())
+        (!self.response.is_empty()).then(|| self.of_all(self.response.mean_ns()))
     }
 
     fn latency_max_ns(&self) -> Option<f64> {
-        (!self.response.is_empty()).then(|| match self.unanswered.is_empty() {
-            true => self.response.max_ns() as f64,
-            false => f64::INFINITY,
-        })
+        (!self.response.is_empty()).then(|| self.of_all(self.response.max_ns() as f64))
     }
 
     fn success_share(&self) -> f64 {
@@ -310,6 +314,16 @@ mod tests {
         assert!(!outcome("errors<=0.01%").0);
         assert_eq!(outcome("rate>=2000"), (true, "2000.0/s".into()));
         assert!(!outcome("rate>2000/s").0);
+    }
+
+    #[test]
+    fn who_got_no_answer_makes_no_mean_better() {
+        let mut run = Summary::default();
+        run.response.record_n(5_000_000, 180);
+        let mean = |run: &Summary| "mean<12ms".parse::<Slo>().expect("an objective").evaluate(run).remove(0).passed;
+        assert!(mean(&run));
+        run.unanswered.record_n(30_000_000, 20);
+        assert!(!mean(&run));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) fn new_lua(limits: Limits) -> mlua::Result<Lua> {
     let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::new())?;
     // A loop that is compiled does not look at the count.
     lua.load("if jit then jit.off() end jit = nil").exec()?;
+    // What a script prints comes before the report, as in wrk, in a pipe as on a terminal.
+    lua.load("io.stdout:setvbuf('line')").exec()?;
     lua.set_memory_limit(limits.memory_bytes)?;
     let used = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&used);
