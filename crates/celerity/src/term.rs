@@ -56,11 +56,20 @@ pub(crate) fn colour(terminal: bool) -> bool {
     able && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The exit code of a verb that was to write a page, too. A page that is missing is said, and is an error (2) where all else
-/// went well: the result itself stands.
-pub(crate) fn with_page(page: Result<(), String>, code: u8) -> std::process::ExitCode {
-    let missing = page.map_err(|reason| error(&anyhow::anyhow!("{reason}"))).is_err();
+/// The exit code of a verb whose result was to be written to several places. What is missing is said, and is an error (2) where all
+/// else went well.
+pub(crate) fn with_written<const N: usize>(written: [Result<(), String>; N], code: u8) -> std::process::ExitCode {
+    let mut missing = false;
+    for reason in written.into_iter().filter_map(Result::err) {
+        missing = true;
+        error(&anyhow::anyhow!("{reason}"));
+    }
     std::process::ExitCode::from(if missing && code == 0 { 2 } else { code })
+}
+
+/// As [`result`]; the error is one sentence.
+pub(crate) fn shown(text: &str) -> Result<(), String> {
+    result(text).map_err(|error| format!("{error:#}"))
 }
 
 /// The width of a table on standard output where there is no terminal: what a page takes without wrapping.

@@ -159,16 +159,16 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
         Targets { baseline: baseline.plan.clone(), candidate: candidate.plan.clone(), control: control.clone() };
     let names = (baseline.name.as_str(), candidate.name.as_str());
     let report = experiment::run(&design, names, &mut arms, &interrupt, None)?;
-    match args.format {
-        Format::Text => term::raw(&text::render(&report)),
-        Format::Json => term::line(serde_json::to_string_pretty(&report)?),
-    }
+    let shown = term::shown(&match args.format {
+        Format::Text => text::render(&report),
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+    });
     for sidecar in sides.into_iter().filter_map(|side| side.sidecar) {
         sidecar.stop(DRAIN_MAX);
     }
     let code = report.verdict.exit_code();
     let page = files::write_page(args.html.as_deref(), || ab_page::render(&report));
-    Ok(term::with_page(page, code))
+    Ok(term::with_written([shown, page], code))
 }
 
 /// Nobody else uses these sidecars, so there is nothing to wait for but their own ends.

@@ -129,7 +129,7 @@ fn save(args: &Save) -> anyhow::Result<ExitCode> {
     // What cannot be is refused before minutes of measuring.
     let block = args.block.unwrap_or_else(|| design::shortest_block(args.primary, args.rate));
     let asked = || -> anyhow::Result<Plan> {
-        baseline::path(&args.dir, &args.name)?;
+        baseline::may_save(&args.dir, &args.name)?;
         design::check_block(args.primary, args.rate, block)?;
         args.client.plan(&args.url)
     };
@@ -204,11 +204,11 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         (Vec::new(), true)
     };
     let check = kept.check(&now, &machine, args.margin, args.any_machine);
-    match args.format {
-        Format::Text => term::raw(&render(&check, whole)),
-        Format::Json => term::line(serde_json::to_string_pretty(&check)?),
-    }
-    Ok(ExitCode::from(check.verdict.exit_code()))
+    let shown = term::shown(&match args.format {
+        Format::Text => render(&check, whole),
+        Format::Json => serde_json::to_string_pretty(&check)? + "\n",
+    });
+    Ok(term::with_written([shown], check.verdict.exit_code()))
 }
 
 fn usage(error: &anyhow::Error) -> ExitCode {

@@ -125,10 +125,10 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     let judged = found.kept_per_second.or(lowest);
     let warning = judged.and_then(|rate| report::thin(&args.slo, rate, target.recorded()));
     let report = Report { warning, ..Report::new(&args.url, &args.slo.to_string(), found, sweep, args.peak) };
-    match args.format {
-        Format::Text => term::raw(&text::render(&report)),
-        Format::Json => term::line(serde_json::to_string_pretty(&report)?),
-    }
+    let shown = term::shown(&match args.format {
+        Format::Text => text::render(&report),
+        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+    });
     let page = files::write_page(args.html.as_deref(), || capacity_page::render(&report));
-    Ok(term::with_page(page, report.exit_code()))
+    Ok(term::with_written([shown, page], report.exit_code()))
 }

@@ -137,12 +137,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let page = if args.requests == 1 {
         let answer = connection.ask()?;
         let account = Account::of(&answer.segments, &answer.hops);
-        match args.format {
-            Format::Text => term::raw(&answer_text(&title, &answer, &account, style)),
-            Format::Json => {
-                term::line(serde_json::to_string_pretty(&answer_json(&url, &method, &answer, &account))?);
-            }
-        }
+        term::result(&match args.format {
+            Format::Text => answer_text(&title, &answer, &account, style),
+            Format::Json => serde_json::to_string_pretty(&answer_json(&url, &method, &answer, &account))? + "\n",
+        })?;
         page(&title, &answer, &account)
     } else {
         let interrupt = interrupt::watch(&Control::new())?;
@@ -155,12 +153,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         match (&found, args.format) {
             (_, Format::Json) => {
                 let json = distribution_json(&url, &method, &failed, found.as_ref());
-                term::line(serde_json::to_string_pretty(&json)?);
+                term::result(&(serde_json::to_string_pretty(&json)? + "\n"))?;
             }
             (Some(found), Format::Text) => {
                 // In a file names need not be cut.
                 let style = if terminal { style } else { Style { columns: usize::MAX, ..style } };
-                term::raw(&distribution_text(&title, &failed, found, style));
+                term::result(&distribution_text(&title, &failed, found, style))?;
             }
             (None, Format::Text) => {}
         }

@@ -63,7 +63,7 @@ fn could_not_begin(error: Error) -> ExitCode {
 }
 
 fn printed(text: &str) -> ExitCode {
-    end::with_unwritten(0, &end::print(text).err().into_iter().collect::<Vec<_>>())
+    end::with_unwritten(0, &term::shown(text).err().into_iter().collect::<Vec<_>>())
 }
 
 /// 0 where anything was answered, as those tools have it; a script that failed, and results that could not be written, are
@@ -73,9 +73,7 @@ fn ended(summary: &Summary, unwritten: &[String]) -> ExitCode {
         return usage(text);
     }
     if summary.succeeded + summary.failed_answers == 0 {
-        if let Some((kind, text)) = summary.error_examples.iter().next() {
-            term::error(&anyhow::Error::msg(format!("nothing was answered: {}: {text}", kind.as_str())));
-        }
+        end::tell_unanswered(summary);
         return end::with_unwritten(EXIT_NOT_ACHIEVED, unwritten);
     }
     end::with_unwritten(0, unwritten)
@@ -138,12 +136,12 @@ fn wrk(args: &[String]) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(no_wrk(error)),
     };
     let mut unwritten = Vec::new();
-    let (summary, _) = match run(plan, None, || unwritten.extend(end::print(&wrk.banner()).err()))? {
+    let (summary, _) = match run(plan, None, || unwritten.extend(term::shown(&wrk.banner()).err()))? {
         Ok(done) => done,
         Err(error) => return Ok(no_wrk(error)),
     };
     if unwritten.is_empty() {
-        unwritten.extend(end::print(&wrk.report(&summary)).err());
+        unwritten.extend(term::shown(&wrk.report(&summary)).err());
     }
     if let Some(program) = program
         && let Err(text) = program.done(&summary)
@@ -174,7 +172,7 @@ fn hey(args: &[String]) -> anyhow::Result<ExitCode> {
     };
     let mut unwritten = Vec::new();
     let writing = hey.csv.then(|| {
-        unwritten.extend(end::print(CSV_HEAD).err());
+        unwritten.extend(term::shown(CSV_HEAD).err());
         let write = |rows: &[Row]| {
             let text: String = rows.iter().filter_map(csv_line).collect();
             let mut out = io::stdout().lock();
@@ -190,7 +188,7 @@ fn hey(args: &[String]) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(could_not_begin(error)),
     };
     if !hey.csv {
-        unwritten.extend(end::print(&hey.report(&summary)).err());
+        unwritten.extend(term::shown(&hey.report(&summary)).err());
     }
     Ok(ended(&summary, &unwritten))
 }

@@ -47,15 +47,20 @@ pub(crate) fn exit_code(summary: &Summary, outcomes: &[Outcome]) -> u8 {
     }
 }
 
+/// Says on standard error that nothing was answered, and why: a report does not begin with it, and a script reads no report.
+pub(crate) fn tell_unanswered(summary: &Summary) {
+    if summary.succeeded + summary.failed_answers > 0 {
+        return;
+    }
+    if let Some((kind, text)) = summary.error_examples.iter().next() {
+        term::error(&anyhow::Error::msg(format!("nothing was answered: {}: {text}", kind.as_str())));
+    }
+}
+
 /// Requests that never reached the server.
 fn unconnected_share(summary: &Summary) -> f64 {
     let count: u64 = ErrorKind::UNCONNECTED.iter().filter_map(|kind| summary.errors.get(kind)).sum();
     count as f64 / summary.total().max(1) as f64
-}
-
-/// A result on standard output. The error is one sentence.
-pub(crate) fn print(text: &str) -> Result<(), String> {
-    term::result(text).map_err(|error| format!("{error:#}"))
 }
 
 /// What is to be said of a write. A reader that has gone away (`| head`) wants no more, and is told nothing.

@@ -272,9 +272,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Format::Json => serde_json::to_string_pretty(&report::json::render(&summary, &outcomes))? + "\n",
     };
-    let mut unwritten: Vec<String> = end::print(&text).err().into_iter().collect();
+    let mut unwritten: Vec<String> = term::shown(&text).err().into_iter().collect();
     let outputs = Outputs { csv: args.csv.clone(), hdr: args.hdr.clone(), html: args.html.clone() };
     unwritten.extend(outputs.write(&summary, &outcomes));
+    end::tell_unanswered(&summary);
     let mut code = end::exit_code(&summary, &outcomes);
     if let Some(program) = program
         && let Err(text) = program.done(&summary)
