@@ -122,6 +122,8 @@ impl MaglevTable {
                 target: 0.0,
             })
             .collect();
+        // As Envoy does: proxies that hear of the endpoints in different orders then agree on who takes which slot.
+        turns.sort_by(|a, b| a.entry.key.cmp(&b.entry.key));
         let mut slots = vec![FREE; size as usize];
         let mut filled = 0;
         let mut round = 1.0;
@@ -155,5 +157,22 @@ impl MaglevTable {
         let hash = if attempt > 0 { hash ^ (u64::MAX - u64::from(attempt) + 1) } else { hash };
         let at = hash % self.slots.len().max(1) as u64;
         self.slots.get(at as usize).map(|&index| index as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_in_which_endpoints_are_listed_changes_no_slot() {
+        let entry = |index: u32, port: u16| Entry { index, key: format!("127.0.0.1:{port}"), weight: 1.0 };
+        let ports = [40339, 35515, 33045, 36843, 34137];
+        let listed: Vec<Entry> = (0..5).zip(ports).map(|(index, port)| entry(index, port)).collect();
+        let reversed: Vec<Entry> = (0..5).zip(ports).rev().map(|(index, port)| entry(index, port)).collect();
+        for size in [11, 101] {
+            let (one, other) = (MaglevTable::new(&listed, size), MaglevTable::new(&reversed, size));
+            assert!((0..1000).all(|hash| one.pick(hash, 0) == other.pick(hash, 0)));
+        }
     }
 }
