@@ -281,7 +281,7 @@ pub(crate) fn with_mesh(values: &[String], cx: &mut Cx) {
 }
 
 /// Conditions of Envoy's router that need nothing beside their name.
-const RETRY_CONDITIONS: [&str; 12] = [
+const RETRY_CONDITIONS: [&str; 13] = [
     "5xx",
     "gateway-error",
     "reset",
@@ -294,9 +294,10 @@ const RETRY_CONDITIONS: [&str; 12] = [
     "internal",
     "resource-exhausted",
     "unavailable",
+    "envoy-ratelimited",
 ];
 /// Known conditions that do not act here.
-const RETRY_CONDITIONS_REFUSED: [&str; 3] = ["envoy-ratelimited", "retriable-headers", "http3-post-connect-failure"];
+const RETRY_CONDITIONS_REFUSED: [&str; 2] = ["retriable-headers", "http3-post-connect-failure"];
 
 pub(crate) fn retry_on(value: &str, cx: &mut Cx) {
     for condition in value.split(',').map(str::trim).filter(|c| !c.is_empty()) {
