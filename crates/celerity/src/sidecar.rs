@@ -233,6 +233,11 @@ impl Sidecar {
         self.handle.is_draining()
     }
 
+    /// The access log's file was moved away.
+    pub(crate) fn reopen_access_log(&self) {
+        self.handle.reopen_access_log();
+    }
+
     /// Leaves: goes on accepting for some seconds, answers what is under way and ends; true if everything was answered within
     /// `limit`.
     pub(crate) fn drain(self, limit: Duration) -> bool {

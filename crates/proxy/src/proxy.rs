@@ -406,6 +406,13 @@ impl Handle {
         self.control.is_draining()
     }
 
+    /// Has the access log's file opened anew, for whoever has moved it away.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
     /// Goes on accepting for [`LEAVE_TIME`], answers what is under way, closes what is idle. `true`: everything was done
     /// before the deadline, the time of leaving with it.
     pub fn drain(self, deadline: Duration) -> bool {

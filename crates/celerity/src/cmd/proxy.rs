@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use celerity_telemetry::access_log::Target;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Loader;
@@ -20,6 +20,7 @@ use crate::sidecar::{Listen, Plan};
 /// Run the data plane as the sidecar of a service of your own, from files
 ///
 /// A change on disk is taken up within a second, whole or not at all. SIGTERM drains: no request is lost.
+/// SIGUSR1 opens the access log's file anew, for log rotation.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  celerity proxy --config istio/\n  celerity proxy --config istio/ --workload orders --identity certs/orders --labels app=orders,version=v1 \\\n      --locality us-central1/us-central1-a --workers 2\n\nThen, from the service:\n  http_proxy=http://127.0.0.1:15001 curl http://user-service/api/users/123"
@@ -163,11 +164,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     follower.settle(read);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) = signals()?;
+        let one = |kind| signal(kind).context("the handler for signals cannot be set");
+        let (mut terminate, mut interrupt) = (one(SignalKind::terminate())?, one(SignalKind::interrupt())?);
+        // A closed terminal and a rotated log end no sidecar: SIGHUP is heard and passed over, SIGUSR1 opens the log anew, as in
+        // Envoy.
+        let (_hangup, mut rotated) = (one(SignalKind::hangup())?, one(SignalKind::user_defined1())?);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = rotated.recv() => follower.sidecar.reopen_access_log(),
                 Some(()) = changes.recv() => take_up(&mut follower, log),
                 () = tokio::time::sleep(DRAIN_LOOK) => if follower.sidecar.is_draining() { break },
             }
@@ -185,11 +191,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Ok::<_, anyhow::Error>(ExitCode::SUCCESS)
     })
-}
-
-fn signals() -> anyhow::Result<(Signal, Signal)> {
-    let one = |kind| signal(kind).context("the handler for signals cannot be set");
-    Ok((one(SignalKind::terminate())?, one(SignalKind::interrupt())?))
 }
 
 /// Whole or not at all: a change that is wrong anywhere leaves what runs as it is.

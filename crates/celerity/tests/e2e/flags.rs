@@ -23,11 +23,15 @@ impl Logged {
         Self { sidecar: Sidecar::start_with(&documents(parts), &arguments), log, _folder: folder }
     }
 
-    /// The lines of every request to this path so far.
-    fn lines(&self, path: &str) -> Vec<serde_json::Value> {
+    /// The lines so far.
+    fn all(&self) -> Vec<serde_json::Value> {
         let lines = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        lines.filter(|line| line["path"] == path).collect()
+        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Those of every request to this path.
+    fn lines(&self, path: &str) -> Vec<serde_json::Value> {
+        self.all().into_iter().filter(|line| line["path"] == path).collect()
     }
 
     fn flags(&self, path: &str) -> Vec<String> {
@@ -294,4 +298,60 @@ fn a_put_is_sent_again_on_a_connection_that_was_closed_under_it() {
     let seen = client.request("PUT", "user-service", "/x", &[], b"some words").expect("an answer");
     assert_eq!((seen.status, seen.json()["body"].as_str()), (200, Some("some words")));
     assert_eq!(upstream.accepted(), 2);
+}
+
+#[test]
+fn what_is_refused_is_in_the_log_too() {
+    let upstream = Upstream::start("one");
+    let logged = Logged::start(&[&service("user-service", &[(&upstream, "version: v1")])]);
+    for (request, status, details, flags) in [
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "codec_error",
+            "DPE",
+        ),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "codec_error", "DPE"),
+        ("CONNECT user-service:80 HTTP/1.1\r\nHost: user-service:80\r\n\r\n", 405, "connect_not_supported", "-"),
+    ] {
+        let seen = || logged.all().iter().filter(|line| line["response_code"] == status).count();
+        let before = seen();
+        let (heard, _) = raw::exchange(logged.sidecar.outbound, request.as_bytes(), PATIENCE).expect("an answer");
+        assert!(heard.starts_with(format!("HTTP/1.1 {status}").as_bytes()));
+        eventually("it is logged", || seen() == before + 1);
+        let lines = logged.all();
+        let line = lines.last().expect("a line");
+        assert_eq!(
+            (line["response_code_details"].as_str(), line["response_flags"].as_str()),
+            (Some(details), Some(flags))
+        );
+        assert!(line["failure"].as_str().is_some_and(|why| !why.is_empty()), "{line}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[test]
+fn the_log_has_the_path_that_was_asked_for() {
+    let upstream = Upstream::start("one");
+    let rewriting = routed("match: [{uri: {prefix: /api/}}], rewrite: {uri: /}");
+    let logged = Logged::start(&[&service("user-service", &[(&upstream, "version: v1")]), &rewriting]);
+    assert_eq!(logged.sidecar.get("user-service", "/api/echo?x=1").status, 200);
+    logged.says("/api/echo?x=1", "-");
+    assert!(upstream.heads()[0].starts_with("GET /echo?x=1 "));
+}
+
+#[test]
+fn a_log_that_was_moved_away_is_opened_anew() {
+    let upstream = Upstream::start("one");
+    let logged = Logged::start(&[&service("user-service", &[(&upstream, "version: v1")])]);
+    logged.sidecar.get("user-service", "/before");
+    logged.says("/before", "-");
+    std::fs::rename(&logged.log, logged.log.with_extension("1")).expect("moved");
+    // A closed terminal says this, and ends no sidecar.
+    logged.sidecar.process.signal("HUP");
+    logged.sidecar.process.signal("USR1");
+    eventually("a new file has the lines", || {
+        logged.sidecar.get("user-service", "/after");
+        !logged.lines("/after").is_empty()
+    });
 }

@@ -2,17 +2,20 @@
 
 use super::activity::Activity;
 use crate::apply::Running;
-use crate::http::RequestHead;
+use crate::exchange::details;
+use crate::http::{HeaderId, RequestHead};
 use crate::tls::{Peer, SpiffeId};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Direction, HttpManager, VirtualHost};
+use celerity_telemetry::access_log::Record;
 use celerity_telemetry::introduction::introduced;
 use celerity_telemetry::metrics::{self, RequestSeries};
-use celerity_telemetry::{Ledger, State, Tick};
+use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub struct Conn {
     pub worker: Rc<Worker>,
@@ -41,6 +44,15 @@ pub struct Conn {
     /// The client's workload, as its sidecar introduced it with the connection's first request.
     introduced: OnceCell<Arc<metrics::Peer>>,
     pub activity: Rc<Activity>,
+}
+
+/// Why something is no request that could be passed on.
+pub(super) struct Refusal<'a> {
+    pub status: u16,
+    pub details: &'static str,
+    pub reason: &'a str,
+    /// Where it could be read.
+    pub head: Option<&'a RequestHead>,
 }
 
 /// A connection as it was accepted.
@@ -134,6 +146,39 @@ impl Conn {
         let is_first = self.requests.get() == 0 && !self.is_tls;
         let state = if is_first { State::AcceptWait } else { State::LoopLag };
         ledger.charge_lag(state, self.worker.lag(arrived, start));
+    }
+
+    /// What was refused is in the access log as well: whoever tries to smuggle is to be seen there.
+    pub(super) fn log_refusal(&self, refusal: &Refusal<'_>) {
+        let flags = match refusal.details {
+            details::CODEC_ERROR | details::HEADERS_TOO_LARGE => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            _ => ResponseFlags::NONE,
+        };
+        if !self.worker.logs(refusal.status, flags) {
+            return;
+        }
+        let (local, client) = (self.local.to_string(), self.client.to_string());
+        let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let header = |id| refusal.head.and_then(|head| head.headers.get_id(id)).unwrap_or_default();
+        self.worker.log(&Record {
+            start_time_unix_ms: since_unix.as_millis() as u64,
+            method: refusal.head.map_or(&[], |head| head.method.as_str().as_bytes()),
+            path: refusal.head.map_or(&[], |head| &head.path),
+            authority: refusal.head.map_or(&[], |head| &head.authority),
+            protocol: if self.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
+            response_code: refusal.status,
+            response_code_details: refusal.details,
+            failure: refusal.reason,
+            response_flags: flags,
+            bytes_sent: refusal.reason.len() as u64,
+            downstream_local_address: &local,
+            downstream_remote_address: &client,
+            requested_server_name: self.peer.as_ref().and_then(|peer| peer.sni.as_deref()).unwrap_or_default(),
+            request_id: header(HeaderId::XRequestId),
+            user_agent: header(HeaderId::UserAgent),
+            x_forwarded_for: header(HeaderId::XForwardedFor),
+            ..Record::default()
+        });
     }
 
     /// Hears an introduction. Only a sidecar of the mesh is believed; its namespace and identity are its certificate's.

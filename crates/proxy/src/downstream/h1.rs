@@ -1,9 +1,9 @@
 //! A client's HTTP/1.1 connection: its requests, one after the other.
 
-use super::conn::Conn;
+use super::conn::{Conn, Refusal};
 use super::stream::DownstreamStream;
 use crate::drain::FIRST_BYTES_GRACE;
-use crate::exchange::{self, Begun};
+use crate::exchange::{self, Begun, details};
 use crate::h1::server::RequestError;
 use crate::h1::write::ResponseFraming;
 use crate::h1::{BodyLength, ServerConn, Wire, write};
@@ -74,12 +74,18 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             Some(Ok(meta)) => meta,
             Some(Err(RequestError::Head(error))) => {
                 worker.bad_request(error.name());
-                refuse(&mut server, error.status(), &error.to_string()).await;
+                let details = match error.status() {
+                    431 => details::HEADERS_TOO_LARGE,
+                    _ => details::CODEC_ERROR,
+                };
+                let refusal = Refusal { status: error.status(), details, reason: &error.to_string(), head: None };
+                refuse(&conn, &mut server, refusal).await;
                 break;
             }
             Some(Err(_)) => break,
             None => {
-                refuse(&mut server, 408, "the request's head did not arrive in time").await;
+                let (details, reason) = (details::HEAD_TIMEOUT, "the request's head did not arrive in time");
+                refuse(&conn, &mut server, Refusal { status: 408, details, reason, head: None }).await;
                 break;
             }
         };
@@ -96,17 +102,21 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         let begun =
             Begun { ledger, started, began, body: meta.body, http_10: meta.http_10, last, websocket: meta.websocket };
         let is_connect = head.method == Method::Connect;
-        let reusable = if is_connect {
-            refuse(&mut server, 405, "CONNECT is not supported here").await;
-            false
+        let refused = if is_connect {
+            Some((405, details::CONNECT_REFUSED, "CONNECT is not supported here"))
         } else if meta.websocket && !manager.websocket {
             // Passed on without its upgrade it would be a plain GET, which no WebSocket client means. 403 is Envoy's.
-            refuse(&mut server, 403, "an upgrade to WebSocket is not allowed here: upgrade_configs does not name it")
-                .await;
-            false
+            let reason = "an upgrade to WebSocket is not allowed here: upgrade_configs does not name it";
+            Some((403, details::UPGRADE_FAILED, reason))
         } else if meta.websocket && (head.method != Method::Get || meta.body != BodyLength::Empty) {
             // A body behind which the protocol changes is where two parsers would part ways.
-            refuse(&mut server, 400, "an upgrade to WebSocket is a GET without a body (RFC 6455, section 4.1)").await;
+            let reason = "an upgrade to WebSocket is a GET without a body (RFC 6455, section 4.1)";
+            Some((400, details::CODEC_ERROR, reason))
+        } else {
+            None
+        };
+        let reusable = if let Some((status, details, reason)) = refused {
+            refuse(&conn, &mut server, Refusal { status, details, reason, head: Some(&head) }).await;
             false
         } else {
             exchange::serve(&conn, &mut DownstreamStream::H1(&mut server), &mut head, begun).await
@@ -133,7 +143,9 @@ fn idle_until(conn: &Conn, manager: &HttpManager, since: Instant, opened: Instan
 }
 
 /// Answers what is no request. The connection ends with it: nobody knows where the next one would begin.
-async fn refuse(server: &mut ServerConn, status: u16, reason: &str) {
+async fn refuse(conn: &Conn, server: &mut ServerConn, refusal: Refusal<'_>) {
+    let Refusal { status, reason, .. } = refusal;
+    conn.log_refusal(&refusal);
     let mut response = ResponseHead::new(status);
     response.headers.push(b"content-type", b"text/plain");
     let length = BodyLength::Exact(reason.len() as u64);

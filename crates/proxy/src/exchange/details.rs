@@ -12,7 +12,7 @@ pub(super) const CLUSTER_NOT_FOUND: &str = "cluster_not_found";
 pub(super) const NO_HEALTHY_UPSTREAM: &str = "no_healthy_upstream";
 pub(super) const OVERLOAD: &str = "overload";
 pub(super) const PATH_NORMALIZATION_FAILED: &str = "path_normalization_failed";
-pub(super) const HEADERS_TOO_LARGE: &str = "request_headers_too_large";
+pub(crate) const HEADERS_TOO_LARGE: &str = "request_headers_too_large";
 pub(super) const PAYLOAD_TOO_LARGE: &str = "request_payload_too_large";
 /// Ours: the cache may not ask the upstream (RFC 9111, section 5.2.1.7).
 pub(super) const NOT_IN_CACHE: &str = "cache.only_if_cached";
@@ -25,7 +25,11 @@ pub(super) const MAX_DURATION_TIMEOUT: &str = "max_duration_timeout";
 pub(super) const REQUEST_TIMEOUT: &str = "request_overall_timeout";
 
 pub(super) const CLIENT_GONE: &str = "downstream_remote_disconnect";
-pub(super) const CODEC_ERROR: &str = "codec_error";
+pub(crate) const CODEC_ERROR: &str = "codec_error";
+pub(crate) const HEAD_TIMEOUT: &str = "request_header_timeout";
+pub(crate) const UPGRADE_FAILED: &str = "upgrade_failed";
+/// Ours: Envoy looks for a route then.
+pub(crate) const CONNECT_REFUSED: &str = "connect_not_supported";
 
 /// An upstream's stream that ended badly, before its response began and after.
 #[derive(Clone, Copy, Debug)]

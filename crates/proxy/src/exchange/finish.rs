@@ -107,7 +107,8 @@ impl Exchange<'_> {
         worker.log(&Record {
             start_time_unix_ms: (since_unix.as_millis() as u64).saturating_sub(duration_ms),
             method: self.request.method.as_str().as_bytes(),
-            path: &self.request.path,
+            // Istio's %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%: people look for what the client asked.
+            path: self.request.headers.get(b"x-envoy-original-path").unwrap_or(&self.request.path),
             authority: &self.request.authority,
             protocol: if self.conn.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
             response_code: self.status,

@@ -9,7 +9,7 @@
 mod attempt;
 mod caching;
 mod context;
-mod details;
+pub(crate) mod details;
 mod end;
 mod fields;
 mod filters;
