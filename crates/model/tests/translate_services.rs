@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use celerity_model::istio::Locality;
 use celerity_model::patch::pool;
 use celerity_model::snapshot::Snapshot;
-use celerity_model::translate::{Index, Needed, Node, Resources, concerns, explain, host_key, translate};
+use celerity_model::translate::{
+    Index, Needed, Node, Resources, Role, affected, concerns, explain, host_key, translate,
+};
 use serde_json::{Value, json};
 use support::{config, node};
 
@@ -94,6 +96,23 @@ fn a_short_host_is_that_of_its_namespace() {
     let hosts = [host_key(full)].into();
     let needed = Needed::new(&hosts, all.iter());
     assert!(all.iter().all(|concern| needed.contains(concern)), "a change of any of the three is a change of the host");
+}
+
+#[test]
+fn a_change_of_one_host_of_a_route_is_one_of_its_other_hosts() {
+    let routes = document(
+        "VirtualService",
+        "v",
+        "default",
+        "hosts: [a, shop.example.com], http: [{route: [{destination: {host: a}}]}]",
+    );
+    let all = concerns(&config(&format!("{}{routes}", entry("e", "default", "a", ""))), &node());
+    let (a, shop) = (host_key("a.default.svc.cluster.local"), host_key("shop.example.com"));
+    let changed = all.iter().filter(|concern| concern.role == Role::Host);
+    assert_eq!(affected(changed, all.iter()), Some([a, shop].into()));
+    let hosts = [shop].into();
+    let needed = Needed::new(&hosts, all.iter());
+    assert!(all.iter().all(|concern| needed.contains(concern)), "its port is the service's to say");
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub struct Concern {
     pub id: u64,
     pub role: Role,
     hosts: Box<[u64]>,
-    /// Routes: hosts of destinations and mirrors. Selector: one label that it asks for. Workload: its labels.
+    /// Routes: hosts of destinations and mirrors, be they its own too: its other hosts go there. Selector: one label that it
+    /// asks for. Workload: its labels.
     uses: Box<[u64]>,
 }
 
@@ -133,7 +134,6 @@ fn virtual_service(document: &Document<VirtualService>, node: &Node) -> Concern 
     }
     uses.sort_unstable();
     uses.dedup();
-    uses.retain(|used| !hosts.contains(used));
     let role =
         if document.spec.hosts.iter().any(|host| host.starts_with('*')) { Role::Everything } else { Role::Routes };
     concern("VirtualService", document, role, hosts, uses)
