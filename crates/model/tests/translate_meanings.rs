@@ -394,6 +394,53 @@ fn a_workload_serves_its_own_ports_as_peer_authentication_says() {
 }
 
 #[test]
+fn what_a_port_does_not_take_gets_to_no_other_port() {
+    let me = Node {
+        labels: [("app".to_owned(), "s".to_owned())].into(),
+        addresses: vec!["127.0.7.1".parse().expect("an address")],
+        certificates: Some(certificates()),
+        ..node()
+    };
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: s}\nspec:\n  hosts: [s]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{number: 80, name: http, targetPort: 8080}, {number: 81, name: http-two, targetPort: 8081}]\n  endpoints: [{address: 127.0.7.1, ports: {http: 15006, http-two: 15006}, labels: {app: s}}]\n";
+    // By chain: its route configuration, and which cluster the names `s`, `s:81` and any other lead to.
+    let chains = |mode: &str, port: u16, port_mode: &str| {
+        let policy = format!(
+            "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p}}\nspec: {{selector: {{matchLabels: {{app: s}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{{port}: {{mode: {port_mode}}}}}}}\n"
+        );
+        let all = resources(&format!("{entry}{policy}"), &me);
+        let chains = all["listeners"]["inbound"]["filter_chains"].as_array().cloned().unwrap_or_default();
+        let describe = |chain: &Value| {
+            let routes = &chain["filters"][0]["typed_config"]["route_config"];
+            let hosts = routes["virtual_hosts"].as_array().cloned().unwrap_or_default();
+            let mut text = format!("{} {}:", chain["name"].as_str()?, routes["name"].as_str()?);
+            for name in ["s", "s:81", "*"] {
+                let host =
+                    hosts.iter().find(|host| host["domains"].as_array().is_some_and(|all| all.contains(&json!(name))));
+                text += &format!(" {}", host?["routes"][0]["route"]["cluster"].as_str().unwrap_or("nowhere"));
+            }
+            Some(text)
+        };
+        chains.iter().map(|chain| describe(chain).unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let (one, two) = ("inbound|8080||", "inbound|8081||");
+    let mtls = |rest: String| format!("inbound-mtls {rest}");
+    let plain = |rest: String| format!("inbound-plain {rest}");
+    assert_eq!(
+        chains("STRICT", 8081, "DISABLE"),
+        [mtls(format!("{one}: {one} nowhere {one}")), plain(format!("{two}: nowhere {two} nowhere"))]
+    );
+    assert_eq!(
+        chains("STRICT", 8080, "PERMISSIVE"),
+        [mtls(format!("inbound: {one} {two} {one}")), plain(format!("{one}: {one} nowhere {one}"))]
+    );
+    assert_eq!(
+        chains("PERMISSIVE", 8080, "DISABLE"),
+        [mtls(format!("{two}: nowhere {two} nowhere")), plain(format!("inbound: {one} {two} {one}"))]
+    );
+    assert_eq!(chains("STRICT", 8081, "UNSET"), [mtls(format!("inbound: {one} {two} {one}"))]);
+}
+
+#[test]
 fn outside_services_by_name() {
     let yaml = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: out}\nspec:\n  hosts: [api.example.com]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{number: 80, name: http, protocol: HTTP}]\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: dns, namespace: istio-system}\ndata:\n  dns.yaml: |\n    dns_refresh_rate: 300s\n    dns_lookup_family: V4_ONLY\n    dns_resolution_config: {resolvers: ['udp://8.8.8.8:53']}\n";
     let all = resources(yaml, &node());

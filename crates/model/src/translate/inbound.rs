@@ -1,6 +1,6 @@
 //! The inbound side: which ports of the application are served, and under which names.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -82,17 +82,16 @@ pub(super) fn inbound(index: &Index<'_>) -> Inbound {
     let served = served(index);
     let mode =
         |served: &Served<'_, '_>| authentication::mode(index.config, &node.namespace, &node.labels, served.target);
-    let secured: Vec<&Served<'_, '_>> =
-        served.iter().filter(|one| node.certificates.is_some() && mode(one) != MtlsMode::Disable).collect();
-    let plain: Vec<&Served<'_, '_>> = served.iter().filter(|one| mode(one) != MtlsMode::Strict).collect();
     let mut clusters: BTreeMap<u16, Cluster> = BTreeMap::new();
     for one in &served {
         clusters.entry(one.target).or_insert_with(|| inbound_cluster(index, one));
     }
     Inbound {
         clusters: clusters.into_values().collect(),
-        secure: (!secured.is_empty()).then(|| route_configuration(index, &secured)),
-        plain: (!plain.is_empty()).then(|| route_configuration(index, &plain)),
+        secure: route_configuration(index, &served, |one| {
+            node.certificates.is_some() && mode(one) != MtlsMode::Disable
+        }),
+        plain: route_configuration(index, &served, |one| mode(one) != MtlsMode::Strict),
     }
 }
 
@@ -137,9 +136,21 @@ fn cluster_name(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
-/// Without redirection the port that a caller meant is gone, so its authority tells the services of the workload apart; what
-/// names none of them goes to the first.
-fn route_configuration(index: &Index<'_>, served: &[&Served<'_, '_>]) -> RouteConfiguration {
+/// Without redirection the port that a caller meant is gone, so its authority tells the ports of the workload apart; what names
+/// none of them goes to the first. In Istio each port has chains of its own, and what a port does not take is refused: here the
+/// names of such a port have no routes (404), lest another port's application answer for it.
+fn route_configuration(
+    index: &Index<'_>,
+    served: &[Served<'_, '_>],
+    takes: impl Fn(&Served<'_, '_>) -> bool,
+) -> Option<RouteConfiguration> {
+    let targets: BTreeSet<u16> = served.iter().filter(|one| takes(one)).map(|one| one.target).collect();
+    let name = match targets.len() {
+        0 => return None,
+        1 => targets.first().copied().map(cluster_name).unwrap_or_default(),
+        _ => INBOUND.to_owned(),
+    };
+    let routes = |one: &Served<'_, '_>| if takes(one) { vec![route(one.target)] } else { Vec::new() };
     let mut seen = HashSet::new();
     let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
     let several = served.iter().any(|one| Some(one.target) != served.first().map(|first| first.target));
@@ -152,30 +163,27 @@ fn route_configuration(index: &Index<'_>, served: &[&Served<'_, '_>]) -> RouteCo
             let mut domains = domains::of_service(one.service, index.node, one.port.number, bare);
             domains.retain(|domain| seen.insert(domain.clone()));
             if !domains.is_empty() {
-                virtual_hosts.push(virtual_host(
-                    format!("inbound|http|{}|{}", one.port.number, one.service.host),
+                virtual_hosts.push(VirtualHost {
+                    name: format!("inbound|http|{}|{}", one.port.number, one.service.host),
                     domains,
-                    one.target,
-                ));
+                    routes: routes(one),
+                    ..VirtualHost::default()
+                });
             }
         }
     }
     if let Some(first) = served.first() {
-        virtual_hosts.push(virtual_host(
-            format!("inbound|http|{}", first.port.number),
-            vec!["*".to_owned()],
-            first.target,
-        ));
+        virtual_hosts.push(VirtualHost {
+            name: format!("inbound|http|{}", first.port.number),
+            domains: vec!["*".to_owned()],
+            routes: routes(first),
+            ..VirtualHost::default()
+        });
     }
-    let name = if several {
-        INBOUND.to_owned()
-    } else {
-        served.first().map(|first| cluster_name(first.target)).unwrap_or_default()
-    };
-    RouteConfiguration { name, virtual_hosts, ..RouteConfiguration::default() }
+    Some(RouteConfiguration { name, virtual_hosts, ..RouteConfiguration::default() })
 }
 
-fn virtual_host(name: String, domains: Vec<String>, target: u16) -> VirtualHost {
+fn route(target: u16) -> Route {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster_name(target))),
         timeout: Some(duration(Duration::ZERO)),
@@ -186,15 +194,10 @@ fn virtual_host(name: String, domains: Vec<String>, target: u16) -> VirtualHost 
         }),
         ..RouteAction::default()
     };
-    VirtualHost {
-        name,
-        domains,
-        routes: vec![Route {
-            name: "default".to_owned(),
-            r#match: Some(every_path()),
-            action: Some(Action::Route(action)),
-            ..Route::default()
-        }],
-        ..VirtualHost::default()
+    Route {
+        name: "default".to_owned(),
+        r#match: Some(every_path()),
+        action: Some(Action::Route(action)),
+        ..Route::default()
     }
 }

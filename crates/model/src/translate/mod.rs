@@ -24,7 +24,8 @@
 //! **RouteConfiguration** `outbound`: `virtual_hosts` in the order of the services, then hosts that only a VirtualService
 //! names, then `allow_any` for `*` (to PassthroughCluster; with REGISTRY_ONLY `block_all`, 502); `validate_clusters: false`, for an unknown destination
 //! must be a 503 for its requests and no refusal of all; `max_direct_response_body_size_bytes`. The inbound ones are named
-//! `inbound|PORT||`, or `inbound` where the workload has several ports.
+//! `inbound|PORT||`, or `inbound` where the chain serves several ports; the virtual host of a port that the chain does not serve
+//! has no routes.
 //!
 //! **VirtualHost**: `name` `HOST:PORT`, `domains`, `routes`, `include_request_attempt_count`.
 //!
