@@ -209,6 +209,22 @@ fn failover_orders_localities_only_with_outlier_detection() {
 }
 
 #[test]
+fn of_two_failovers_from_one_region_the_first_stands() {
+    let order = |first: &str, second: &str| {
+        let yaml = rule(&format!(
+            "{{outlierDetection: {{}}, loadBalancer: {{localityLbSetting: {{failover: [{{from: us-central1, to: {first}}}, {{from: us-central1, to: {second}}}]}}}}}}"
+        ));
+        let east = "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: user-5}\nspec: {address: 127.0.1.5, labels: {app: user-service}, locality: us-east1/us-east1-a}\n";
+        let all = resources(&format!("{yaml}{east}"), &node());
+        let groups = all["endpoints"][USER]["endpoints"].as_array().cloned().unwrap_or_default();
+        let region = |group: &Value| group["locality"]["region"].as_str().unwrap_or_default().to_owned();
+        groups.iter().map(|group| (region(group), group["priority"].as_u64().unwrap_or(0))).skip(2).collect::<Vec<_>>()
+    };
+    assert_eq!(order("us-west1", "us-east1"), [("us-west1".to_owned(), 2), ("us-east1".to_owned(), 3)]);
+    assert_eq!(order("us-east1", "us-west1"), [("us-east1".to_owned(), 2), ("us-west1".to_owned(), 3)]);
+}
+
+#[test]
 fn distribute_weighs_localities_and_leaves_out_the_others() {
     let all = resources(
         &rule(

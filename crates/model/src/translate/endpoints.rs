@@ -191,8 +191,9 @@ fn priority(node: &Node, workload: &Workload<'_>, setting: Option<&LocalityLbSet
     }
     let (own, there) = (&node.locality, &workload.locality);
     let by_locality = if own.region != there.region {
-        let elsewhere = failover.iter().any(|one| one.from == own.region && one.to != there.region);
-        if elsewhere { 4 } else { 3 }
+        // The first entry for a region stands alone, as in Istio (pilot `applyLocalityFailover`).
+        let entry = failover.iter().find(|one| one.from == own.region);
+        if entry.is_some_and(|one| one.to != there.region) { 4 } else { 3 }
     } else if own.zone != there.zone {
         2
     } else {
