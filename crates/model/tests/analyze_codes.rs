@@ -250,6 +250,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),
         ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
         ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
+        ("CEL0710", SERVICES.replace("name: http", "name: tcp-db")),
         ("CEL0709", SERVICES.replace("ports: [{name: http, port: 8080}]", "ports: [{name: web, port: 8080}]")),
         ("CEL0708", format!("{NAMED}{}", rule("r", "workloadSelector: {matchLabels: {app: b}}"))),
         ("CEL0707", format!("{}{NAMED}", entry("a", SELECTING))),
@@ -289,6 +290,18 @@ fn a_sound_configuration_has_no_finding() {
     );
     let found = findings(&text);
     assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn a_port_of_another_protocol_than_http_is_told() {
+    let ports = "{number: 6379, name: cache, protocol: REDIS}, {number: 443, name: https}, {number: 80, name: http}, {number: 81, name: x}";
+    let found = findings(&entry("e", &format!("hosts: [a.example.com], resolution: DNS, ports: [{ports}]")));
+    let told: Vec<_> = found.iter().filter(|f| f.code == "CEL0710").map(|f| f.field.as_str()).collect();
+    assert_eq!(told, ["spec.ports[0].protocol", "spec.ports[1].name"]);
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{name: db, port: 1, appProtocol: tcp}, {name: tcp-http, port: 2, appProtocol: http}, {name: udp, port: 3, protocol: UDP}]}\n";
+    let found = findings(service);
+    let told: Vec<_> = found.iter().filter(|f| f.code == "CEL0710").map(|f| f.field.as_str()).collect();
+    assert_eq!(told, ["spec.ports[0].appProtocol"], "nothing carries UDP, in Istio neither");
 }
 
 #[test]

@@ -302,6 +302,9 @@ codes! {
     PORT_IN_NO_SLICE = "CEL0709" Warning "No EndpointSlice has the port"
         reason "The endpoints of a port are those of the slices' port of the same name; an only port may be without a name on both sides."
         mend "Give both the same name." example "ports: [{name: http, port: 80}] with a slice's ports: [{name: web, port: 8080}]";
+    PORT_NOT_CARRIED = "CEL0710" Warning "The port's traffic is not carried yet"
+        reason "The port speaks TCP, TLS, HTTPS or another protocol than HTTP, by its appProtocol or protocol or else by its name up to the first dash. Only HTTP is carried so far: a request for the port gets 503 unless a route leads there, and a sidecar does not serve it."
+        mend "Name the port http-NAME, or write appProtocol: http (in a ServiceEntry protocol: HTTP), if it speaks HTTP; if not, let clients connect to it without the proxy." example "ports: [{name: tcp-db, port: 5432}]";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

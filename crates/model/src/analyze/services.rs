@@ -8,6 +8,7 @@ use crate::istio::{
     Config, Document, EndpointSlice, InternalTrafficPolicy, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service,
     SessionAffinity, TrafficDistribution, TransportProtocol,
 };
+use crate::translate::Protocol;
 
 pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings) {
     for document in &config.endpoint_slices {
@@ -24,6 +25,7 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
     without_address(config, findings);
     names_without_dns(config, findings);
     ports_of_slices(config, findings);
+    not_carried(config, findings);
     selectors(config, findings);
     let mut seen: HashMap<String, String> = HashMap::new();
     for document in &config.services {
@@ -127,7 +129,6 @@ fn ports_of_slices(config: &Config, findings: &mut Findings) {
             slices.entry((slice.meta.namespace.as_str(), name)).or_default().push(&slice.spec);
         }
     }
-    let is_tcp = |protocol: Option<TransportProtocol>| matches!(protocol, None | Some(TransportProtocol::Tcp));
     for document in &config.services {
         let own = slices.get(&(document.meta.namespace.as_str(), document.meta.name.as_str()));
         for (index, port) in document.spec.ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol)) {
@@ -149,6 +150,41 @@ fn ports_of_slices(config: &Config, findings: &mut Findings) {
             findings.add(code, "Service", document, &format!("spec.ports[{index}].name"), reason, code.mend.to_owned());
         }
     }
+}
+
+/// Ports that are not HTTP's. They stay legal: a mesh has databases too, and their clients go past the proxy.
+fn not_carried(config: &Config, findings: &mut Findings) {
+    let code = &codes::PORT_NOT_CARRIED;
+    let found = |number: u16, stated: Option<&str>, name: &str| {
+        (Protocol::of(stated, name) == Protocol::Opaque).then(|| {
+            format!(
+                "port {number} speaks {}, and only HTTP is carried so far: a request for it gets 503 unless a route leads there, and a sidecar does not serve it",
+                Protocol::word(stated, name).to_ascii_uppercase()
+            )
+        })
+    };
+    for document in &config.services {
+        for (index, port) in document.spec.ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol)) {
+            let stated = port.app_protocol.as_deref();
+            let Some(reason) = found(port.port, stated, port.name.as_deref().unwrap_or_default()) else { continue };
+            let field = if stated.is_some() { "appProtocol" } else { "name" };
+            let field = format!("spec.ports[{index}].{field}");
+            findings.add(code, "Service", document, &field, reason, code.mend.to_owned());
+        }
+    }
+    for document in &config.service_entries {
+        for (index, port) in document.spec.ports.iter().enumerate() {
+            let stated = port.protocol.as_deref();
+            let Some(reason) = found(port.number, stated, &port.name) else { continue };
+            let field = if stated.is_some() { "protocol" } else { "name" };
+            let field = format!("spec.ports[{index}].{field}");
+            findings.add(code, "ServiceEntry", document, &field, reason, code.mend.to_owned());
+        }
+    }
+}
+
+fn is_tcp(protocol: Option<TransportProtocol>) -> bool {
+    matches!(protocol, None | Some(TransportProtocol::Tcp))
 }
 
 /// Selectors that meet none of the workloads that were read. Those of Services are not among them: a slice does not say what labels

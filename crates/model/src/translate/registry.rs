@@ -27,13 +27,17 @@ pub enum Protocol {
 
 impl Protocol {
     /// From `appProtocol` or `protocol`, else from the port's name up to the first dash, as Istio does.
-    fn of(stated: Option<&str>, name: &str) -> Self {
-        let word = stated.unwrap_or_else(|| name.split('-').next().unwrap_or(name));
-        match word.to_ascii_lowercase().as_str() {
+    pub(crate) fn of(stated: Option<&str>, name: &str) -> Self {
+        match Self::word(stated, name).to_ascii_lowercase().as_str() {
             "http2" | "h2c" | "kubernetes.io/h2c" | "grpc" | "grpc-web" => Self::Http2,
             "tcp" | "tls" | "https" | "mongo" | "redis" | "mysql" | "udp" => Self::Opaque,
             _ => Self::Http,
         }
+    }
+
+    /// The word that says what is spoken.
+    pub(crate) fn word<'w>(stated: Option<&'w str>, name: &'w str) -> &'w str {
+        stated.unwrap_or_else(|| name.split('-').next().unwrap_or(name))
     }
 }
 

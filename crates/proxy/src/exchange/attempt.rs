@@ -230,7 +230,7 @@ impl<'a> Exchange<'a> {
         let sentence = if &*cluster.name == PASSTHROUGH_CLUSTER {
             let host = String::from_utf8_lossy(&self.request.authority);
             format!(
-                "no healthy upstream: no service of the mesh has the host {host:?}, and the connection was not redirected \
+                "no healthy upstream: no service of the mesh takes HTTP at {host:?}, and the connection was not redirected \
                  here, so it has no other destination"
             )
         } else {
