@@ -163,6 +163,42 @@ fn a_config_map_is_read_to_its_inner_lines() {
 }
 
 #[test]
+fn a_config_map_of_another_program_is_data() {
+    let map = |namespace: &str, key: &str, text: &str| {
+        let text = text.replace('\n', "\n    ");
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: hub, namespace: {namespace}}}\ndata:\n  {key}: |\n    {text}\n"
+        )
+    };
+    for (key, text) in [
+        ("config.yaml", "proxy: {service: {type: LoadBalancer}}\nsingleuser: {cpu: 1}"),
+        ("config.yaml", "proxy: {resources: {limits: {cpu: 1}}}\nhub: {}"),
+        ("config.yaml", "proxy: http://proxy.example.com:3128"),
+        ("config.yaml", "{{ template }}"),
+        ("config.yaml", "a: 1\n---\nb: 2"),
+        ("dns.yaml", "zones: [example.com]"),
+        ("dns.yaml", "- a\n- b"),
+    ] {
+        let read = common::read(&map("jupyter", key, text)).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+        let spec = &read.config_maps[0].spec;
+        assert!(spec.proxy.is_none() && spec.dns.is_none() && spec.data.contains_key(key), "{text}: {spec:?}");
+    }
+    for (namespace, key, text) in [
+        ("team", "config.yaml", "proxy: {concurency: 2}"),
+        ("team", "config.yaml", "proxy: {concurrency: 2, workers: 3}"),
+        ("team", "dns.yaml", "dns_refresh_rates: 300s"),
+        ("istio-system", "config.yaml", "proxy: {workers: 3}"),
+        ("istio-system", "config.yaml", "proxy: {concurrency: 2}\nhub: {}"),
+        ("istio-system", "config.yaml", "proxy: {{ template }}"),
+        ("istio-system", "dns.yaml", "zones: [example.com]"),
+    ] {
+        assert_eq!(errors(&map(namespace, key, text)).len(), 1, "{text}");
+    }
+    let read = common::read(&map("team", "config.yaml", "proxy: {concurrency: 2}")).expect("it is right");
+    assert_eq!(read.proxy_settings("team").concurrency, Some(2));
+}
+
+#[test]
 fn an_external_name_is_a_dns_name_outside_of_the_mesh() {
     for (spec, wanted) in [
         ("{type: ExternalName, ports: [{port: 80}]}", "needs the name"),

@@ -235,7 +235,7 @@ codes! {
         mend "Remove match.proxy.proxyVersion if the patch is meant for this proxy." example "match: {proxy: {proxyVersion: '^1\\.9.*'}}";
 
     CONFIG_MAP_WITHOUT_EFFECT = "CEL0501" Info "The ConfigMap has no effect"
-        reason "Only the keys dns.yaml, and config.yaml with proxy in it, mean something to the mesh."
+        reason "Only the keys dns.yaml, and config.yaml with proxy in it, mean something to the mesh; outside istio-system only if they hold one of its settings, and proxy alone, for other programs have files of these names too."
         mend "Remove the document, or use these keys." example "data: {settings.txt: a}";
     SETTINGS_DISAGREE = "CEL0502" Warning "ConfigMaps disagree"
         reason "Several ConfigMaps set the same setting to different values; the later one read stands."

@@ -27,7 +27,7 @@ fn one(document: &Document<ConfigMap>, findings: &mut Findings) {
             keys.push("and others");
         }
         let reason = format!(
-            "its keys ({}) mean nothing to the mesh; dns.yaml, and config.yaml with proxy in it, would",
+            "what its keys ({}) hold is nothing of the mesh's; settings in dns.yaml, and in config.yaml under proxy, would be",
             keys.join(", ")
         );
         findings.add(

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::config::ROOT_NAMESPACE;
 use super::config_map::{
-    ConfigMap, CpuQuantity, DnsSettings, MemoryQuantity, ProxyConfigFile, Resolver, ResolverTransport,
+    ConfigMap, CpuQuantity, DnsSettings, MemoryQuantity, ProxyConfigFile, ProxySettings, Resolver, ResolverTransport,
 };
 use super::kubernetes::TargetPort;
-use super::node::{self, Node, Style, Value};
+use super::node::{self, Entry, Node, Style, Value};
 use super::policy::{PortPolicy, TrafficPolicy};
-use super::reader::{Cx, ErrorKind, Fields, FromNode, leaf, parsed, text};
+use super::reader::{Cx, ErrorKind, Fields, FromNode, leaf, nearest, parsed, text};
 use super::scalar;
 use super::service_entry::Locality;
 use super::support::Support;
@@ -187,12 +188,14 @@ impl FromNode for PortPolicy {
 /// Reads the root of a ConfigMap: `data`, and the YAML within the keys that act.
 pub(crate) fn config_map(
     fields: &mut Fields<'_>,
+    namespace: &str,
     cx: &mut Cx,
     inner_lines: &mut Vec<(String, Vec<(u64, u32)>)>,
 ) -> Option<ConfigMap> {
     let Some(entry) = fields.take("data").filter(|entry| !entry.node.is_null()) else {
         return Some(ConfigMap::default());
     };
+    let own = namespace == ROOT_NAMESPACE;
     cx.within("data", (entry.line, entry.column), |cx| {
         let mut map = ConfigMap { data: BTreeMap::read(&entry.node, cx)?, ..ConfigMap::default() };
         let Value::Map(entries) = &entry.node.value else { return Some(map) };
@@ -200,31 +203,33 @@ pub(crate) fn config_map(
         for inner in entries {
             let Value::Scalar { text, .. } = &inner.node.value else { continue };
             let key = inner.key.as_ref();
-            if key != "dns.yaml" && key != "config.yaml" {
+            if key != DNS_KEY && key != PROXY_KEY {
                 continue;
             }
             // The parser puts the text of a block scalar on its first own line, after the `|`.
             let line = inner.node.line.saturating_sub(1);
             let read = cx.within(key, (inner.line, inner.column), |cx| {
                 let piece = node::Piece { text, lines_before: line };
-                let root = match node::parse(&piece) {
-                    Ok(roots) => {
-                        let mut roots = roots.into_iter();
-                        let first = roots.next();
-                        if let Some(second) = roots.next() {
-                            let reason =
-                                "only the first YAML document of this text would be read; merge the two, or remove one";
-                            cx.within("", (second.line, second.column), |cx| cx.error(ErrorKind::Conflict, reason));
-                            return None;
-                        }
-                        first
-                    }
+                let roots = match node::parse(&piece) {
+                    Ok(roots) => roots,
+                    // A template, or no YAML at all: some other program's.
+                    Err(_) if !own => return Some(()),
                     Err(error) => {
                         cx.within("", (error.line, error.column), |cx| cx.error(ErrorKind::Syntax, error.reason));
                         return None;
                     }
                 };
-                let root = root.unwrap_or_else(|| Node::empty_map(line));
+                if !roots.iter().any(|root| is_of_mesh(key, root, own)) {
+                    return Some(());
+                }
+                let mut roots = roots.into_iter();
+                let root = roots.next().unwrap_or_else(|| Node::empty_map(line));
+                if let Some(second) = roots.next() {
+                    let reason =
+                        "only the first YAML document of this text would be read; merge the two, or remove one";
+                    cx.within("", (second.line, second.column), |cx| cx.error(ErrorKind::Conflict, reason));
+                    return None;
+                }
                 let mut pairs = Vec::new();
                 super::read::collect_lines(
                     &root,
@@ -232,9 +237,9 @@ pub(crate) fn config_map(
                     &mut pairs,
                 );
                 inner_lines.push((key.to_owned(), pairs));
-                if key == "dns.yaml" {
+                if key == DNS_KEY {
                     map.dns = Some(DnsSettings::read(&root, cx)?);
-                } else if has_proxy(&root) {
+                } else {
                     map.proxy = ProxyConfigFile::read(&root, cx)?.proxy;
                 }
                 Some(())
@@ -245,9 +250,26 @@ pub(crate) fn config_map(
     })
 }
 
-/// Other programs keep a `config.yaml` too; only one with the key `proxy` is the mesh's.
-fn has_proxy(root: &Node<'_>) -> bool {
-    matches!(&root.value, Value::Map(entries) if entries.iter().any(|entry| entry.key == "proxy"))
+const DNS_KEY: &str = "dns.yaml";
+const PROXY_KEY: &str = "config.yaml";
+
+/// Whether a text is for the mesh. Other programs keep a `config.yaml` too, some with a `proxy` in it, and a `dns.yaml`. In the
+/// mesh's `own` namespace the key says enough; elsewhere the text must hold a setting that is known, or misspelt, and nothing of
+/// another program beside `proxy`.
+fn is_of_mesh(key: &str, root: &Node<'_>, own: bool) -> bool {
+    let Value::Map(entries) = &root.value else { return own && key == DNS_KEY };
+    let knows = |entries: &[Entry<'_>], known: &[&'static str]| {
+        entries.iter().any(|entry| nearest(&entry.key, known.iter().copied()).is_some())
+    };
+    if key == DNS_KEY {
+        return own || knows(entries, DnsSettings::KNOWN);
+    }
+    let Some(proxy) = entries.iter().find(|entry| entry.key == "proxy") else { return false };
+    let settings = match &proxy.node.value {
+        Value::Map(settings) => settings.as_slice(),
+        _ => &[],
+    };
+    own || (entries.len() == 1 && knows(settings, ProxySettings::KNOWN))
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ pub(crate) const KINDS: &[Kind] = &[
         },
         read: |_, head, fields, root, cx, config| {
             let mut inner = Vec::new();
-            if let Some(spec) = leaves::config_map(fields, cx, &mut inner) {
+            if let Some(spec) = leaves::config_map(fields, &head.meta.namespace, cx, &mut inner) {
                 let mut pairs = Vec::new();
                 collect_lines(root, PATH_HASH_START, &mut pairs);
                 pairs.extend(inner.into_iter().flat_map(|(_, pairs)| pairs));
