@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use celerity_model::analyze::not_taken;
 use celerity_model::istio::{Config, ProxySettings};
-use celerity_model::snapshot::{BuildReport, Replaced, Snapshot};
+use celerity_model::snapshot::{BuildError, BuildReport, Replaced, Snapshot};
 use celerity_model::translate::{self, INBOUND, Index, Node, OUTBOUND, Resources};
 use celerity_proxy::blocking;
 use celerity_proxy::proxy::Describe;
@@ -272,8 +273,18 @@ fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<
     let mut resources = config::resources(config, &node)?;
     retain_listeners(&mut resources, plan);
     let divisible = !resources.contended_domains;
-    let snapshot = Snapshot::build(&resources, previous).map(Arc::new).map_err(Refused::of)?;
+    let snapshot =
+        Snapshot::build(&resources, previous).map(Arc::new).map_err(|errors| with_patches(&errors, config, &node))?;
     Ok(Prepared { snapshot, tuning: tuning(config, plan), shown: Arc::new(Kept::new(resources)), divisible })
+}
+
+/// Names the patches that made what cannot be run with.
+fn with_patches(errors: &[BuildError], config: &Config, node: &Node) -> Refused {
+    let patches = not_taken(config, node);
+    Refused::of(errors.iter().map(|error| match patches.iter().find(|(_, made)| made.contains(error)) {
+        Some((origin, _)) => format!("{origin}.patch: {error}"),
+        None => error.to_string(),
+    }))
 }
 
 fn retain_listeners(resources: &mut Resources, plan: &Plan) {

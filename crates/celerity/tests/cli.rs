@@ -85,6 +85,12 @@ fn translate_says_why_there_is_no_cluster_and_what_the_proxy_refuses() {
     assert_eq!(translated.status.code(), Some(0), "{said}");
     assert!(said.contains("`celerity proxy` refuses this") && said.contains("lua"), "{said}");
     assert!(said.contains("say nothing to a mesh: 1"), "{said}");
+    let nowhere =
+        ["--outbound", "127.0.0.1:0", "--inbound", "off", "--admin", "off", "--prometheus", "off", "--health", "off"];
+    let started = celerity(&[&["proxy", "--config", &path][..], &nowhere].concat());
+    let said = stderr(&started);
+    assert_eq!(started.status.code(), Some(1), "{said}");
+    assert!(said.contains("a.yaml:6: EnvoyFilter default/f configPatches[0].patch: listener outbound"), "{said}");
     let analyzed = celerity(&["analyze", &path]);
     assert_eq!(analyzed.status.code(), Some(1));
     let text = String::from_utf8_lossy(&analyzed.stdout).into_owned();

@@ -304,6 +304,44 @@ fn a_port_of_another_protocol_than_http_is_told() {
     assert_eq!(told, ["spec.ports[0].appProtocol"], "nothing carries UDP, in Istio neither");
 }
 
+/// What is said of a filter for the inbound side, beside `documents`.
+fn said_of_inbound(documents: &str, condition: &str, supported: bool) -> Vec<String> {
+    let value = if supported {
+        "name: envoy.filters.http.buffer, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 10}"
+    } else {
+        "name: envoy.filters.http.lua, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, inline_code: x}"
+    };
+    let filter =
+        "filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}";
+    let one = patch(&format!(
+        "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_INBOUND, listener: {{{condition}filterChain: {{{filter}}}}}}}, patch: {{operation: INSERT_BEFORE, value: {{{value}}}}}}}"
+    ));
+    let one = one.replace("{name: f}", "{name: f, namespace: istio-system}");
+    let found = findings(&format!("{documents}{one}"));
+    found.iter().filter(|f| f.code.starts_with("CEL04")).map(|f| f.code.to_owned()).collect()
+}
+
+#[test]
+fn an_inbound_patch_is_tried_where_no_endpoint_was_read_and_with_a_certificate() {
+    let service = |name: &str, port: u16| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: 80, targetPort: {port}}}]}}\n---\n"
+        )
+    };
+    let two = format!("{}{}", service("a", 8080), service("b", 9090));
+    for documents in ["", two.as_str(), SERVICES] {
+        assert_eq!(said_of_inbound(documents, "", false), ["CEL0411"], "{documents}");
+        assert_eq!(said_of_inbound(documents, "", true), ["CEL0409"], "{documents}");
+        let filter = patch(
+            "{applyTo: NETWORK_FILTER, match: {context: SIDECAR_INBOUND, listener: {filterChain: {transportProtocol: tls, filter: {name: envoy.filters.network.http_connection_manager}}}}, patch: {operation: MERGE, value: {typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stream_idle_timeout: 5s}}}}",
+        );
+        let found = codes_of(&format!("{documents}{filter}"));
+        assert!(!found.contains(&"CEL0404"), "{documents}: {found:?}");
+    }
+    assert_eq!(said_of_inbound(&two, "portNumber: 9090, ", true), ["CEL0409"]);
+    assert_eq!(said_of_inbound(&two, "portNumber: 7070, ", true), ["CEL0404", "CEL0409"]);
+}
+
 #[test]
 fn the_page_is_made_from_the_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/analysis.md");

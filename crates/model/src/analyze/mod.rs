@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::istio::{Config, Document, ErrorKind, PassedOver, ReadError};
 pub use codes::{CODES, Code, reference};
-pub use patches::patch_findings;
+pub use patches::{not_taken, patch_findings};
 
 /// Findings that are kept of one analysis.
 pub const FINDINGS_MAX: usize = 10_000;

@@ -1,25 +1,29 @@
 //! EnvoyFilters. What a patch matches, and how its value is understood, is the patch engine's to say; its reports become
 //! findings here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
 
 use super::{Code, Finding, Findings, codes};
 use crate::istio::{
-    ApplyTo, Config, ConfigPatch, DEFAULT_NAMESPACE, Document, EnvoyFilter, PatchContext, PatchOperation,
-    ROOT_NAMESPACE, scalar,
+    AddressType, ApplyTo, Config, ConfigPatch, DEFAULT_NAMESPACE, Document, Endpoint, EndpointPort, EndpointSlice,
+    EnvoyFilter, Metadata, PatchContext, PatchOperation, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service, ServicePort,
+    TargetPort, TransportProtocol, scalar,
 };
 use crate::patch::{
     ISTIO_VERSION, Origin, Outcome, Patch, PatchError, PatchReport, PatchSet, WarningKind, Workload, is_of_version,
     patches,
 };
 use crate::snapshot::{BuildError, Snapshot};
-use crate::translate::{Index, Node, proxy_metadata, translate, translate_unpatched};
+use crate::translate::{
+    Certificates, Index, Node, Protocol, proxy_metadata, served_hosts, translate, translate_unpatched,
+};
 
 const KIND: &str = "EnvoyFilter";
-/// Different proxies that are tried to find out whether a patch matches anything.
+/// Different proxies, certificates apart, that are tried to find out whether a patch matches anything: each costs a translation.
 const NODES_MAX: usize = 16;
 const HTTP_MANAGER_SUFFIX: &str = "HttpConnectionManager";
 const BUFFER_FILTER: &str = "envoy.filters.http.buffer";
@@ -37,7 +41,10 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     }
     let mut reports: Vec<PatchReport> = Vec::new();
     let mut blamed: HashSet<(String, u32, usize)> = HashSet::new();
-    for node in nodes(config) {
+    let mut config = Cow::Borrowed(config);
+    let nodes = nodes(&mut config);
+    let config = &*config;
+    for node in nodes {
         match translate(config, &node) {
             Ok(resources) => {
                 if Snapshot::build(&resources, None).is_err() {
@@ -57,7 +64,11 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
                 }
             }
             Err(errors) => {
-                findings.list.extend(errors.iter().map(refused));
+                for finding in errors.iter().map(refused) {
+                    if !findings.list.contains(&finding) {
+                        findings.list.push(finding);
+                    }
+                }
             }
         }
     }
@@ -72,8 +83,9 @@ fn rank(outcome: &Outcome) -> u8 {
     }
 }
 
-/// The patches whose outcome the proxy refuses to run with, each with what it says. Only asked for where it refuses the whole.
-fn not_taken(config: &Config, node: &Node) -> Vec<(Origin, Vec<BuildError>)> {
+/// The patches whose outcome the proxy refuses to run with, each with what it says. It costs translations: only to be asked for
+/// where the proxy refuses the whole.
+pub fn not_taken(config: &Config, node: &Node) -> Vec<(Origin, Vec<BuildError>)> {
     let metadata = proxy_metadata(config, node);
     let workload = Workload { namespace: &node.namespace, labels: &node.labels, metadata: &metadata };
     let Ok(all) = patches(config, workload) else { return Vec::new() };
@@ -131,9 +143,9 @@ fn not_taken_finding(origin: &Origin, errors: &[BuildError]) -> Finding {
     }
 }
 
-/// One proxy for each namespace and selector that patches name, with an address of the namespace's endpoints, so that it
-/// has an inbound side.
-fn nodes(config: &Config) -> Vec<Node> {
+/// Proxies for each namespace and selector that patches name, each with an inbound side, without a certificate and with one:
+/// patches may be for mutual TLS alone. What is matched for one of them is matched. Endpoints that `config` lacks are added.
+fn nodes(config: &mut Cow<'_, Config>) -> Vec<Node> {
     let mut wanted: Vec<(String, BTreeMap<String, String>)> = Vec::new();
     for document in &config.envoy_filters {
         let labels = document.spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default();
@@ -146,8 +158,83 @@ fn nodes(config: &Config) -> Vec<Node> {
             wanted.push(one);
         }
     }
-    wanted.into_iter().map(|(namespace, labels)| node_of(config, &namespace, labels)).collect()
+    let most = (NODES_MAX / wanted.len().max(1)).max(1);
+    let mut known: HashMap<String, Vec<Vec<IpAddr>>> = HashMap::new();
+    let mut nodes = Vec::new();
+    for (namespace, labels) in wanted {
+        let found = known.entry(namespace.clone()).or_insert_with(|| addresses(config, &namespace, most));
+        nodes.extend(found.iter().map(|addresses| Node {
+            namespace: namespace.clone(),
+            labels: labels.clone(),
+            addresses: addresses.clone(),
+            ..Node::default()
+        }));
+    }
+    // Nothing here opens the files.
+    let certificates = Certificates { chain: "chain".to_owned(), key: "key".to_owned(), roots: "roots".to_owned() };
+    let with = |node: &Node| Node { certificates: Some(certificates.clone()), ..node.clone() };
+    let secure: Vec<Node> = nodes.iter().map(with).collect();
+    nodes.extend(secure);
+    nodes
 }
+
+/// Addresses of proxies of a namespace, by proxy. Files for Kubernetes name no endpoints: each of the namespace's services then
+/// gets one that is made up, and so does a service that is made up where there is none.
+fn addresses(config: &mut Cow<'_, Config>, namespace: &str, most: usize) -> Vec<Vec<IpAddr>> {
+    let node = node_of(config, namespace, BTreeMap::new());
+    if served_hosts(&Index::new(config, &node)).next().is_some() {
+        return vec![node.addresses];
+    }
+    let is_http = |port: &ServicePort| {
+        let name = port.name.as_deref().unwrap_or_default();
+        matches!(port.protocol, None | Some(TransportProtocol::Tcp))
+            && Protocol::of(port.app_protocol.as_deref(), name) != Protocol::Opaque
+    };
+    let of_namespace = config.services.iter().filter(|service| service.meta.namespace == namespace);
+    let mut services: Vec<_> = of_namespace
+        .filter(|service| service.spec.external_name.is_none() && service.spec.ports.iter().any(is_http))
+        .take(most)
+        .cloned()
+        .collect();
+    let config = config.to_mut();
+    if services.is_empty() {
+        let meta = Metadata { name: MADE_UP.to_owned(), namespace: namespace.to_owned(), ..Metadata::default() };
+        let ports = vec![ServicePort { port: 80, ..ServicePort::default() }];
+        let service = Document { meta, spec: Service { ports, ..Service::default() }, ..Document::default() };
+        config.services.push(service.clone());
+        services.push(service);
+    }
+    let mut all = Vec::with_capacity(services.len());
+    for (service, last) in services.into_iter().zip(1..=u8::MAX) {
+        // RFC 5737: no endpoint has such an address.
+        let address = IpAddr::from([192, 0, 2, last]);
+        let ports = service.spec.ports.iter().filter(|port| is_http(port)).map(|port| EndpointPort {
+            name: port.name.clone(),
+            port: match port.target_port {
+                Some(TargetPort::Number(number)) => number,
+                _ => port.port,
+            },
+            ..EndpointPort::default()
+        });
+        let spec = EndpointSlice {
+            address_type: AddressType::Ipv4,
+            endpoints: vec![Endpoint { addresses: vec![address], ..Endpoint::default() }],
+            ports: ports.collect(),
+        };
+        let meta = Metadata {
+            name: format!("{}-{MADE_UP}", service.meta.name),
+            namespace: namespace.to_owned(),
+            labels: BTreeMap::from([(SERVICE_NAME_LABEL.to_owned(), service.meta.name)]),
+            ..Metadata::default()
+        };
+        config.endpoint_slices.push(Document { meta, spec, ..Document::default() });
+        all.push(vec![address]);
+    }
+    all
+}
+
+/// Part of the names of services and endpoints that stand in no file.
+const MADE_UP: &str = "made-up";
 
 /// A proxy in a namespace, at the address of one of its endpoints.
 pub(super) fn node_of(config: &Config, namespace: &str, labels: BTreeMap<String, String>) -> Node {
