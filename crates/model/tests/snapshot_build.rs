@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use celerity_model::snapshot::{Action, Address, Algorithm, ConnectionView, HttpFilter, Snapshot, Transport};
 use celerity_model::translate::Resources;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, LbPolicy, TransportSocketMatch,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::{
     Address as EnvoyAddress, HealthCheck, Metadata, SocketAddress, TransportSocket, address, socket_address,
     transport_socket,
@@ -230,6 +231,18 @@ fn the_pool_key_follows_what_connections_depend_on() {
     assert_eq!(key(&first), key(&second), "connections do not depend on the balancer");
     resources.clusters[0].connect_timeout = Some(EnvoyDuration { seconds: 1, nanos: 0 });
     assert_ne!(key(&first), key(&built(&resources, Some(&second))));
+}
+
+#[test]
+fn of_several_thresholds_the_first_stands() {
+    let threshold =
+        |requests: u32| Thresholds { max_requests: Some(UInt32Value { value: requests }), ..Thresholds::default() };
+    let mut resources = mesh(1);
+    resources.clusters[0].circuit_breakers =
+        Some(CircuitBreakers { thresholds: vec![threshold(7), threshold(0)], ..CircuitBreakers::default() });
+    let snapshot = built(&resources, None);
+    let cluster = snapshot.cluster_by_name(&service_name(0)).expect("there");
+    assert_eq!(cluster.policy.limits.max_requests, 7);
 }
 
 #[test]

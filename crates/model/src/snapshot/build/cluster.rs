@@ -152,10 +152,15 @@ fn discovery(check: &mut Check, rest: &mut EnvoyCluster) -> Discovery {
 
 fn read_limits(check: &mut Check, mut breakers: CircuitBreakers) -> Limits {
     let mut limits = Limits::default();
+    let mut read = false;
     for (index, mut threshold) in std::mem::take(&mut breakers.thresholds).into_iter().enumerate() {
         check.item("thresholds", index, |check| {
             if threshold.priority != 0 {
                 check.error("priority", "only the thresholds of priority DEFAULT are supported");
+                return;
+            }
+            // The first of a priority stands, as in Envoy (`upstream_impl.cc`, ResourceManagers::load); a patch's MERGE appends.
+            if std::mem::replace(&mut read, true) {
                 return;
             }
             limits.max_connections = u32_or(threshold.max_connections.take(), limits.max_connections);
