@@ -420,6 +420,7 @@ fn values_that_would_be_refused_later_are_refused_here() {
         (workload("address: 10.0.0.300"), "address"),
         (entry("ports: [{number: 80, name: a, protocol: FOO}]"), "ports[0].protocol"),
         (entry("addresses: [10.0.0.0/33]"), "addresses[0]"),
+        (entry("resolution: DNS").replace("a.example.com", "'*.example.com'"), "hosts[0]"),
         (
             entry(
                 "resolution: STATIC, ports: [{number: 80, name: a}], endpoints: [{address: 10.0.0.1, ports: {b: 1}}]",

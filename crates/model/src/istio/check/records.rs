@@ -160,6 +160,13 @@ pub(crate) fn check_service_entry(entry: &ServiceEntry, cx: &mut Cx) {
     if resolution == Resolution::DnsRoundRobin && entry.endpoints.len() > 1 {
         cx.error_at("endpoints", ErrorKind::Conflict, "DNS_ROUND_ROBIN takes one endpoint; write resolution: DNS");
     }
+    if resolution.asks_dns() && entry.endpoints.is_empty() && entry.workload_selector.is_none() {
+        // Istio: "hosts must be FQDN if no endpoints are provided" (`validation.go`). Nobody resolves a wildcard.
+        for (index, host) in entry.hosts.iter().enumerate().filter(|(_, host)| host.starts_with('*')) {
+            let reason = format!("DNS has no answer for {host}; write endpoints for it, or resolution: NONE");
+            cx.error_at(&format!("hosts[{index}]"), ErrorKind::Conflict, reason);
+        }
+    }
     if resolution == Resolution::Static {
         for (index, endpoint) in entry.endpoints.iter().enumerate() {
             let address = endpoint.address.as_deref().unwrap_or_default();
