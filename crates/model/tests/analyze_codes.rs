@@ -251,6 +251,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0704", format!("{}{}", peer("p", "default"), peer("q", "default"))),
         ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
         ("CEL0710", SERVICES.replace("name: http", "name: tcp-db")),
+        ("CEL0711", SERVICES.replace("port: 80}]}", "port: 80, targetPort: web}]}").replace("8080", "15006")),
         ("CEL0709", SERVICES.replace("ports: [{name: http, port: 8080}]", "ports: [{name: web, port: 8080}]")),
         ("CEL0708", format!("{NAMED}{}", rule("r", "workloadSelector: {matchLabels: {app: b}}"))),
         ("CEL0707", format!("{}{NAMED}", entry("a", SELECTING))),

@@ -305,6 +305,9 @@ codes! {
     PORT_NOT_CARRIED = "CEL0710" Warning "The port's traffic is not carried yet"
         reason "The port speaks TCP, TLS, HTTPS or another protocol than HTTP, by its appProtocol or protocol or else by its name up to the first dash. Only HTTP is carried so far: a request for the port gets 503 unless a route leads there, and a sidecar does not serve it."
         mend "Name the port http-NAME, or write appProtocol: http (in a ServiceEntry protocol: HTTP), if it speaks HTTP; if not, let clients connect to it without the proxy." example "ports: [{name: tcp-db, port: 5432}]";
+    NAMED_TARGET_PORT = "CEL0711" Warning "The application's port is known by name alone"
+        reason "The EndpointSlice names the sidecar's inbound port, so the Service's targetPort says where the application listens; a name of a Pod's port means nothing without the Pod. The Service's own port is taken."
+        mend "targetPort: 8080" example "ports: [{name: http, port: 80, targetPort: web}] with a slice's ports: [{name: http, port: 15006}]";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

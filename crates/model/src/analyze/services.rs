@@ -6,9 +6,9 @@ use super::world::{World, full_name, has_labels, has_name};
 use super::{Findings, codes};
 use crate::istio::{
     Config, Document, EndpointSlice, InternalTrafficPolicy, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service,
-    SessionAffinity, TrafficDistribution, TransportProtocol,
+    SessionAffinity, TargetPort, TrafficDistribution, TransportProtocol,
 };
-use crate::translate::Protocol;
+use crate::translate::{Node, Protocol};
 
 pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings) {
     for document in &config.endpoint_slices {
@@ -121,8 +121,9 @@ fn names_without_dns(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Ports of Services of which no slice says where the endpoints have them.
+/// Ports of Services of which no slice says where the endpoints have them, or where the application has them behind a sidecar.
 fn ports_of_slices(config: &Config, findings: &mut Findings) {
+    let inbound = Node::default().inbound.port();
     let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
     for slice in config.endpoint_slices.iter().filter(|slice| !slice.spec.endpoints.is_empty()) {
         if let Some(name) = slice.service_name() {
@@ -134,7 +135,19 @@ fn ports_of_slices(config: &Config, findings: &mut Findings) {
         for (index, port) in document.spec.ports.iter().enumerate().filter(|(_, port)| is_tcp(port.protocol)) {
             let ports = || own.into_iter().flatten().flat_map(|slice| &slice.ports).filter(|one| is_tcp(one.protocol));
             let name = |name: &Option<String>| name.clone().unwrap_or_default();
-            if own.is_none() || ports().any(|one| name(&one.name) == name(&port.name)) {
+            let same = ports().find(|one| name(&one.name) == name(&port.name));
+            if let (Some(TargetPort::Name(target)), Some(same)) = (&port.target_port, same)
+                && same.port == inbound
+            {
+                let code = &codes::NAMED_TARGET_PORT;
+                let reason = format!(
+                    "the endpoints are at {inbound}, the sidecar's port, and {target} names the application's by a Pod that is not known here: {} is taken",
+                    port.port
+                );
+                let field = format!("spec.ports[{index}].targetPort");
+                findings.add(code, "Service", document, &field, reason, code.mend.to_owned());
+            }
+            if own.is_none() || same.is_some() {
                 continue;
             }
             let mut known: Vec<String> = ports().map(|one| format!("{:?}", name(&one.name))).collect();
