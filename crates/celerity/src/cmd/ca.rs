@@ -57,11 +57,11 @@ struct IssueArgs {
     spiffe: Option<String>,
 
     /// Namespace of the workload [default: default]
-    #[arg(long, value_name = "NS", requires = "service_account")]
+    #[arg(long, value_name = "NS", requires = "service_account", value_parser = segment)]
     namespace: Option<String>,
 
     /// Service account of the workload
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = segment)]
     service_account: Option<String>,
 
     /// A DNS name to put in as well; may be given again
@@ -79,6 +79,16 @@ struct IssueArgs {
     /// How long the certificate is good, such as 24h
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::parse)]
     ttl: Duration,
+}
+
+/// One segment of an identity's path (SPIFFE-ID, section 2.2). With a slash in it a name would be another workload's identity, or
+/// one that no policy's pattern is meant for.
+fn segment(text: &str) -> Result<String, String> {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if text.is_empty() || !text.bytes().all(letters) || matches!(text, "." | "..") {
+        return Err("write letters, digits, dots, dashes and underscores".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -118,4 +128,19 @@ fn issue(args: &IssueArgs) -> anyhow::Result<String> {
         .map(|end| end.format(&time::format_description::well_known::Rfc3339).unwrap_or_default())
         .unwrap_or_default();
     Ok(format!("{} until {until}, in {}", identity.spiffe, args.out.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_segment_of_the_identity() {
+        for right in ["orders", "orders-v2", "a.b_C9"] {
+            assert_eq!(segment(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "a/b", "..", "a b", "a%2fb", "\u{e9}"] {
+            assert!(segment(wrong).is_err(), "{wrong}");
+        }
+    }
 }
