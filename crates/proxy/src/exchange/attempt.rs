@@ -16,7 +16,7 @@ use crate::upstream::cluster::{ClusterPool, Wanted, WorkerEndpoint};
 use crate::upstream::shared::{ClusterShared, RareEvents};
 use crate::upstream::{AcquireError, AttemptError, Lease, UpstreamStream};
 use celerity_model::snapshot::{
-    Chosen, Cluster, Discovery, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost, WeightedCluster,
+    Chosen, Cluster, Discovery, Forward, HostRewrite, Limits, RetryPolicy, Route, VirtualHost,
 };
 use celerity_model::translate::PASSTHROUGH_CLUSTER;
 use celerity_telemetry::server_timing::{Asked, HOPS};
@@ -39,10 +39,9 @@ const MOVES_MAX: u32 = 100;
 const GRPC_TIMEOUT_SLACK_MS: u64 = 10;
 
 /// A response whose head has come.
-pub struct Up<'a> {
+pub struct Up {
     pub stream: UpstreamStream,
     pub length: BodyLength,
-    pub weighted: Option<&'a WeightedCluster>,
     /// What the upstream's own proxy says of its part.
     pub hop: Option<HopReport>,
     /// Held until the response is over.
@@ -87,15 +86,15 @@ impl<'a> Exchange<'a> {
         host: &'a VirtualHost,
         route: &'a Route,
         forward: &'a Forward,
-    ) -> Result<Up<'a>, Failure> {
-        let (cluster, weighted) = match &self.chosen {
+    ) -> Result<Up, Failure> {
+        let cluster = match &self.chosen {
             Some(chosen) => chosen.clone(),
             None => self.choose(forward)?,
         };
         let mut pool = self.worker.clusters.of(self.worker, &cluster);
         self.cluster = Some(pool.clone());
         if !std::mem::replace(&mut self.rewritten, true) {
-            self.rewrite(host, route, forward, weighted);
+            self.rewrite(host, route, forward);
         }
         self.mirror(forward, false);
         let timeout = self.timeout_of(forward);
@@ -157,14 +156,14 @@ impl<'a> Exchange<'a> {
                         if retries > 0 {
                             RareEvents::add(&pool.shared.events.retry_successes);
                         }
-                        return Ok(Up { stream, length, weighted, hop, _request: permit });
+                        return Ok(Up { stream, length, hop, _request: permit });
                     }
                     drop(held.take());
                     match self.next_retry(policy, &pool, retries) {
                         Ok(next) => held = Some(next),
                         Err(why) => {
                             self.flags.insert(why);
-                            return Ok(Up { stream, length, weighted, hop, _request: permit });
+                            return Ok(Up { stream, length, hop, _request: permit });
                         }
                     }
                     drop(stream);
@@ -395,7 +394,7 @@ impl<'a> Exchange<'a> {
         Ok(acquired)
     }
 
-    pub(super) fn choose(&self, forward: &'a Forward) -> Result<(Arc<Cluster>, Option<&'a WeightedCluster>), Failure> {
+    pub(super) fn choose(&mut self, forward: &'a Forward) -> Result<Arc<Cluster>, Failure> {
         let missing = |name: &str| {
             let sentence = format!("the cluster {name} is not in the configuration");
             let flags = ResponseFlags::NO_CLUSTER_FOUND;
@@ -404,25 +403,26 @@ impl<'a> Exchange<'a> {
         match forward.target.choose(self.rng()) {
             Some(Chosen::Cluster(reference)) => {
                 let cluster = self.snapshot.cluster(reference).ok_or_else(|| missing(&reference.name))?;
-                Ok((cluster.clone(), None))
+                Ok(cluster.clone())
             }
             Some(Chosen::Weighted(weighted)) => {
+                self.weighted = Some(weighted);
                 let cluster =
                     self.snapshot.cluster(&weighted.cluster).ok_or_else(|| missing(&weighted.cluster.name))?;
-                Ok((cluster.clone(), Some(weighted)))
+                Ok(cluster.clone())
             }
             Some(Chosen::Header(name)) => {
                 let value = self.request.headers.get(name.as_bytes()).and_then(|value| std::str::from_utf8(value).ok());
                 let cluster = value.and_then(|value| self.snapshot.cluster_by_name(value));
-                Ok((cluster.ok_or_else(|| missing(value.unwrap_or_default()))?.clone(), None))
+                Ok(cluster.ok_or_else(|| missing(value.unwrap_or_default()))?.clone())
             }
             None => Err(missing("(none)")),
         }
     }
 
     /// The route's changes to the request, once, before the first attempt.
-    fn rewrite(&mut self, host: &VirtualHost, route: &Route, forward: &Forward, weighted: Option<&WeightedCluster>) {
-        let table = &self.manager.routes;
+    fn rewrite(&mut self, host: &VirtualHost, route: &Route, forward: &Forward) {
+        let (table, weighted) = (&self.manager.routes, self.weighted);
         let mut order = [
             weighted.map(|weighted| &weighted.request_headers),
             Some(&route.request_headers),

@@ -7,7 +7,7 @@ use super::filters::Passed;
 use crate::downstream::stream::DownstreamStream;
 use crate::filters::cache::{Freshened, Lookup, Pending, Revalidation, Scope, Served, ServedKind, StoreWriter};
 use crate::http::{HeaderId, RequestHead};
-use celerity_model::snapshot::{Action, Forward, HostRewrite, Route, VirtualHost, WeightedCluster};
+use celerity_model::snapshot::{Action, Forward, HostRewrite, Route, VirtualHost};
 use celerity_telemetry::ResponseFlags;
 use celerity_telemetry::metrics::names;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,8 +24,8 @@ pub(crate) enum Caching {
 }
 
 /// What to do with the upstream's response.
-pub(super) enum Consulted<'a> {
-    Relay(Up<'a>),
+pub(super) enum Consulted {
+    Relay(Up),
     Answered(Ended),
     /// The origin's 304 speaks of a response that is not there: ask for the whole one.
     Again,
@@ -45,15 +45,15 @@ impl<'a> Exchange<'a> {
     ) -> Passed {
         // What answers by itself, and what has no cluster to go to, has nothing to store.
         let Action::Forward(forward) = &route.action else { return Passed::On };
-        let Ok((cluster, weighted)) = self.choose(forward) else { return Passed::On };
-        let changes = self.changes(host, route, forward, weighted);
+        let Ok(cluster) = self.choose(forward) else { return Passed::On };
+        let changes = self.changes(host, route, forward);
         let scope = Scope { cluster: cluster.name.clone(), is_inbound: self.conn.is_inbound(), changes };
         // A hit ends the chain: a policy that stands behind this filter would not be heard.
         if self.cors.is_none() {
             self.admit_origin(route);
         }
         // Drawn once: what comes of it is stored under this cluster.
-        self.chosen = Some((cluster, weighted));
+        self.chosen = Some(cluster);
         match self.worker.shared.cache.lookup(scope, self.request, now_s()) {
             Lookup::Bypass => {
                 if !self.request.method.is_safe() {
@@ -61,7 +61,7 @@ impl<'a> Exchange<'a> {
                 }
                 Passed::On
             }
-            Lookup::Served(served) => Passed::Answered(self.serve_stored(down, host, route, *served).await),
+            Lookup::Served(served) => Passed::Answered(self.serve_stored(down, *served).await),
             Lookup::OnlyIfCached => {
                 self.details = details::NOT_IN_CACHE;
                 Passed::Answered(self.reply(down, 504, b"not in the cache", ResponseFlags::NONE).await)
@@ -81,8 +81,9 @@ impl<'a> Exchange<'a> {
 
     /// What the route will make of the request, as far as an origin's answer may depend on it. Of changes to headers their
     /// rules count and not what comes of them: an answer that depends on a header's value says so with Vary.
-    fn changes(&self, host: &VirtualHost, route: &Route, forward: &Forward, weighted: Option<&WeightedCluster>) -> u64 {
+    fn changes(&self, host: &VirtualHost, route: &Route, forward: &Forward) -> u64 {
         let mut changes = DefaultHasher::new();
+        let weighted = self.weighted;
         forward.path_rewrite.apply(&route.matching, &self.request.path).hash(&mut changes);
         match (weighted.and_then(|weighted| weighted.host_rewrite.as_deref()), &forward.host_rewrite) {
             (Some(name), _) => name.hash(&mut changes),
@@ -100,13 +101,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Answers with what is stored, as the origin gave it, and the changes that the configuration has for responses.
-    async fn serve_stored(
-        &mut self,
-        down: &mut DownstreamStream<'_>,
-        host: &VirtualHost,
-        route: &Route,
-        served: Served,
-    ) -> Ended {
+    async fn serve_stored(&mut self, down: &mut DownstreamStream<'_>, served: Served) -> Ended {
         let kind = match served.kind {
             ServedKind::Fresh => "fresh",
             ServedKind::Revalidated => "revalidated",
@@ -116,19 +111,12 @@ impl<'a> Exchange<'a> {
         self.flags.insert(ResponseFlags::RESPONSE_FROM_CACHE_FILTER);
         self.details = details::FROM_CACHE;
         self.response = served.head;
-        let weighted = self.chosen.as_ref().and_then(|(_, weighted)| *weighted);
-        self.own_mutations(route, host, weighted);
+        self.own_mutations();
         self.respond(down, &served.body).await
     }
 
     /// Hears the upstream's response, once its head is there and before anything of it goes to the client.
-    pub(super) async fn consult_cache(
-        &mut self,
-        down: &mut DownstreamStream<'_>,
-        host: &VirtualHost,
-        route: &Route,
-        up: Up<'a>,
-    ) -> Consulted<'a> {
+    pub(super) async fn consult_cache(&mut self, down: &mut DownstreamStream<'_>, up: Up) -> Consulted {
         let cache = &self.worker.shared.cache;
         let pending = match self.caching.take() {
             None => return Consulted::Relay(up),
@@ -141,7 +129,7 @@ impl<'a> Exchange<'a> {
                 304 => match cache.freshen(&revalidation, &self.response, now_s()) {
                     Freshened::Serve(served) => {
                         drop(up);
-                        return Consulted::Answered(self.serve_stored(down, host, route, *served).await);
+                        return Consulted::Answered(self.serve_stored(down, *served).await);
                     }
                     Freshened::Forward => return Consulted::Relay(up),
                     Freshened::Retry => {
@@ -153,7 +141,7 @@ impl<'a> Exchange<'a> {
                 500 | 502..=504 => match revalidation.on_error(now_s()) {
                     Some(served) => {
                         drop(up);
-                        return Consulted::Answered(self.serve_stored(down, host, route, *served).await);
+                        return Consulted::Answered(self.serve_stored(down, *served).await);
                     }
                     None => revalidation.into_pending(),
                 },
@@ -173,16 +161,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// A stored response that may stand in for an origin that does not answer.
-    pub(super) async fn stale_instead(
-        &mut self,
-        down: &mut DownstreamStream<'_>,
-        host: &VirtualHost,
-        route: &Route,
-    ) -> Option<Ended> {
+    pub(super) async fn stale_instead(&mut self, down: &mut DownstreamStream<'_>) -> Option<Ended> {
         match self.caching.take() {
             Some(Caching::Revalidation(revalidation)) => {
                 let served = revalidation.on_error(now_s())?;
-                Some(self.serve_stored(down, host, route, *served).await)
+                Some(self.serve_stored(down, *served).await)
             }
             _ => None,
         }

@@ -12,7 +12,7 @@ use crate::h1::BodyLength;
 use crate::http::{HeaderId, RequestHead, ResponseHead};
 use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
 use crate::worker::Worker;
-use celerity_model::snapshot::{Action, Cluster, HttpManager, Snapshot, WeightedCluster};
+use celerity_model::snapshot::{Action, Cluster, HttpManager, Route, Snapshot, VirtualHost, WeightedCluster};
 use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
 use std::net::SocketAddr;
@@ -159,9 +159,12 @@ pub struct Exchange<'a> {
     pub upstream_local: Option<SocketAddr>,
     pub last: bool,
     pub http_10: bool,
-    pub route_name: Option<&'a str>,
+    /// Where the request belongs. `None`: nowhere, or it was answered before one looked.
+    pub matched: Option<(&'a VirtualHost, &'a Route)>,
     /// The route's cluster where a filter had to know it; otherwise it is chosen when the request goes on.
-    pub(super) chosen: Option<(Arc<Cluster>, Option<&'a WeightedCluster>)>,
+    pub(super) chosen: Option<Arc<Cluster>>,
+    /// The one that was drawn, where the route has several.
+    pub(super) weighted: Option<&'a WeightedCluster>,
     pub cluster: Option<Rc<ClusterPool>>,
     pub endpoint: Option<Rc<WorkerEndpoint>>,
     pub attempts: u32,
@@ -237,8 +240,9 @@ impl<'a> Exchange<'a> {
             upstream_local: None,
             last: begun.last,
             http_10: begun.http_10,
-            route_name: None,
+            matched: None,
             chosen: None,
+            weighted: None,
             cluster: None,
             endpoint: None,
             attempts: 0,

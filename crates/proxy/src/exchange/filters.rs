@@ -129,7 +129,7 @@ impl<'a> Exchange<'a> {
                 Abort::Http(status) => self.reply(down, status, b"fault filter abort", flags).await,
                 Abort::Grpc(code) => {
                     self.flags.insert(flags);
-                    self.response = ResponseHead::new(200);
+                    self.begin_own(200);
                     self.own_answer(down, b"fault filter abort", Some(code)).await
                 }
             });

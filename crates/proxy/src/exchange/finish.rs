@@ -119,7 +119,7 @@ impl Exchange<'_> {
             response_flags: self.flags,
             bytes_received: self.upload.bytes,
             bytes_sent: self.response_bytes,
-            route_name: self.route_name.unwrap_or_default(),
+            route_name: self.matched.map(|(_, route)| &*route.name).unwrap_or_default(),
             upstream_cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.cluster.name),
             upstream_host: upstream.text(),
             upstream_local_address: upstream_local.text(),

@@ -85,7 +85,7 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
         let ended = x.reply(down, 404, b"", ResponseFlags::NO_ROUTE_FOUND).await;
         return x.finish(down, ended);
     };
-    x.route_name = Some(&route.name);
+    x.matched = Some((host, route));
     x.patience_of(&route.action);
 
     // Filters, in the order of the configuration. One that is not there costs nothing.
@@ -96,17 +96,17 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
     }
 
     let ended = match &route.action {
-        Action::Redirect(redirect) => x.redirect(down, route, redirect, host).await,
-        Action::Respond(direct) => x.direct(down, route, direct, host).await,
+        Action::Redirect(redirect) => x.redirect(down, route, redirect).await,
+        Action::Respond(direct) => x.direct(down, direct).await,
         Action::Forward(forward) => loop {
             match x.forward(down, host, route, forward).await {
                 Ok(up) if x.response.status == 101 => break x.tunnel(down, host, route, up).await,
-                Ok(up) => match x.consult_cache(down, host, route, up).await {
-                    Consulted::Relay(up) => break x.relay(down, host, route, up).await,
+                Ok(up) => match x.consult_cache(down, up).await {
+                    Consulted::Relay(up) => break x.relay(down, host, up).await,
                     Consulted::Answered(ended) => break ended,
                     Consulted::Again => x.upload.rewind(),
                 },
-                Err(failure) => match x.stale_instead(down, host, route).await {
+                Err(failure) => match x.stale_instead(down).await {
                     Some(ended) => break ended,
                     None => break x.fail(down, x.explained(failure)).await,
                 },

@@ -13,7 +13,6 @@ use crate::http::{HeaderId, Method, ResponseHead};
 use crate::upstream::connect::Protocol;
 use celerity_model::snapshot::{
     DirectResponse, HeaderMutations, HttpFilter, Redirect, RedirectPath, RedirectScheme, Route, VirtualHost,
-    WeightedCluster,
 };
 use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{HOP_HEADER, HopReport, ResponseFlags, State};
@@ -22,16 +21,10 @@ use std::time::Instant;
 
 impl<'a> Exchange<'a> {
     /// Relays the upstream's response.
-    pub async fn relay(
-        &mut self,
-        down: &mut DownstreamStream<'_>,
-        host: &VirtualHost,
-        route: &Route,
-        up: Up<'a>,
-    ) -> Ended {
-        let Up { mut stream, length, weighted, hop, .. } = up;
+    pub async fn relay(&mut self, down: &mut DownstreamStream<'_>, host: &VirtualHost, up: Up) -> Ended {
+        let Up { mut stream, length, hop, .. } = up;
         let worker = self.worker.clone();
-        self.answer(down, host, route, &stream, (length, weighted, hop));
+        self.answer(down, host, &stream, (length, hop));
         if self.status == 0 {
             return Ended::Unanswered;
         }
@@ -83,9 +76,8 @@ impl<'a> Exchange<'a> {
         &mut self,
         down: &mut DownstreamStream<'_>,
         host: &VirtualHost,
-        route: &Route,
         stream: &crate::upstream::UpstreamStream,
-        (length, weighted, hop): (BodyLength, Option<&WeightedCluster>, Option<HopReport>),
+        (length, hop): (BodyLength, Option<HopReport>),
     ) {
         match hop {
             Some(report) => self.ledger.join_peer(&report, &self.worker.clock),
@@ -93,7 +85,7 @@ impl<'a> Exchange<'a> {
         }
         self.details = details::VIA_UPSTREAM;
         self.enter(State::Filters);
-        self.own_mutations(route, host, weighted);
+        self.own_mutations();
         if host.attempt_count_in_response {
             let count = self.attempts;
             let mut text = itoa::Buffer::new();
@@ -198,8 +190,15 @@ impl<'a> Exchange<'a> {
         flags: ResponseFlags,
     ) -> Ended {
         self.flags.insert(flags);
-        self.response = ResponseHead::new(status);
+        self.begin_own(status);
         self.own_answer(down, body, None).await
+    }
+
+    /// The head of an answer in the proxy's own name, with the configuration's changes. They come first, as in Envoy
+    /// (`Utility::prepareLocalReply`): what the answer itself must say, they can't take away.
+    pub(super) fn begin_own(&mut self, status: u16) {
+        self.response = ResponseHead::new(status);
+        self.own_mutations();
     }
 
     /// Sends `self.response` in the proxy's own name. `code`: the gRPC status, where it does not follow from HTTP's.
@@ -213,15 +212,19 @@ impl<'a> Exchange<'a> {
             // A gRPC client reads its status from trailers; one that gets HTTP's would report nothing useful.
             let code = code.unwrap_or_else(|| grpc_status(self.response.status));
             self.response.status = 200;
-            self.response.headers.push(b"content-type", b"application/grpc");
-            self.response.headers.push(b"grpc-status", itoa::Buffer::new().format(code).as_bytes());
-            self.response.headers.push(b"grpc-message", &percent_encoded(body));
+            self.response.headers.set(b"content-type", b"application/grpc");
+            self.response.headers.set(b"grpc-status", itoa::Buffer::new().format(code).as_bytes());
+            self.response.headers.set(b"grpc-message", &percent_encoded(body));
             return self.respond(down, &[]).await;
         }
-        if !body.is_empty() {
+        self.as_text(body);
+        self.respond(down, body).await
+    }
+
+    fn as_text(&mut self, body: &[u8]) {
+        if !body.is_empty() && !self.response.headers.contains_id(HeaderId::ContentType) {
             self.response.headers.push(b"content-type", b"text/plain");
         }
-        self.respond(down, body).await
     }
 
     /// Sends `self.response` with a body that is there.
@@ -306,7 +309,7 @@ impl<'a> Exchange<'a> {
             self.last = true;
         }
         self.flags.insert(failure.flags);
-        self.response = ResponseHead::new(failure.status);
+        self.begin_own(failure.status);
         if failure.overloaded && !self.suppresses_envoy_headers() {
             self.response.headers.push(b"x-envoy-overloaded", b"true");
         }
@@ -321,44 +324,30 @@ impl<'a> Exchange<'a> {
         matches!(self.manager.filters.last(), Some(HttpFilter::Router(router)) if router.suppress_envoy_headers)
     }
 
-    pub async fn direct(
-        &mut self,
-        down: &mut DownstreamStream<'_>,
-        route: &Route,
-        direct: &DirectResponse,
-        host: &VirtualHost,
-    ) -> Ended {
+    pub async fn direct(&mut self, down: &mut DownstreamStream<'_>, direct: &DirectResponse) -> Ended {
         self.details = details::DIRECT_RESPONSE;
-        self.response = ResponseHead::new(direct.status);
-        if !direct.body.is_empty() {
-            self.response.headers.push(b"content-type", b"text/plain");
-        }
-        self.own_mutations(route, host, None);
+        self.begin_own(direct.status);
+        self.as_text(&direct.body);
         self.respond(down, &direct.body).await
     }
 
     /// The configuration's changes to a response, wherever it comes from.
-    pub(super) fn own_mutations(&mut self, route: &Route, host: &VirtualHost, weighted: Option<&WeightedCluster>) {
+    pub(super) fn own_mutations(&mut self) {
+        let Some((host, route)) = self.matched else { return };
         self.mutate_response([
-            weighted.map(|weighted| &weighted.response_headers),
+            self.weighted.map(|weighted| &weighted.response_headers),
             Some(&route.response_headers),
             Some(&host.response_headers),
             Some(&self.manager.routes.response_headers),
         ]);
     }
 
-    pub async fn redirect(
-        &mut self,
-        down: &mut DownstreamStream<'_>,
-        route: &Route,
-        redirect: &Redirect,
-        host: &VirtualHost,
-    ) -> Ended {
+    pub async fn redirect(&mut self, down: &mut DownstreamStream<'_>, route: &Route, redirect: &Redirect) -> Ended {
         let location = self.location(route, redirect);
         self.details = details::DIRECT_RESPONSE;
         self.response = ResponseHead::new(redirect.status);
         self.response.headers.push(b"location", &location);
-        self.own_mutations(route, host, None);
+        self.own_mutations();
         self.respond(down, &[]).await
     }
 

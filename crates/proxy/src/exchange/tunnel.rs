@@ -19,10 +19,10 @@ impl<'a> Exchange<'a> {
         down: &mut DownstreamStream<'_>,
         host: &VirtualHost,
         route: &Route,
-        up: Up<'a>,
+        up: Up,
     ) -> Ended {
-        let Up { mut stream, length, weighted, hop, .. } = up;
-        self.answer(down, host, route, &stream, (length, weighted, hop));
+        let Up { mut stream, length, hop, .. } = up;
+        self.answer(down, host, &stream, (length, hop));
         let (DownstreamStream::H1(client), Some(upstream)) = (&mut *down, stream.switched()) else {
             return Ended::Unanswered;
         };

@@ -6,5 +6,6 @@ mod grpc;
 mod ledger;
 mod limits;
 mod mirrors;
+mod replies;
 mod swaps;
 mod trust;
