@@ -290,8 +290,7 @@ fn a_request_for_a_websocket_is_not_mirrored() {
 #[test]
 fn a_put_is_sent_again_on_a_connection_that_was_closed_under_it() {
     let upstream = Upstream::start("one");
-    let services = service("user-service", &[(&upstream, "version: v1")]);
-    let sidecar = Sidecar::start(&documents(&[&services, &routed(NO_RETRIES)]));
+    let sidecar = Sidecar::start(&service("user-service", &[(&upstream, "version: v1")]));
     let mut client = sidecar.client();
     assert_eq!(client.get("user-service", "/first").expect("an answer").status, 200);
     upstream.close_idle_under_request(true);
@@ -354,4 +353,18 @@ fn a_log_that_was_moved_away_is_opened_anew() {
         logged.sidecar.get("user-service", "/after");
         !logged.lines("/after").is_empty()
     });
+}
+
+#[test]
+fn what_may_have_been_processed_is_not_sent_again_where_a_route_wants_no_retries() {
+    let answered = || Step::Say(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let request = || Step::Hear(b"\r\n\r\n".to_vec());
+    for (route, status) in [(NO_RETRIES, 503), ("timeout: 10s", 200)] {
+        let first = vec![request(), answered(), request()];
+        let server = Server::start(vec![first, vec![request(), answered()]]);
+        let sidecar = Sidecar::start(&documents(&[&origins(&[(&server, "v1")]), &routed(route)]));
+        let mut client = sidecar.client();
+        assert_eq!(client.get("user-service", "/first").expect("an answer").status, 200);
+        assert_eq!(client.get("user-service", "/second").expect("an answer").status, status, "{route}");
+    }
 }
