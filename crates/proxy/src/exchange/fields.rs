@@ -50,7 +50,8 @@ impl RequestView for View<'_> {
     }
 }
 
-fn joined<'a>(headers: &'a Headers, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+/// All values of a name, with commas between them.
+pub(super) fn joined<'a>(headers: &'a Headers, name: &[u8]) -> Option<Cow<'a, [u8]>> {
     let mut values = headers.iter().filter(|header| header.name == name).map(|header| header.value);
     let first = values.next()?;
     let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };

@@ -2,6 +2,7 @@
 
 use super::context::{Ended, Exchange, Failure};
 use super::details;
+use super::fields::joined;
 use crate::downstream::stream::DownstreamStream;
 use crate::http::{HeaderId, Headers, Method, ResponseHead};
 use crate::worker::ProxyShared;
@@ -157,14 +158,20 @@ impl<'a> Exchange<'a> {
         }
         self.details = details::CORS;
         self.response = ResponseHead::new(200);
-        for (name, value) in [
-            (&b"access-control-allow-methods"[..], &policy.allow_methods),
-            (b"access-control-allow-headers", &policy.allow_headers),
-            (b"access-control-max-age", &policy.max_age),
+        let any = |asked: &[u8]| joined(&self.request.headers, asked).unwrap_or_default().into_owned();
+        for (name, value, asked) in [
+            (&b"access-control-allow-methods"[..], &policy.allow_methods, &b"access-control-request-method"[..]),
+            (b"access-control-allow-headers", &policy.allow_headers, b"access-control-request-headers"),
         ] {
-            if !value.is_empty() {
-                self.response.headers.set(name, value.as_bytes());
+            // To a request with credentials a browser takes `*` for a name of its own: what was asked for is said, as by Envoy.
+            match &**value {
+                "" => {}
+                "*" => self.response.headers.set(name, &any(asked)),
+                listed => self.response.headers.set(name, listed.as_bytes()),
             }
+        }
+        if !policy.max_age.is_empty() {
+            self.response.headers.set(b"access-control-max-age", policy.max_age.as_bytes());
         }
         Passed::Answered(self.respond(down, &[]).await)
     }

@@ -1,6 +1,7 @@
 //! What the proxy answers itself.
 
 use super::common::{Sidecar, scripted, service, virtual_service};
+use celerity_testkit::Upstream;
 
 #[test]
 fn a_route_changes_the_proxys_own_answers_too() {
@@ -26,4 +27,21 @@ fn a_route_changes_the_proxys_own_answers_too() {
         assert!(answer.text().len() != 7 && !answer.text().is_empty(), "{path}");
     }
     assert_eq!(sidecar.client().get("elsewhere", "/").expect("answered").header("x-a"), None);
+}
+
+#[test]
+fn a_preflight_is_allowed_what_it_asks_for_where_all_is_allowed() {
+    let upstream = Upstream::start("users");
+    let cors = "  - corsPolicy: {allowOrigins: [{exact: 'http://a'}], allowMethods: ['*'], allowHeaders: ['*'], allowCredentials: true}\n    \
+                route: [{destination: {host: users}}]\n";
+    let sidecar = Sidecar::start(&(service("users", &[upstream.address()]) + &virtual_service("users", cors)));
+    let asked = [
+        ("origin", "http://a"),
+        ("access-control-request-method", "PUT"),
+        ("access-control-request-headers", "x-a, x-b"),
+    ];
+    let answer = sidecar.client().request("OPTIONS", "users", "/", &asked, b"").expect("answered");
+    assert_eq!(answer.header("access-control-allow-methods"), Some("PUT"));
+    assert_eq!(answer.header("access-control-allow-headers"), Some("x-a, x-b"));
+    assert_eq!(upstream.requests(), 0);
 }
