@@ -56,15 +56,16 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
     let running = worker.running();
     let manager = conn.manager(&running);
 
+    let headers_count = sent_headers(request, conn.is_http2);
     let mut x = Exchange::new(conn, &worker, &running.snapshot, &manager, request, begun);
+    if headers_count > manager.max_headers_count as usize {
+        x.details = details::HEADERS_TOO_LARGE;
+        let ended = x.reply(down, 431, b"too many headers", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).await;
+        return x.finish(down, ended);
+    }
     if let Err(error) = x.clean() {
         x.details = details::PATH_NORMALIZATION_FAILED;
         let ended = x.reply(down, 400, error.to_string().as_bytes(), ResponseFlags::NONE).await;
-        return x.finish(down, ended);
-    }
-    if x.request.headers.len() > manager.max_headers_count as usize {
-        x.details = details::HEADERS_TOO_LARGE;
-        let ended = x.reply(down, 431, b"too many headers", ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR).await;
         return x.finish(down, ended);
     }
     if worker.shared.overloaded.load(Ordering::Relaxed) {
@@ -117,4 +118,11 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
         x.mirror(forward, true);
     }
     x.finish(down, ended)
+}
+
+/// What Envoy's codecs count as headers: `Host` with them, and the pseudo-headers of HTTP/2.
+fn sent_headers(request: &RequestHead, is_http2: bool) -> usize {
+    let host = usize::from(!request.authority.is_empty());
+    let others = if is_http2 { 3 } else { 0 };
+    request.headers.len() + host + others
 }

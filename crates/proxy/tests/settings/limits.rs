@@ -38,8 +38,9 @@ fn headers_are_counted() {
     );
     let sidecar = Sidecar::start(&(service("users", &[upstream.address()]) + &patch));
     let mut client = sidecar.client();
-    assert_eq!(client.get("users", "/").expect("answered").status, 200);
-    let many = [("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"), ("e", "1"), ("f", "1")];
+    // Host is one of them, and what the proxy adds is none.
+    let many = [("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"), ("e", "1")];
+    assert_eq!(client.request("GET", "users", "/", &many[..4], b"").expect("answered").status, 200);
     assert_eq!(client.request("GET", "users", "/", &many, b"").expect("answered").status, 431);
     assert_eq!(upstream.requests(), 1);
 }
