@@ -81,7 +81,11 @@ const JOINED: [&str; 35] = [
 ];
 
 /// Whether any value that a matcher sees of a header meets `test`; `None` where the header is not there.
-fn any_value(request: &(impl RequestView + ?Sized), name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> Option<bool> {
+pub fn any_value(
+    request: &(impl RequestView + ?Sized),
+    name: &str,
+    test: &mut dyn FnMut(&[u8]) -> bool,
+) -> Option<bool> {
     if name.starts_with(':') || name == "host" || JOINED.binary_search(&name).is_ok() {
         return field(request, name).map(|value| test(&value));
     }

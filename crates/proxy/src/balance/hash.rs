@@ -1,9 +1,10 @@
 //! The number that a consistent-hash balancer is given, from a route's hash policies (Envoy `HashPolicyImpl`).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use celerity_model::snapshot::matching::{cookie, field, query_parameter};
+use celerity_model::snapshot::matching::{any_value, cookie, field, query_parameter};
 use celerity_model::snapshot::{HashPolicy, HashSource, RequestView};
 use xxhash_rust::xxh64::xxh64;
 
@@ -24,7 +25,7 @@ pub fn request_hash(
     let (mut hash, mut made): (Option<u64>, Option<NewCookie>) = (None, None);
     for policy in policies {
         let part = match &policy.kind {
-            HashSource::Header(name) => field(request, name).map(|value| xxh64(&value, 0)),
+            HashSource::Header(name) => header_hash(request, name),
             HashSource::SourceIp => request.source_ip().map(|ip| xxh64(canonical(ip).to_string().as_bytes(), 0)),
             HashSource::QueryParameter(name) => {
                 query_parameter(request.path(), name.as_bytes()).map(|value| xxh64(value, 0))
@@ -54,6 +55,21 @@ pub fn request_hash(
     (hash, made)
 }
 
+/// The values of a header that was sent several times are sorted, since their order says nothing, and each one's hash is the
+/// next one's seed (Envoy `HeaderHashMethod`).
+fn header_hash(request: &(impl RequestView + ?Sized), name: &str) -> Option<u64> {
+    if let Cow::Borrowed(only) = field(request, name)? {
+        return Some(xxh64(only, 0));
+    }
+    let mut values: Vec<Vec<u8>> = Vec::new();
+    any_value(request, name, &mut |value| {
+        values.push(value.to_vec());
+        false
+    });
+    values.sort_unstable();
+    Some(values.iter().fold(0, |seed, value| xxh64(value, seed)))
+}
+
 /// An IPv4 address that came over an IPv6 socket is the same client.
 fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
@@ -76,8 +92,6 @@ fn set_cookie(name: &str, value: &str, ttl: Duration, path: &str, attributes: &[
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
     struct Request {
@@ -104,8 +118,16 @@ mod tests {
         fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
             match name {
                 b"x-user" => Some(Cow::Borrowed(b"7")),
+                b"x-twice" | b"via" => Some(Cow::Owned(b"b,a".to_vec())),
                 b"cookie" => self.cookie.map(Cow::Borrowed),
                 _ => None,
+            }
+        }
+
+        fn any_value(&self, name: &[u8], test: &mut dyn FnMut(&[u8]) -> bool) -> Option<bool> {
+            match name {
+                b"x-twice" => Some(test(b"b") || test(b"a")),
+                _ => self.header(name).map(|value| test(&value)),
             }
         }
 
@@ -129,6 +151,16 @@ mod tests {
         assert_eq!(hash(&[policy(HashSource::Header("x-user".into()), true), query]), Some(seven));
         assert_eq!(hash(&[policy(HashSource::SourceIp, false)]), Some(xxh64(b"10.0.0.1", 0)));
         assert_eq!(hash(&[policy(HashSource::Header("absent".into()), true)]), None);
+    }
+
+    #[test]
+    fn values_of_one_header_are_hashed_sorted_whatever_their_order() {
+        let hash = |name: &str| {
+            let policies = [policy(HashSource::Header(name.into()), false)];
+            request_hash(&policies, &Request { cookie: None }, 1).0
+        };
+        assert_eq!(hash("x-twice"), Some(xxh64(b"b", xxh64(b"a", 0))));
+        assert_eq!(hash("via"), Some(xxh64(b"b,a", 0)), "Envoy keeps one value of it");
     }
 
     #[test]
