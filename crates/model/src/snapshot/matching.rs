@@ -156,8 +156,8 @@ impl PartialEq for FullRegex {
 #[derive(Clone, Debug)]
 pub struct Substitution {
     regex: Arc<Regex>,
-    /// With `${1}` for a group: Envoy writes `\1`.
-    replacement: Box<str>,
+    /// With `${1}` for a group: Envoy writes `\1`. `None`: it names a group that is not there, and nothing is replaced.
+    replacement: Option<Box<str>>,
 }
 
 impl Substitution {
@@ -168,24 +168,31 @@ impl Substitution {
     pub fn new(source: &str, replacement: &str) -> Result<Self, regex::Error> {
         let regex =
             regex::bytes::RegexBuilder::new(source).size_limit(FullRegex::COMPILED_BYTES_MAX).build().map(Arc::new)?;
+        let groups = regex.captures_len();
+        // RE2 replaces nothing then (`MaxSubmatch`), and so the path stays as it is.
+        let mut names_a_missing_group = false;
         let mut translated = String::with_capacity(replacement.len());
         let mut characters = replacement.chars();
         while let Some(character) = characters.next() {
             match character {
                 '$' => translated.push_str("$$"),
                 '\\' => match characters.next() {
-                    Some(digit @ '0'..='9') => translated.push_str(&format!("${{{digit}}}")),
+                    Some(digit @ '0'..='9') => {
+                        names_a_missing_group |= digit.to_digit(10).is_some_and(|group| group as usize >= groups);
+                        translated.push_str(&format!("${{{digit}}}"));
+                    }
                     Some(other) => translated.push(other),
                     None => translated.push('\\'),
                 },
                 other => translated.push(other),
             }
         }
-        Ok(Self { regex, replacement: translated.into() })
+        Ok(Self { regex, replacement: (!names_a_missing_group).then(|| translated.into()) })
     }
 
     pub fn apply<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        self.regex.replace_all(text, self.replacement.as_bytes())
+        let Some(replacement) = &self.replacement else { return Cow::Borrowed(text) };
+        self.regex.replace_all(text, replacement.as_bytes())
     }
 }
 
@@ -377,6 +384,8 @@ mod tests {
         assert!(FullRegex::new("a)|(b").is_err());
         let substitution = Substitution::new("^/service/([^/]+)(/.*)$", r"\2/instance/\1$").expect("valid");
         assert_eq!(&*substitution.apply(b"/service/foo/v1/api"), b"/v1/api/instance/foo$");
+        let missing = Substitution::new("(a)", r"\1\5").expect("valid");
+        assert_eq!(&*missing.apply(b"/a"), b"/a");
     }
 
     /// A header that is sent several times.
