@@ -4,5 +4,6 @@ pub mod analyze;
 mod ip;
 pub mod istio;
 pub mod patch;
+pub mod server_name;
 pub mod snapshot;
 pub mod translate;

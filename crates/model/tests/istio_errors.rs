@@ -79,6 +79,18 @@ fn fields_that_exclude_each_other() {
 }
 
 #[test]
+fn a_server_name_that_cannot_be_sent_is_refused_where_it_stands() {
+    for (mode, sni) in [("SIMPLE", "bad name"), ("SIMPLE", "*.a"), ("ISTIO_MUTUAL", "a_b.*")] {
+        let error = one(&rule(&format!("  host: a\n  trafficPolicy: {{tls: {{mode: {mode}, sni: '{sni}'}}}}\n")));
+        assert_eq!((error.kind, error.field.as_str()), (ErrorKind::BadValue, "spec.trafficPolicy.tls.sni"), "{error}");
+    }
+    for sni in ["outbound_.80_._.a.default.svc.cluster.local", "10.0.0.1"] {
+        common::read(&rule(&format!("  host: a\n  trafficPolicy: {{tls: {{mode: SIMPLE, sni: '{sni}'}}}}\n")))
+            .expect("it can be sent");
+    }
+}
+
+#[test]
 fn words_of_old_yaml_are_no_booleans() {
     let spec = "  host: a\n  trafficPolicy: {connectionPool: {http: {useClientProtocol: yes}}}\n";
     assert_eq!(one(&rule(spec)).kind, ErrorKind::WrongType);

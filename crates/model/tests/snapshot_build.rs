@@ -263,6 +263,14 @@ fn transports_follow_endpoint_metadata() {
     let Transport::Tls(tls) = cluster.transport(&cluster.endpoints[0]) else { panic!("TLS") };
     assert_eq!(tls.sni.as_deref(), Some("outbound_.80_._.service-0"));
     assert_eq!(cluster.transport(&cluster.endpoints[3]), &Transport::Raw);
+
+    let context = UpstreamTlsContext { sni: "*.a".into(), ..UpstreamTlsContext::default() };
+    resources.clusters[0].transport_socket_matches[0].transport_socket = Some(TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(any(&context))),
+    });
+    let errors = Snapshot::build(&resources, None).expect_err("no client can send it");
+    assert!(errors[0].to_string().contains("typed_config.sni"), "{errors:?}");
 }
 
 #[test]

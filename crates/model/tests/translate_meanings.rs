@@ -276,6 +276,20 @@ fn mesh_mtls_is_automatic_where_every_endpoint_has_a_sidecar() {
 }
 
 #[test]
+fn a_host_that_makes_no_server_name_goes_without_one() {
+    let long = ["a"; 125].join(".");
+    for host in ["*.wild.example", &long] {
+        let entry = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: w}}\nspec: {{hosts: ['{host}'], location: MESH_INTERNAL, resolution: STATIC, ports: [{{number: 80, name: http, protocol: HTTP}}], endpoints: [{{address: 10.0.0.1, labels: {{security.istio.io/tlsMode: istio}}}}]}}\n"
+        );
+        let all = resources(&entry, &Node { certificates: Some(certificates()), ..node() });
+        let tls = &all["clusters"][format!("outbound|80||{host}")]["transport_socket"]["typed_config"];
+        assert!(tls["common_tls_context"].is_object(), "{all}");
+        assert_eq!(tls["sni"], Value::Null);
+    }
+}
+
+#[test]
 fn istio_mutual_names_the_server_and_fails_closed_without_a_certificate() {
     let yaml = rule("{tls: {mode: ISTIO_MUTUAL, sni: user-service.default.svc.cluster.local}}");
     let secure = Node { certificates: Some(certificates()), ..node() };

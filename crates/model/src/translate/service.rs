@@ -23,6 +23,7 @@ use super::tls::{self, Identities, Inner};
 use super::wire::{ads, duration, list, metadata, nested, object, socket, text};
 use super::{LACKS_IDENTITY, OWN_METADATA, authentication, domains, outbound_name, routes};
 use crate::istio::{DnsLookupFamily, DnsSettings, MtlsMode, Resolution, ResolverTransport, TlsMode, TrafficPolicy};
+use crate::server_name;
 
 /// Istio's default for names without a rate of their own.
 const DNS_REFRESH_RATE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -201,7 +202,11 @@ fn transport(
     let node = index.node;
     let sni = |stated: Option<&str>| match stated {
         Some(sni) if !sni.is_empty() => sni.to_owned(),
-        _ => format!("outbound_.{}_.{}_.{}", port.number, subset.unwrap_or_default(), service.host),
+        _ => {
+            let name = format!("outbound_.{}_.{}_.{}", port.number, subset.unwrap_or_default(), service.host);
+            // A wildcard host, or a long one. A sidecar tells its ports apart without the name.
+            if server_name::is_sendable(&name) { name } else { String::new() }
+        }
     };
     match (&policy.tls, &node.certificates) {
         (Some(rule), certificates) => match (rule.mode.unwrap_or_default(), certificates) {

@@ -225,3 +225,20 @@ fn build(material: &Material, policy: &ClientPolicy) -> Result<Built, HandshakeE
     config.alpn_protocols.clone_from(&policy.alpn);
     Ok(Built { generation: material.generation, config, check, sessions: Arc::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::server_name;
+
+    /// What the reader of the configuration lets through must not fail here: the whole configuration would be refused.
+    #[test]
+    fn a_name_is_sendable_where_the_library_takes_it() {
+        let long = ["a"; 127].join(".");
+        let longer = format!("{long}.b");
+        let label = "a".repeat(64);
+        let names = "a a. a.b-c a_b _ - -a a- a.-b a..b .a . * *.a a.* 1 a.1 1.a 1.2.3.4 1.2.3 0 a.0 0x a.0x1f a.0x1g 0x1f.a ::1 [::1] A.B a:80";
+        for name in names.split(' ').chain(["", "a b", "\u{e9}", &long, &longer, &label, &label[1..]]) {
+            assert_eq!(celerity_model::server_name::is_sendable(name), server_name(name).is_ok(), "{name:?}");
+        }
+    }
+}

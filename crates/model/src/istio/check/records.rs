@@ -12,6 +12,7 @@ use super::super::prometheus_rule::{PrometheusRule, Rule};
 use super::super::reader::{Cx, ErrorKind};
 use super::super::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
 use super::values::{is_dns_label, not_empty, port};
+use crate::server_name;
 
 const PORT_POLICIES_MAX: usize = 4_096;
 
@@ -118,6 +119,10 @@ pub(crate) fn check_tls(tls: &ClientTls, cx: &mut Cx) {
             }
         }
         TlsMode::Disable | TlsMode::Simple => {}
+    }
+    if let Some(sni) = tls.sni.as_deref().filter(|sni| !sni.is_empty() && !server_name::is_sendable(sni)) {
+        let reason = format!("{sni:?} cannot be sent as a server name; write a DNS name such as api.example.com");
+        cx.error_at("sni", ErrorKind::BadValue, reason);
     }
     if tls.insecure_skip_verify == Some(true) && (tls.ca_certificates.is_some() || !tls.subject_alt_names.is_empty()) {
         conflict(cx, "insecureSkipVerify excludes caCertificates and subjectAltNames; remove it to verify the server");

@@ -17,6 +17,7 @@ use super::super::cluster::{
 use super::super::listener::DownstreamTls;
 use super::super::matching::StringPattern;
 use super::check::{Check, Data, is_type};
+use crate::server_name;
 
 fn configuration(socket: &TransportSocket) -> Option<&Any> {
     match &socket.config_type {
@@ -41,6 +42,9 @@ pub(super) fn upstream(check: &mut Check, socket: &TransportSocket) -> Option<Tr
         let mut context: UpstreamTlsContext = check.unpack(any)?;
         let common = context.common_tls_context.take().unwrap_or_default();
         let sni = std::mem::take(&mut context.sni);
+        if !sni.is_empty() && !server_name::is_sendable(&sni) {
+            check.error("sni", format!("{sni:?} cannot be sent as a server name; give a DNS name"));
+        }
         let (auto_sni, auto_san) =
             (std::mem::take(&mut context.auto_host_sni), std::mem::take(&mut context.auto_sni_san_validation));
         // Sessions are kept per connection key by the TLS library; the number is only a hint of memory.
