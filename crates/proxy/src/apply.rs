@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// Who wants a certificate that can't be used, and why it can't. Whoever made the snapshot knows from what.
+/// Who wants a certificate that can't be used or an address that can't be had, and why it can't. Whoever made the snapshot
+/// knows from what.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{resource} {name}: {reason}")]
 pub struct Unusable {

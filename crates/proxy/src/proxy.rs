@@ -1,16 +1,16 @@
 //! A running proxy: its workers, its control thread, and the handle by which others steer it.
 
 use crate::admin::{self, Admin};
-use crate::apply::{NotTakenUp, Running};
+use crate::apply::{NotTakenUp, Running, Unusable};
 use crate::blocking::{self, BlockingPool};
 use crate::dns::{self, NameServer};
 use crate::drain::LEAVE_TIME;
 use crate::log;
 use crate::sockets::{BindError, Listen};
 use crate::tls::{Secrets, Source};
-use crate::worker::{self, COMMANDS_MAX, Command, ProxyShared};
+use crate::worker::{self, COMMANDS_MAX, Command, Opened, Place, ProxyShared};
 use arc_swap::ArcSwap;
-use celerity_model::snapshot::{Cluster, Snapshot};
+use celerity_model::snapshot::{Cluster, Listener, Snapshot};
 use celerity_telemetry::access_log::{AccessLogError, AccessLogWriter, Choice, Target};
 use celerity_telemetry::metrics::{Limits, Peer, Registry};
 use std::net::SocketAddr;
@@ -99,8 +99,9 @@ pub struct Control {
     live_workers: AtomicUsize,
     workers: Vec<mpsc::Sender<Command>>,
     pub worker_count: usize,
-    /// One change at a time: two that race must not leave the older one running.
-    applying: Mutex<()>,
+    /// One change at a time: two that race must not leave the older one running. Holds the listeners whose sockets are
+    /// open.
+    applying: Mutex<Vec<Place>>,
 }
 
 impl Control {
@@ -111,13 +112,15 @@ impl Control {
     /// Takes a configuration up in every worker, or not at all.
     ///
     /// # Errors
-    /// The certificates that it names can't be used; the running configuration stays. The caller says so with
-    /// [`Self::rejected`], since it knows what the configuration was made of.
+    /// The certificates that it names can't be used, or an address where it newly listens can't be had; the running
+    /// configuration stays. The caller says so with [`Self::rejected`], since it knows what the configuration was made of.
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), NotTakenUp> {
-        let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listening = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.running.load_full();
         let resolved = Arc::new(self.names.resolve(&snapshot, Some(&before.snapshot)));
         let running = Arc::new(Running::prepare(resolved, &self.secrets, Some(&before))?);
+        let opened = self.open(&running.snapshot, &listening)?;
+        *listening = running.snapshot.listeners.iter().map(|one| (one.name.clone(), one.address)).collect();
         self.names.want(&snapshot);
         self.configured.store(snapshot);
         let identities: std::collections::HashSet<u64> =
@@ -126,7 +129,7 @@ impl Control {
             self.shared.take_up(cluster);
         }
         self.shared.retain_clusters(|identity| identities.contains(&identity));
-        self.hand_over(running);
+        self.hand_over(running, opened);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.rejected = None;
         state.accepted_count += 1;
@@ -153,18 +156,41 @@ impl Control {
                 for cluster in &changed {
                     self.shared.take_up(cluster);
                 }
-                self.hand_over(Arc::new(running));
+                self.hand_over(Arc::new(running), Vec::new());
             }
             // Every certificate is loaded already, so this is a mistake of ours; the old addresses serve on.
             Err(errors) => log::line(format_args!("new addresses were not taken up: {errors}")),
         }
     }
 
-    fn hand_over(&self, running: Arc<Running>) {
+    /// The sockets, one list for each worker, of listeners that are not open yet.
+    fn open(&self, snapshot: &Snapshot, known: &[Place]) -> Result<Vec<Vec<Opened>>, NotTakenUp> {
+        let mut sockets: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut errors = Vec::new();
+        for listener in &snapshot.listeners {
+            if known.iter().any(|(name, address)| (name, *address) == (&listener.name, listener.address)) {
+                continue;
+            }
+            let mut result = open(listener, &mut sockets);
+            if matches!(result, Err(BindError::InUse { .. })) {
+                std::thread::sleep(LISTENER_CLOSES);
+                result = open(listener, &mut sockets);
+            }
+            if let Err(error) = result {
+                let (resource, name, reason) = ("listener", listener.name.clone(), error.to_string());
+                errors.push(Unusable { resource, name, reason });
+            }
+        }
+        if errors.is_empty() { Ok(sockets) } else { Err(NotTakenUp(errors)) }
+    }
+
+    /// `opened`: the new sockets of each worker.
+    fn hand_over(&self, running: Arc<Running>, opened: Vec<Vec<Opened>>) {
         self.running.store(running.clone());
-        for worker in &self.workers {
+        let opened = opened.into_iter().chain(std::iter::repeat_with(Vec::new));
+        for (worker, opened) in self.workers.iter().zip(opened) {
             // The queue is emptied faster than files change; a worker that hangs must not hang the control side.
-            if worker.try_send(Command::Apply(running.clone())).is_err() {
+            if worker.try_send(Command::Apply { running: running.clone(), opened }).is_err() {
                 log::line(format_args!("a worker did not take the new configuration: it is busy or gone"));
             }
         }
@@ -251,20 +277,13 @@ impl Proxy {
         let running = Running::prepare(resolved, &secrets, None).map_err(StartError::Certificates)?;
         let running = Arc::new(running);
         let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<(Arc<str>, std::net::TcpListener)>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut sockets: Vec<Vec<Opened>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut listening = Vec::new();
         for listener in &running.snapshot.listeners {
-            let (purpose, flag) = match &*listener.name {
-                "outbound" => ("outbound traffic", "--outbound"),
-                "inbound" => ("inbound traffic", "--inbound"),
-                _ => ("a listener of the configuration", "its address in the configuration"),
-            };
-            let bound = Listen { address: listener.address, purpose, flag }.bind(workers)?;
-            if let Some(address) = bound.first().and_then(|socket| socket.local_addr().ok()) {
+            if let Some(address) = open(listener, &mut sockets)? {
                 addresses.push((listener.name.to_string(), address));
             }
-            for (all, socket) in sockets.iter_mut().zip(bound) {
-                all.push((listener.name.clone(), socket));
-            }
+            listening.push((listener.name.clone(), listener.address));
         }
         let mut admin = Admin::default();
         for (name, address, purpose, flag, pages) in [
@@ -307,7 +326,7 @@ impl Proxy {
             live_workers: AtomicUsize::new(workers),
             workers: senders.clone(),
             worker_count: workers,
-            applying: Mutex::new(()),
+            applying: Mutex::new(listening),
         });
         control.tune(tuning);
         let mut threads = Vec::new();
@@ -338,6 +357,21 @@ impl Proxy {
     }
 }
 
+/// Binds a listener's sockets, one for each worker. Gives the address that it has.
+fn open(listener: &Listener, workers: &mut [Vec<Opened>]) -> Result<Option<SocketAddr>, BindError> {
+    let (purpose, flag) = match &*listener.name {
+        "outbound" => ("outbound traffic", "--outbound"),
+        "inbound" => ("inbound traffic", "--inbound"),
+        _ => ("a listener of the configuration", "its address in the configuration"),
+    };
+    let bound = Listen { address: listener.address, purpose, flag }.bind(workers.len())?;
+    let address = bound.first().and_then(|socket| socket.local_addr().ok());
+    for (opened, socket) in workers.iter_mut().zip(bound) {
+        opened.push(Opened { listener: (listener.name.clone(), listener.address), socket });
+    }
+    Ok(address)
+}
+
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -345,6 +379,9 @@ fn unix_s() -> u64 {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(StartError::Thread)
 }
+
+/// For a listener that went with the change before: its sockets empty their queues, and then the address is free.
+const LISTENER_CLOSES: Duration = Duration::from_millis(300);
 
 /// Between two looks at whether a drain is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);

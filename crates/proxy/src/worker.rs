@@ -47,12 +47,21 @@ pub const COMMANDS_MAX: usize = 1024;
 
 /// What the control side and other workers ask of a worker.
 pub enum Command {
-    /// Take up a configuration.
-    Apply(Arc<Running>),
+    /// Take up a configuration, and listen on this worker's sockets of the listeners that are new in it.
+    Apply { running: Arc<Running>, opened: Vec<Opened> },
     /// Another worker starves for a connection to this cluster.
     GiveConnection { cluster: u64, endpoint: u64 },
     /// Go on accepting for this time, then answer what is under way and close what is idle.
     Drain { leave: Duration },
+}
+
+/// A listener's name and address, as the configuration has them.
+pub type Place = (Arc<str>, SocketAddr);
+
+/// A listener's socket for one worker, not yet accepted from.
+pub struct Opened {
+    pub listener: Place,
+    pub socket: std::net::TcpListener,
 }
 
 /// What all workers of a proxy share.
@@ -203,7 +212,7 @@ pub struct Start {
     pub id: usize,
     pub shared: Arc<ProxyShared>,
     pub running: Arc<Running>,
-    pub sockets: Vec<(Arc<str>, std::net::TcpListener)>,
+    pub sockets: Vec<Opened>,
     pub commands: mpsc::Receiver<Command>,
     pub others: Vec<mpsc::Sender<Command>>,
     pub shard: Shard,
@@ -242,6 +251,8 @@ pub struct Worker {
     swapped: Cell<(Tick, Tick)>,
     /// Sockets that still accept.
     pub listening: Cell<usize>,
+    /// The listeners that are accepted from, each with what ends it.
+    accepting: RefCell<Vec<(Place, Rc<Notify>)>>,
     shard: Shard,
     ledgers: RefCell<LedgerShard>,
     log: Option<RefCell<AccessLog>>,
@@ -283,7 +294,8 @@ pub fn run(start: Start) -> std::io::Result<()> {
             accepted: Cell::new(0),
             woken: Cell::default(),
             swapped: Cell::default(),
-            listening: Cell::new(start.sockets.len()),
+            listening: Cell::new(0),
+            accepting: RefCell::default(),
             shard: start.shard,
             ledgers: RefCell::new(ledgers),
             log: start.log.map(RefCell::new),
@@ -294,12 +306,8 @@ pub fn run(start: Start) -> std::io::Result<()> {
             activities: RefCell::default(),
             series: RefCell::default(),
         });
-        for (name, socket) in start.sockets {
-            if start.ledger {
-                crate::net::stamp(&socket)?;
-            }
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            tokio::task::spawn_local(accept::accept_all(worker.clone(), name, socket));
+        for opened in start.sockets {
+            worker.listen(opened)?;
         }
         worker.serve(start.commands).await;
         Ok(())
@@ -316,7 +324,7 @@ impl Worker {
         loop {
             tokio::select! {
                 command = commands.recv(), if commanded => match command {
-                    Some(Command::Apply(running)) => self.apply(running),
+                    Some(Command::Apply { running, opened }) => self.apply(running, opened),
                     Some(Command::GiveConnection { cluster, endpoint }) => self.give_connection(cluster, endpoint),
                     Some(Command::Drain { leave }) => self.leave(&mut leaving, leave),
                     None => {
@@ -364,7 +372,31 @@ impl Worker {
         }
     }
 
-    fn apply(self: &Rc<Self>, running: Arc<Running>) {
+    fn listen(self: &Rc<Self>, opened: Opened) -> std::io::Result<()> {
+        let Opened { listener, socket } = opened;
+        if self.clock.runs() {
+            crate::net::stamp(&socket)?;
+        }
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        let ended = Rc::new(Notify::new());
+        self.listening.set(self.listening.get() + 1);
+        tokio::task::spawn_local(accept::accept_all(self.clone(), listener.0.clone(), socket, ended.clone()));
+        self.accepting.borrow_mut().push((listener, ended));
+        Ok(())
+    }
+
+    /// Accepts no more on listeners that are gone, or are elsewhere now. Their connections stay.
+    fn retain_listeners(&self, snapshot: &Snapshot) {
+        self.accepting.borrow_mut().retain(|((name, address), ended)| {
+            let stays = snapshot.listener(name).is_some_and(|listener| listener.address == *address);
+            if !stays {
+                ended.notify_one();
+            }
+            stays
+        });
+    }
+
+    fn apply(self: &Rc<Self>, running: Arc<Running>, opened: Vec<Opened>) {
         let began = self.clock.now();
         let snapshot = running.snapshot.clone();
         let before = self.running.replace(Rc::new(running));
@@ -373,6 +405,13 @@ impl Worker {
             self.slow_timers.fire_all();
         }
         self.clusters.take_up(self, &snapshot);
+        self.retain_listeners(&snapshot);
+        for opened in opened {
+            let name = opened.listener.0.clone();
+            if let Err(error) = self.listen(opened) {
+                self.shared.log_limited("listen", format_args!("a worker does not accept on {name}: {error}"));
+            }
+        }
         self.series.borrow_mut().clear();
         self.swapped.set((began, self.clock.now()));
     }

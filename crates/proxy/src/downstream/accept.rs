@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// Time for the first bytes of a connection where the listener sets none.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,14 +36,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Accepts connections of one listener until the worker closes.
-pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener) {
+/// Accepts connections of one listener until it `ended`, or the worker closes.
+pub async fn accept_all(worker: Rc<Worker>, name: Arc<str>, socket: TcpListener, ended: Rc<Notify>) {
     // There from the start, so that a listener without connections says 0.
     worker.activity(&name);
     while !worker.closing() {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = worker.until_closing() => break,
+            () = ended.notified() => break,
         };
         take(&worker, &name, accepted).await;
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use celerity_model::istio;
 use celerity_model::snapshot::Snapshot;
 use celerity_model::translate::{Node, translate};
-use celerity_proxy::{Handle, Proxy, Settings};
+use celerity_proxy::{Handle, NotTakenUp, Proxy, Settings};
 use celerity_telemetry::metrics::Peer;
 use celerity_testkit::Client;
 
@@ -54,8 +54,12 @@ impl Sidecar {
 
     /// Takes up these documents instead.
     pub(crate) fn apply(&self, yaml: &str) {
+        self.try_apply(yaml).expect("taken up");
+    }
+
+    pub(crate) fn try_apply(&self, yaml: &str) -> Result<(), NotTakenUp> {
         let running = self.handle().control().running.load().snapshot.clone();
-        self.handle().apply(snapshot(yaml, Some(&running))).expect("taken up");
+        self.handle().apply(snapshot(yaml, Some(&running)))
     }
 
     pub(crate) fn outbound(&self) -> SocketAddr {

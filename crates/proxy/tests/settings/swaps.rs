@@ -1,7 +1,7 @@
-//! A thousand configurations, one after the other, under requests; and endpoints that leave.
+//! A thousand configurations, one after the other, under requests; endpoints that leave, and listeners that come and go.
 
-use super::common::{Sidecar, eventually, service, virtual_service};
-use celerity_testkit::Upstream;
+use super::common::{Sidecar, envoy_filter, eventually, service, virtual_service};
+use celerity_testkit::{Client, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -80,4 +80,50 @@ fn an_endpoint_that_leaves_finishes_its_requests_and_closes_its_idle_connections
     assert_eq!((answer.status, answer.text().as_str()), (200, "old"));
     eventually("no connection to the old endpoint is left", || old.open() == 0);
     assert_eq!(busy.get("users", "/echo").expect("answered").json()["instance"], "new");
+}
+
+/// A listener beside the others, which answers 222.
+fn extra(port: u16) -> String {
+    let types = "'@type': type.googleapis.com/envoy.extensions.filters";
+    let router = format!("{{name: envoy.filters.http.router, typed_config: {{{types}.http.router.v3.Router}}}}");
+    let routes =
+        "virtual_hosts: [{name: all, domains: ['*'], routes: [{match: {prefix: /}, direct_response: {status: 222}}]}]";
+    let manager = format!(
+        "{{name: envoy.filters.network.http_connection_manager, typed_config: {{{types}.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: extra, route_config: {{{routes}}}, http_filters: [{router}]}}}}"
+    );
+    envoy_filter(&format!(
+        "{{applyTo: LISTENER, match: {{context: SIDECAR_OUTBOUND}}, patch: {{operation: ADD, value: {{name: extra, address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, filter_chains: [{{filters: [{manager}]}}]}}}}}}"
+    ))
+}
+
+#[test]
+fn listeners_open_move_and_close_with_a_swap() {
+    let upstream = Upstream::start("users");
+    let base = service("users", &[upstream.address()]);
+    let sidecar = Sidecar::start_with(&base, 3);
+    let (one, two) = (celerity_testkit::free_port(), celerity_testkit::free_port());
+    let status = |port: u16| {
+        let answer = Client::connect((std::net::Ipv4Addr::LOCALHOST, port).into()).and_then(|mut c| c.get("any", "/"));
+        answer.ok().map(|answer| answer.status)
+    };
+    sidecar.apply(&(base.clone() + &extra(one)));
+    assert!((0..20).all(|_| status(one) == Some(222)), "every worker accepts");
+
+    sidecar.apply(&(base.clone() + &extra(two)));
+    assert_eq!(status(two), Some(222));
+    eventually("the old address is closed", || status(one).is_none());
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port();
+    let refused = sidecar.try_apply(&(base.clone() + &extra(port))).expect_err("somebody else has it").to_string();
+    assert!(refused.contains("listener extra") && refused.contains("in use"), "{refused}");
+    assert_eq!(status(two), Some(222), "the running configuration stays");
+
+    sidecar.apply(&base);
+    // At once again: the sockets of before still empty their queues.
+    sidecar.apply(&(base.clone() + &extra(two)));
+    assert_eq!(status(two), Some(222));
+    sidecar.apply(&base);
+    eventually("it is closed", || status(two).is_none());
+    assert_eq!(sidecar.client().get("users", "/").expect("answered").status, 200);
 }
