@@ -183,7 +183,7 @@ impl<'a> Exchange<'a> {
                         self.upload.rewind();
                         continue;
                     }
-                    if self.is_free_replay(&end, policy) && replays < REPLAYS_MAX && self.upload.can_repeat() {
+                    if self.is_free_replay(&end, policy, replays) && replays < REPLAYS_MAX && self.upload.can_repeat() {
                         replays += 1;
                         self.upload.rewind();
                         continue;
@@ -521,12 +521,14 @@ impl<'a> Exchange<'a> {
     /// A request that certainly was not processed is sent again without counting as a retry. So is one without effects
     /// on a connection that had carried others: the peer closed it while it was idle (RFC 9112, section 9.3.1). But it may have
     /// been processed, and a client's route without retries (`attempts: 0`) wants none then.
-    fn is_free_replay(&self, end: &End, policy: Option<&RetryPolicy>) -> bool {
+    fn is_free_replay(&self, end: &End, policy: Option<&RetryPolicy>, replays: u32) -> bool {
         match end {
             End::Attempt(AttemptError::Unprocessed(_)) => true,
             // Whether a body can be sent again is for the caller to see.
             End::Attempt(AttemptError::Idle(_)) => {
-                self.request.method.is_idempotent() && (policy.is_some() || self.conn.is_inbound())
+                // And once only (RFC 9110, section 9.2.2: a failed automatic retry is not retried); what the route's retries
+                // allow comes on top.
+                replays == 0 && self.request.method.is_idempotent() && (policy.is_some() || self.conn.is_inbound())
             }
             _ => false,
         }
