@@ -111,7 +111,9 @@ def verdicts(everything):
     if many:
         line("(e) start ms", summary(many)["ready_ms"], READY_MS_MAX, "{:.0f}")
     if many and one:
-        each = [(m["rss_mb"] - o["rss_mb"]) * 1024 / SERVICES_MANY for m, o in zip(many, one)]
+        # Once a round: after its last turn.
+        steady = [[turn["rss_mb"] for turn in turns if "rss_mb" in turn] for turns in (many, one)]
+        each = [(m - o) * 1024 / SERVICES_MANY for m, o in zip(*steady)]
         line("memory of a service in KB: (e) less (a), by the services", spread(each), SERVICE_KB_MAX, "{:.1f}")
     return "\n".join(lines) + "\n" if len(lines) > 4 else ""
 
