@@ -113,26 +113,21 @@ impl CapacityTarget {
 impl Trials for CapacityTarget {
     fn open(&mut self, per_second: f64, seed: u64) -> Result<Trial, String> {
         let warm_up = self.trial.mul_f64(WARM_UP_SHARE);
-        let seeds = (0..EMPTY_TRIALS_MAX).map(|again| seed.wrapping_add(again << 32));
-        let mut measured = None;
-        for seed in seeds {
+        for again in 0..EMPTY_TRIALS_MAX {
+            let seed = seed.wrapping_add(again << 32);
             let plan = Plan { load: open(per_second, self.trial), seed, warm_up, ..self.plan.clone() };
             let summary = run(&plan, &self.control).map_err(|error| error.to_string())?;
-            let empty = summary.intended == 0 && !summary.about.interrupted;
-            measured = Some(summary).filter(|_| !empty);
-            if !empty {
-                break;
+            if summary.intended == 0 && !summary.about.interrupted {
+                continue;
             }
+            // An overloaded server answers some; one that answers nothing is not there.
+            if summary.response.is_empty() && !summary.about.interrupted {
+                let why = summary.failure().map_or_else(String::new, |why| format!(": {why}"));
+                return Err(format!("nothing was answered{why}"));
+            }
+            return Ok(trial(per_second, &summary, &self.slo));
         }
-        let summary = measured.ok_or_else(|| {
-            format!("no request was due in {EMPTY_TRIALS_MAX} trials of {:?}: use a longer --trial", self.trial)
-        })?;
-        // An overloaded server answers some; one that answers nothing is not there.
-        if summary.response.is_empty() && summary.intended > 0 && !summary.about.interrupted {
-            let why = summary.failure().map_or_else(String::new, |why| format!(": {why}"));
-            return Err(format!("nothing was answered{why}"));
-        }
-        Ok(trial(per_second, &summary, &self.slo))
+        Err(format!("no request was due in {EMPTY_TRIALS_MAX} trials of {:?}: use a longer --trial", self.trial))
     }
 
     fn closed(&mut self, concurrency: u32) -> Result<f64, String> {
