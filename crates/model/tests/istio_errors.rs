@@ -199,6 +199,8 @@ fn a_config_map_of_another_program_is_data() {
         ("team", "config.yaml", "proxy: {concurency: 2}"),
         ("team", "config.yaml", "proxy: {concurrency: 2, workers: 3}"),
         ("team", "dns.yaml", "dns_refresh_rates: 300s"),
+        ("team", "config.yaml", "proxy: {concurrency: 2"),
+        ("team", "dns.yaml", "dns_refresh_rate: [300s"),
         ("istio-system", "config.yaml", "proxy: {workers: 3}"),
         ("istio-system", "config.yaml", "proxy: {concurrency: 2}\nhub: {}"),
         ("istio-system", "config.yaml", "proxy: {{ template }}"),

@@ -161,8 +161,10 @@ fn nodes(config: &mut Cow<'_, Config>) -> Vec<Node> {
     let most = (NODES_MAX / wanted.len().max(1)).max(1);
     let mut known: HashMap<String, Vec<Vec<IpAddr>>> = HashMap::new();
     let mut nodes = Vec::new();
+    // RFC 5737: no endpoint has such an address.
+    let mut made_up = (1..=u8::MAX).map(|last| IpAddr::from([192, 0, 2, last]));
     for (namespace, labels) in wanted {
-        let found = known.entry(namespace.clone()).or_insert_with(|| addresses(config, &namespace, most));
+        let found = known.entry(namespace.clone()).or_insert_with(|| addresses(config, &namespace, most, &mut made_up));
         nodes.extend(found.iter().map(|addresses| Node {
             namespace: namespace.clone(),
             labels: labels.clone(),
@@ -180,7 +182,12 @@ fn nodes(config: &mut Cow<'_, Config>) -> Vec<Node> {
 
 /// Addresses of proxies of a namespace, by proxy. Files for Kubernetes name no endpoints: each of the namespace's services then
 /// gets one that is made up, and so does a service that is made up where there is none.
-fn addresses(config: &mut Cow<'_, Config>, namespace: &str, most: usize) -> Vec<Vec<IpAddr>> {
+fn addresses(
+    config: &mut Cow<'_, Config>,
+    namespace: &str,
+    most: usize,
+    made_up: &mut dyn Iterator<Item = IpAddr>,
+) -> Vec<Vec<IpAddr>> {
     let node = node_of(config, namespace, BTreeMap::new());
     if served_hosts(&Index::new(config, &node)).next().is_some() {
         return vec![node.addresses];
@@ -205,9 +212,7 @@ fn addresses(config: &mut Cow<'_, Config>, namespace: &str, most: usize) -> Vec<
         services.push(service);
     }
     let mut all = Vec::with_capacity(services.len());
-    for (service, last) in services.into_iter().zip(1..=u8::MAX) {
-        // RFC 5737: no endpoint has such an address.
-        let address = IpAddr::from([192, 0, 2, last]);
+    for (service, address) in services.into_iter().zip(made_up) {
         let ports = service.spec.ports.iter().filter(|port| is_http(port)).map(|port| EndpointPort {
             name: port.name.clone(),
             port: match port.target_port {

@@ -212,8 +212,8 @@ pub(crate) fn config_map(
                 let piece = node::Piece { text, lines_before: line };
                 let roots = match node::parse(&piece) {
                     Ok(roots) => roots,
-                    // A template, or no YAML at all: some other program's.
-                    Err(_) if !own => return Some(()),
+                    // A template, or no YAML at all: some other program's, unless it speaks of what only a mesh has.
+                    Err(_) if !own && !DISTINCTIVE.iter().any(|setting| text.contains(setting)) => return Some(()),
                     Err(error) => {
                         cx.within("", (error.line, error.column), |cx| cx.error(ErrorKind::Syntax, error.reason));
                         return None;
@@ -223,7 +223,7 @@ pub(crate) fn config_map(
                     return Some(());
                 }
                 let mut roots = roots.into_iter();
-                let root = roots.next().unwrap_or_else(|| Node::empty_map(line));
+                let Some(root) = roots.next() else { return Some(()) };
                 if let Some(second) = roots.next() {
                     let reason =
                         "only the first YAML document of this text would be read; merge the two, or remove one";
@@ -252,6 +252,18 @@ pub(crate) fn config_map(
 
 const DNS_KEY: &str = "dns.yaml";
 const PROXY_KEY: &str = "config.yaml";
+
+/// Settings that no other program is likely to have, by which a text that is broken is known.
+const DISTINCTIVE: [&str; 8] = [
+    "concurrency:",
+    "thread_pool:",
+    "proxyMetadata:",
+    "envoy_stats_config:",
+    "use_all_default_tags:",
+    "dns_refresh_rate:",
+    "dns_lookup_family:",
+    "dns_resolution_config:",
+];
 
 /// Whether a text is for the mesh. Other programs keep a `config.yaml` too, some with a `proxy` in it, and a `dns.yaml`. In the
 /// mesh's `own` namespace the key says enough; elsewhere the text must hold a setting that is known, or misspelt, and nothing of
