@@ -94,13 +94,14 @@ impl Mesh {
 type ForAll = (Config, Vec<crate::sidecar::Prepared>, Held);
 
 impl Running {
-    /// Reads the files again and takes them up in every sidecar or in none.
+    /// Reads the files again and takes them up in every sidecar or, but for an address that cannot be had, in none.
     fn follow(&self) {
         match self.prepare().map_err(|error| error.to_string()) {
             Ok((config, prepared, held)) => {
                 *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
                 for (sidecar, prepared) in self.sidecars.iter().zip(prepared) {
-                    // Every identity is the mesh's own and readable, so what can be prepared can be taken up.
+                    // Every identity is the mesh's own and readable, so what can be prepared can be taken up; all but one listener
+                    // that all sidecars are to open at the same address of this machine.
                     if let Err(reason) = sidecar.apply(prepared, &config) {
                         sidecar.reject(&reason.to_string());
                         self.status.set(format!("the last change acts in part only: {reason}"));

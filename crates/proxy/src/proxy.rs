@@ -167,13 +167,14 @@ impl Control {
     fn open(&self, snapshot: &Snapshot, known: &[Place]) -> Result<Vec<Vec<Opened>>, NotTakenUp> {
         let mut sockets: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
         let mut errors = Vec::new();
+        let began = Instant::now();
         for listener in &snapshot.listeners {
             if known.iter().any(|(name, address)| (name, *address) == (&listener.name, listener.address)) {
                 continue;
             }
             let mut result = open(listener, &mut sockets);
-            if matches!(result, Err(BindError::InUse { .. })) {
-                std::thread::sleep(LISTENER_CLOSES);
+            while matches!(result, Err(BindError::InUse { .. })) && began.elapsed() < LISTENER_CLOSES_MAX {
+                std::thread::sleep(LISTENER_LOOK);
                 result = open(listener, &mut sockets);
             }
             if let Err(error) = result {
@@ -380,8 +381,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(StartError::Thread)
 }
 
-/// For a listener that went with the change before: its sockets empty their queues, and then the address is free.
-const LISTENER_CLOSES: Duration = Duration::from_millis(300);
+/// For all listeners of a change that take the address of one that went with the change before: its sockets empty their queues,
+/// and then the address is free.
+const LISTENER_CLOSES_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether it is.
+const LISTENER_LOOK: Duration = Duration::from_millis(20);
 
 /// Between two looks at whether a drain is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);

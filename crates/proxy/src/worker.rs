@@ -385,7 +385,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Accepts no more on listeners that are gone, or are elsewhere now. Their connections stay.
+    /// Accepts no more on listeners that are gone, or are elsewhere now. Their connections finish what is under way.
     fn retain_listeners(&self, snapshot: &Snapshot) {
         self.accepting.borrow_mut().retain(|((name, address), ended)| {
             let stays = snapshot.listener(name).is_some_and(|listener| listener.address == *address);

@@ -100,7 +100,9 @@ pub(crate) async fn follow(control: Arc<Control>) {
         while tables.changed().await.is_ok() {
             let table = tables.borrow_and_update().clone();
             control.names.publish(table);
-            control.take_up_addresses();
+            // A change of the configuration may hold the lock while it waits for an address; health checks go on meanwhile.
+            let taking = Arc::clone(&control);
+            let _ = tokio::task::spawn_blocking(move || taking.take_up_addresses()).await;
             control.names.taken_up();
         }
     };

@@ -436,6 +436,7 @@ impl<'a> Exchange<'a> {
             let original = std::mem::replace(&mut self.request.path, path);
             if !self.suppresses_envoy_headers() {
                 self.request.headers.set(b"x-envoy-original-path", &original);
+                self.is_rewritten = true;
             }
         }
         if order.iter().flatten().any(|mutations| !mutations.is_empty()) {

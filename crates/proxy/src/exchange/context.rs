@@ -187,6 +187,8 @@ pub struct Exchange<'a> {
     /// told of requests that it knows nothing of.
     pub inner_hops: Option<Box<[u8]>>,
     pub is_grpc: bool,
+    /// The path is the route's, and the client's in x-envoy-original-path.
+    pub is_rewritten: bool,
     /// `grpc-status` of the response's trailers.
     pub grpc_status: Option<u32>,
     /// The client asks to go on in WebSocket.
@@ -258,6 +260,7 @@ impl<'a> Exchange<'a> {
             asked,
             inner_hops: None,
             is_grpc,
+            is_rewritten: false,
             grpc_status: None,
             websocket: begun.websocket,
             _active: conn.activity.request(),

@@ -104,11 +104,13 @@ impl Exchange<'_> {
         let sni = self.conn.peer.as_ref().and_then(|peer| peer.sni.as_deref()).unwrap_or_default();
         let header = |id| self.request.headers.get_id(id).unwrap_or_default();
         let trace = TraceContext::extract(|name| self.request.headers.get(name.as_bytes()));
+        let original = self.request.headers.get(b"x-envoy-original-path").filter(|_| self.is_rewritten);
         worker.log(&Record {
             start_time_unix_ms: (since_unix.as_millis() as u64).saturating_sub(duration_ms),
             method: self.request.method.as_str().as_bytes(),
             // Istio's %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%: people look for what the client asked.
-            path: self.request.headers.get(b"x-envoy-original-path").unwrap_or(&self.request.path),
+            // But not where it is the client that speaks of an original.
+            path: original.unwrap_or(&self.request.path),
             authority: &self.request.authority,
             protocol: if self.conn.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
             response_code: self.status,

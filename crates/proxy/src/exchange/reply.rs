@@ -340,6 +340,8 @@ impl<'a> Exchange<'a> {
             Some(&host.response_headers),
             Some(&self.manager.routes.response_headers),
         ]);
+        // A length is what the body has: over HTTP/2 another one makes the answer malformed (RFC 9113, section 8.1.1).
+        self.response.headers.remove_id(HeaderId::ContentLength);
     }
 
     pub async fn redirect(&mut self, down: &mut DownstreamStream<'_>, route: &Route, redirect: &Redirect) -> Ended {

@@ -42,7 +42,8 @@ impl Arrives for DuplexStream {
 ///
 /// To ask costs a quarter of a microsecond: twice a request it was 4 % of what a request costs. An event loop reads its
 /// sockets in the order in which they became readable, so reads that follow one another within [`ASKED_HOLDS`] had
-/// waited about as long; whatever stops the loop lasts longer than that, and what it stops is asked.
+/// waited about as long; whatever stops the loop lasts longer than that, and what it stops is asked. A read that fills its buffer
+/// speaks for itself alone: it goes on without a turn of the loop, and what it had last is newer than what others wait with.
 #[derive(Clone, Copy)]
 struct Asked {
     at: Tick,
@@ -51,10 +52,12 @@ struct Asked {
 
 thread_local! {
     // Of the thread, since it is the event loop that lags and not the connection.
-    static ASKED: Cell<Asked> = const { Cell::new(Asked { at: Tick(0), waited: 0 }) };
+    static ASKED: Cell<Asked> = const { Cell::new(Asked::NOTHING) };
 }
 
 impl Asked {
+    const NOTHING: Self = Self { at: Tick(0), waited: 0 };
+
     fn holds(self, clock: &Clock, now: Tick) -> bool {
         clock.ns(now.since(self.at)) < ASKED_HOLDS.as_nanos() as u64
             && clock.ns(self.waited) < ASKED_BY_ALL_FROM.as_nanos() as u64
@@ -148,7 +151,7 @@ impl Socket {
             };
             if let Some(waited) = waited {
                 let asked = Asked { at: clock.now(), waited: clock.ticks_of(waited) };
-                ASKED.set(asked);
+                ASKED.set(if count < space.len() { asked } else { Asked::NOTHING });
                 self.arrival = Some(Tick(asked.at.0.saturating_sub(asked.waited)));
                 self.first_wait.get_or_insert(waited);
             }
@@ -265,6 +268,28 @@ mod tests {
 
     /// Both ends, the second one accepted from a listener that stamps.
     async fn pair() -> (TcpStream, Socket) {
+        stamping().await;
+        fresh_pair().await
+    }
+
+    /// The kernel stamps nothing until some socket asks for it, and begins a moment later (`net_enable_timestamp`).
+    async fn stamping() {
+        static KEPT: std::sync::OnceLock<std::net::TcpListener> = std::sync::OnceLock::new();
+        let kept = KEPT.get_or_init(|| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        stamp(kept).expect("a stamp");
+        for _ in 0..200 {
+            let (mut peer, mut socket) = fresh_pair().await;
+            peer.write_all(b"x").await.expect("written");
+            socket.read_exact(&mut [0]).await.expect("read");
+            if socket.arrival().is_some() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the kernel stamps nothing");
+    }
+
+    async fn fresh_pair() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         stamp(&listener).expect("a stamp");
         let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
@@ -318,6 +343,23 @@ mod tests {
         // all. A busy machine may move any of them by a pause or two.
         let span = Clock::system().ns_between(arrivals[0], arrivals[7]);
         assert!(span > 20_000_000, "{span} ns, {arrivals:?}");
+    }
+
+    #[tokio::test]
+    async fn one_who_reads_on_and_on_speaks_for_nobody() {
+        let ((mut busy_peer, mut busy), (mut peer, mut socket)) = (pair().await, pair().await);
+        for (peer, socket) in [(&mut busy_peer, &mut busy), (&mut peer, &mut socket)] {
+            peer.write_all(b"first").await.expect("written");
+            read(socket).await;
+        }
+        peer.write_all(b"second").await.expect("written");
+        busy_peer.write_all(&[0; 64]).await.expect("written");
+        let mut space = [0; 64];
+        busy.read_exact(&mut space).await.expect("a full buffer");
+        std::thread::sleep(Duration::from_millis(20));
+        busy_peer.write_all(&[0; 64]).await.expect("written");
+        busy.read_exact(&mut space).await.expect("fresh bytes");
+        assert!(read(&mut socket).await >= Duration::from_millis(20), "its own wait, and not the other's");
     }
 
     #[test]
