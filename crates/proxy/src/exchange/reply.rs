@@ -199,6 +199,13 @@ impl<'a> Exchange<'a> {
     pub(super) fn begin_own(&mut self, status: u16) {
         self.response = ResponseHead::new(status);
         self.own_mutations();
+        self.forget_length();
+    }
+
+    /// What the route says of a length that the body of our own answer has: over HTTP/2 another one makes the answer malformed
+    /// (RFC 9113, section 8.1.1).
+    fn forget_length(&mut self) {
+        self.response.headers.remove_id(HeaderId::ContentLength);
     }
 
     /// Sends `self.response` in the proxy's own name. `code`: the gRPC status, where it does not follow from HTTP's.
@@ -340,8 +347,6 @@ impl<'a> Exchange<'a> {
             Some(&host.response_headers),
             Some(&self.manager.routes.response_headers),
         ]);
-        // A length is what the body has: over HTTP/2 another one makes the answer malformed (RFC 9113, section 8.1.1).
-        self.response.headers.remove_id(HeaderId::ContentLength);
     }
 
     pub async fn redirect(&mut self, down: &mut DownstreamStream<'_>, route: &Route, redirect: &Redirect) -> Ended {
@@ -350,6 +355,7 @@ impl<'a> Exchange<'a> {
         self.response = ResponseHead::new(redirect.status);
         self.response.headers.push(b"location", &location);
         self.own_mutations();
+        self.forget_length();
         self.respond(down, &[]).await
     }
 
