@@ -1,7 +1,7 @@
 //! A few HTTP/2 requests, one after the other, with their answers kept: for what has to be known before a run, such as
 //! a server's reflection. Blocking, and not for measuring.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -114,6 +114,12 @@ impl Asker {
         let prepared = Prepared::new(request, &self.origin).map_err(Error::Plan)?;
         let fail = |origin: &Origin, reason: String| Error::Unanswered { host: origin.authority(), reason };
         let ends = Instant::now() + self.timeout;
+        let late = format!("no whole answer within {:?}", self.timeout);
+        // A socket's timeout is EAGAIN to the system (socket(7), SO_RCVTIMEO).
+        let broken = |error: std::io::Error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => late.clone(),
+            _ => error.to_string(),
+        };
         let mut heard = Heard::default();
         let mut buffer = vec![0; READ_BYTES];
         let mut started = false;
@@ -123,7 +129,7 @@ impl Asker {
             }
             let out = self.connection.output().len();
             let written = self.stream.write_all(self.connection.output()).and_then(|()| self.stream.flush());
-            written.map_err(|e| fail(&self.origin, e.to_string()))?;
+            written.map_err(|e| fail(&self.origin, broken(e)))?;
             self.connection.written(out);
             match heard.end {
                 Some(Ok(reply)) if !heard.too_long => {
@@ -136,9 +142,9 @@ impl Asker {
                 None => {}
             }
             if Instant::now() >= ends || self.connection.is_closing() {
-                return Err(fail(&self.origin, "no whole answer in time".into()));
+                return Err(fail(&self.origin, late));
             }
-            let bytes = self.stream.read(&mut buffer).map_err(|e| fail(&self.origin, e.to_string()))?;
+            let bytes = self.stream.read(&mut buffer).map_err(|e| fail(&self.origin, broken(e)))?;
             if bytes == 0 {
                 return Err(fail(&self.origin, "it closed the connection".into()));
             }

@@ -66,7 +66,11 @@ fn told(origin: &Origin, asker: &mut Asker, service: &str) -> Result<DescriptorP
     let first = Ask { file_by_filename: None, file_containing_symbol: Some(service.to_owned()) };
     let mut chosen = None;
     for version in SERVICES {
-        if let Some(files) = ask(asker, version, &first)? {
+        let known = ask(asker, version, &first).map_err(|error| match error {
+            Error::Grpc(why) => wrong(format!("the service `{service}` cannot be had: {why}")),
+            other => other,
+        })?;
+        if let Some(files) = known {
             chosen = Some((version, files));
             break;
         }
