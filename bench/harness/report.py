@@ -60,7 +60,7 @@ def ratios(ours, theirs):
     return result
 
 
-def _cell(stat, shape):
+def cell(stat, shape):
     if not stat:
         return "-"
     return f"{shape.format(stat['median'])} ({shape.format(stat['low'])}..{shape.format(stat['high'])})"
@@ -74,7 +74,7 @@ def table(scenario, results, absent):
     for name, rounds in results.items():
         stats = summary(rounds)
         errors = sum(r["errors"] for r in rounds)
-        lines.append(f"| {name} | " + " | ".join(_cell(stats.get(k), shape) for k, _, shape in FIGURES) + f" | {errors} |")
+        lines.append(f"| {name} | " + " | ".join(cell(stats.get(k), shape) for k, _, shape in FIGURES) + f" | {errors} |")
     for name, why in absent.items():
         lines.append(f"| {name} | n/a: {why} |" + " |" * len(FIGURES))
     if OURS in results:
@@ -82,7 +82,7 @@ def table(scenario, results, absent):
         for name, rounds in results.items():
             if name != OURS:
                 stats = ratios(results[OURS], rounds)
-                lines.append(f"| {name} | " + " | ".join(_cell(stats.get(k), "{:.2f}") for k, _, _ in FIGURES) + " |")
+                lines.append(f"| {name} | " + " | ".join(cell(stats.get(k), "{:.2f}") for k, _, _ in FIGURES) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -95,7 +95,7 @@ def verdicts(everything):
         verdict = "met" if stat["median"] <= most else "**missed**"
         if stat["low"] <= most < stat["high"]:
             verdict += ", within the spread"
-        lines.append(f"| {what} | {_cell(stat, shape)} | {shape.format(most)} | {verdict} |")
+        lines.append(f"| {what} | {cell(stat, shape)} | {shape.format(most)} | {verdict} |")
 
     for key, figure, peer, most in TARGETS:
         results = everything.get(key, {})

@@ -56,13 +56,13 @@ pub(crate) fn colour(terminal: bool) -> bool {
     able && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The exit code of a verb whose result was to be written to several places. What is missing is said, and is an error (2) where all
-/// else went well.
-pub(crate) fn with_written<const N: usize>(written: [Result<(), String>; N], code: u8) -> std::process::ExitCode {
+/// The exit code of a verb of whose result some could not be written, for these reasons. Whoever asked for it must hear so, and it is
+/// an error (2) where all else went well; a run that failed by itself says that instead.
+pub(crate) fn with_unwritten(code: u8, reasons: impl IntoIterator<Item = String>) -> std::process::ExitCode {
     let mut missing = false;
-    for reason in written.into_iter().filter_map(Result::err) {
+    for reason in reasons {
         missing = true;
-        error(&anyhow::anyhow!("{reason}"));
+        error(&anyhow::Error::msg(reason));
     }
     std::process::ExitCode::from(if missing && code == 0 { 2 } else { code })
 }

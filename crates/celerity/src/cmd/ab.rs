@@ -168,7 +168,7 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let code = report.verdict.exit_code();
     let page = files::write_page(args.html.as_deref(), || ab_page::render(&report));
-    Ok(term::with_written([shown, page], code))
+    Ok(term::with_unwritten(code, [shown, page].into_iter().filter_map(Result::err)))
 }
 
 /// Nobody else uses these sidecars, so there is nothing to wait for but their own ends.

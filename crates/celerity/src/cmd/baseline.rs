@@ -208,7 +208,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Format::Text => render(&check, whole),
         Format::Json => serde_json::to_string_pretty(&check)? + "\n",
     });
-    Ok(term::with_written([shown], check.verdict.exit_code()))
+    Ok(term::with_unwritten(check.verdict.exit_code(), shown.err()))
 }
 
 fn usage(error: &anyhow::Error) -> ExitCode {

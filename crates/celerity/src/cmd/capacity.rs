@@ -130,5 +130,5 @@ fn measure(args: &Args) -> anyhow::Result<ExitCode> {
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
     });
     let page = files::write_page(args.html.as_deref(), || capacity_page::render(&report));
-    Ok(term::with_written([shown, page], report.exit_code()))
+    Ok(term::with_unwritten(report.exit_code(), [shown, page].into_iter().filter_map(Result::err)))
 }

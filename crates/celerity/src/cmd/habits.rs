@@ -63,7 +63,7 @@ fn could_not_begin(error: Error) -> ExitCode {
 }
 
 fn printed(text: &str) -> ExitCode {
-    end::with_unwritten(0, &term::shown(text).err().into_iter().collect::<Vec<_>>())
+    term::with_unwritten(0, term::shown(text).err())
 }
 
 /// 0 where anything was answered, as those tools have it; a script that failed, and results that could not be written, are
@@ -74,9 +74,9 @@ fn ended(summary: &Summary, unwritten: &[String]) -> ExitCode {
     }
     if summary.succeeded + summary.failed_answers == 0 {
         end::tell_unanswered(summary);
-        return end::with_unwritten(EXIT_NOT_ACHIEVED, unwritten);
+        return term::with_unwritten(EXIT_NOT_ACHIEVED, unwritten.iter().cloned());
     }
-    end::with_unwritten(0, unwritten)
+    term::with_unwritten(0, unwritten.iter().cloned())
 }
 
 type Write = Box<dyn FnMut(&[Row]) -> io::Result<()> + Send>;
@@ -181,7 +181,7 @@ fn hey(args: &[String]) -> anyhow::Result<ExitCode> {
         Writing { rows, write: Box::new(write), place: "standard output".into() }
     });
     if !unwritten.is_empty() {
-        return Ok(end::with_unwritten(0, &unwritten));
+        return Ok(term::with_unwritten(0, unwritten));
     }
     let (summary, mut unwritten) = match run(plan, writing, || ())? {
         Ok(done) => done,

@@ -1,7 +1,6 @@
 //! How `load` ends: what it exits with, and what becomes of a result that cannot be written.
 
 use std::io;
-use std::process::ExitCode;
 
 use celerity_load::audit::Verdict;
 use celerity_load::slo::Outcome;
@@ -69,14 +68,6 @@ pub(crate) fn heard(place: &str, written: io::Result<()>) -> Result<(), String> 
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("{place} cannot be written: {error}")),
         _ => Ok(()),
     }
-}
-
-/// Whoever asked for a result and does not get it must hear so; a run that failed by itself says that instead.
-pub(crate) fn with_unwritten(code: u8, unwritten: &[String]) -> ExitCode {
-    for reason in unwritten {
-        term::error(&anyhow::Error::msg(reason.clone()));
-    }
-    ExitCode::from(if code == 0 && !unwritten.is_empty() { EXIT_USAGE } else { code })
 }
 
 #[cfg(test)]

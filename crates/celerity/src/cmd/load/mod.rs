@@ -283,7 +283,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         term::error(&anyhow::Error::msg(text));
         code = end::EXIT_USAGE;
     }
-    Ok(end::with_unwritten(code, &unwritten))
+    Ok(term::with_unwritten(code, unwritten))
 }
 
 /// Shows on standard error how the run goes: one line that is rewritten on a terminal, a line now and then elsewhere.
