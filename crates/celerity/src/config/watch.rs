@@ -3,15 +3,18 @@
 //! The kernel's notification wakes the watcher at once; a look every `POLL` catches what it misses (network file
 //! systems, a folder replaced by another, too many watches). Either way only marks are compared, so that a
 //! notification without a change costs nothing. A change is reported once the files have been quiet for `QUIET`:
-//! an editor or `kubectl` writes in several steps.
+//! an editor or `kubectl` writes in several steps. A file that its writer has not closed yet is waited for: half of it may be
+//! right YAML.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecursiveMode, Watcher as _};
 
 use super::files::{self, Mark};
@@ -20,6 +23,11 @@ use super::files::{self, Mark};
 const POLL: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(60);
 const QUIET_WAIT_MAX: Duration = Duration::from_millis(300);
+/// How long a writer may take from its first write to closing the file. Then the file is read as it is: somebody may keep it
+/// open for ever.
+const WRITER_MAX: Duration = Duration::from_secs(5);
+/// Files that are known to be written at the same time. What is beyond is read when it has been quiet.
+const WRITTEN_MAX: usize = 1_000;
 
 /// Watches until dropped.
 pub(crate) struct Watcher {
@@ -61,9 +69,10 @@ fn marks(paths: &[PathBuf]) -> Marks {
 fn run(paths: &[PathBuf], mut seen: Marks, stop: &AtomicBool, mut changed: impl FnMut()) {
     // One slot is enough: a notification says only "look again".
     let (wake, woken) = sync_channel(1);
+    let written = Arc::new(Written::default());
+    let noting = Arc::clone(&written);
     let notifier = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading opens files, which is an event too.
-        if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
+        if event.is_ok_and(|event| noting.note(&event)) {
             let _ = wake.try_send(());
         }
     });
@@ -82,11 +91,53 @@ fn run(paths: &[PathBuf], mut seen: Marks, stop: &AtomicBool, mut changed: impl 
             Err(RecvTimeoutError::Disconnected) => std::thread::park_timeout(POLL),
         }
         let now = marks(paths);
-        if now != seen && !stop.load(Ordering::Relaxed) {
+        if now != seen && !written.is_open(now.as_deref()) && !stop.load(Ordering::Relaxed) {
             seen = now;
             changed();
         }
     }
+}
+
+/// Somebody who wrote to a file has closed it.
+const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+/// Files that somebody writes: written to, and not closed since. By path, with the time of the first write.
+#[derive(Default)]
+struct Written(Mutex<HashMap<PathBuf, Instant>>);
+
+impl Written {
+    /// Whether the event may be one of a change. Our own reading opens and closes files, which are events too.
+    fn note(&self, event: &notify::Event) -> bool {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if event.need_rescan() {
+            // Events were lost, and with them perhaps the end of a writing.
+            written.clear();
+        }
+        for path in event.paths.iter().map(|path| plain(path)) {
+            match event.kind {
+                EventKind::Modify(ModifyKind::Data(_)) => {
+                    if written.len() < WRITTEN_MAX && !written.contains_key(path) {
+                        written.insert(path.to_owned(), Instant::now());
+                    }
+                }
+                CLOSED | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => _ = written.remove(path),
+                _ => {}
+            }
+        }
+        event.kind == CLOSED || !matches!(event.kind, EventKind::Access(_))
+    }
+
+    /// Whether one of these files is being written. An editor's spare copy, open all the time, is none of them.
+    fn is_open(&self, files: Option<&[(PathBuf, Mark)]>) -> bool {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        written.retain(|_, since| since.elapsed() < WRITER_MAX);
+        !written.is_empty() && files.unwrap_or_default().iter().any(|(path, _)| written.contains_key(plain(path)))
+    }
+}
+
+/// A path without the `./` that one of two ways to name a file may put before it.
+fn plain(path: &Path) -> &Path {
+    path.strip_prefix(".").unwrap_or(path)
 }
 
 /// An editor replaces a file by renaming another over it, which ends a watch on the file itself: watch its folder.
@@ -128,6 +179,27 @@ mod tests {
         told.recv_timeout(PATIENCE).expect("the removal");
         drop(watcher);
         assert!(told.recv_timeout(Duration::from_millis(1)).is_err());
+    }
+
+    #[test]
+    fn a_file_is_waited_for_until_its_writer_closes_it() {
+        use std::io::Write as _;
+        let folder = TempDir::new();
+        let file = folder.write("a.yaml", "one");
+        let (tell, told) = mpsc::channel();
+        let _watcher = Watcher::start(vec![folder.path().to_owned()], move || _ = tell.send(())).expect("a watcher");
+        // The watcher's notifications begin a moment after it does.
+        folder.write("b.yaml", "two");
+        told.recv_timeout(PATIENCE).expect("the new file");
+        let mut spare = std::fs::File::create(folder.path().join(".a.yaml.swp")).expect("created");
+        spare.write_all(b"x").expect("written");
+        let mut writer = std::fs::File::create(&file).expect("opened");
+        writer.write_all(b"half").expect("written");
+        // Longer than the files must be quiet, and than a look without a notification takes.
+        assert!(told.recv_timeout(POLL + QUIET_WAIT_MAX).is_err(), "a half-written file was reported");
+        writer.write_all(b" and half").expect("written");
+        drop(writer);
+        told.recv_timeout(PATIENCE).expect("the change, when its writer closed it");
     }
 
     #[test]
