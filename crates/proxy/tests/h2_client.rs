@@ -119,6 +119,24 @@ fn what_the_peer_said_before_it_went_is_heard() {
 }
 
 #[test]
+fn what_a_reset_stream_said_in_the_same_breath_is_read_first() {
+    local(async {
+        let (client, mut far) = start(ClientSettings::default());
+        let mut stream = client.start(&head("/"), true).unwrap();
+        assert!(far.read(&mut vec![0; 10_000]).await.unwrap() > 0);
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let answer = [0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+        let data = [0, 0, 3, 0, 0, 0, 0, 0, 1, b'a', b'b', b'c'];
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2];
+        far.write_all(&[&settings[..], &answer, &data, &reset].concat()).await.unwrap();
+        assert_eq!(stream.head().await.unwrap().status, 200);
+        assert_eq!(stream.chunk().await.unwrap(), Some(&b"abc"[..]));
+        let error = stream.chunk().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::PeerReset(Code::INTERNAL_ERROR));
+    });
+}
+
+#[test]
 fn many_streams_wait_for_the_limit_and_all_are_answered() {
     local(async {
         let client = peer(echo).await;

@@ -77,6 +77,11 @@ impl Error {
         matches!(self.kind, Kind::PeerReset(_))
     }
 
+    /// True where the peer, or the way to it, ended what was right until then.
+    pub fn is_of_the_peer(&self) -> bool {
+        matches!(self.kind, Kind::PeerReset(_) | Kind::GoAway(_) | Kind::Io(_) | Kind::Closed)
+    }
+
     /// True where the whole connection failed, and not this stream alone.
     pub fn is_connection(&self) -> bool {
         matches!(self.kind, Kind::GoAway(_) | Kind::Violation(..) | Kind::Io(_) | Kind::Closed | Kind::KeepaliveTimeout)

@@ -50,7 +50,11 @@ impl Core {
         if !stream.complete
             && let Some(error) = stream.failed
         {
-            return Poll::Ready(Err(error));
+            // What a server sent before it ended the stream is of the response, whether or not it was read by then.
+            let is_left = client && stream.final_head && !stream.body.is_empty();
+            if !(is_left && error.is_of_the_peer()) {
+                return Poll::Ready(Err(error));
+            }
         }
         if client && !stream.final_head {
             return Poll::Ready(Err(Error::misuse("the body was asked for before the head had come")));
