@@ -65,7 +65,9 @@ pub enum StartError {
     Certificates(NotTakenUp),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
-    #[error("a thread could not be started: {0}")]
+    #[error(
+        "a thread could not be started: {0}; look at the limits of processes and open files (ulimit -u, ulimit -n)"
+    )]
     Thread(std::io::Error),
 }
 
@@ -331,6 +333,7 @@ impl Proxy {
         });
         control.tune(tuning);
         let mut threads = Vec::new();
+        let (starting, started) = std::sync::mpsc::channel();
         for (id, (commands, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != id).map(|(_, sender)| sender.clone());
             let start = worker::Start {
@@ -344,13 +347,20 @@ impl Proxy {
                 log: log.as_ref().and_then(AccessLogWriter::worker),
                 ledger: settings.ledger,
             };
-            let control = control.clone();
+            let (control, starting) = (control.clone(), starting.clone());
             threads.push(spawn(&format!("worker-{id}"), move || {
-                if let Err(error) = worker::run(start) {
-                    log::line(format_args!("a worker could not start: {error}"));
-                }
+                worker::run(start, move |result| _ = starting.send(result));
                 control.live_workers.fetch_sub(1, Ordering::AcqRel);
             })?);
+        }
+        drop(starting);
+        // Whoever is told that the proxy has started finds it accepting; and on a core that is shared, workers get it now and not
+        // when this thread has done what can wait.
+        while let Ok(result) = started.recv() {
+            result.map_err(|error| {
+                control.start_draining(Duration::ZERO);
+                StartError::Thread(error)
+            })?;
         }
         let control_side = control.clone();
         threads.push(spawn("control", move || admin::run(&control_side, admin))?);

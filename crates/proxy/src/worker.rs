@@ -268,9 +268,12 @@ pub struct Worker {
     series: RefCell<HashMap<(u64, u64), Rc<RequestSeries>>>,
 }
 
-/// Runs a worker until it has drained.
-pub fn run(start: Start) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
+/// Runs a worker until it has drained. `started` is told once whether it accepts connections.
+pub fn run(start: Start, started: impl FnOnce(std::io::Result<()>)) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build() {
+        Ok(runtime) => runtime,
+        Err(error) => return started(Err(error)),
+    };
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let clock = if start.ledger { Clock::system() } else { Clock::stopped() };
@@ -306,12 +309,13 @@ pub fn run(start: Start) -> std::io::Result<()> {
             activities: RefCell::default(),
             series: RefCell::default(),
         });
-        for opened in start.sockets {
-            worker.listen(opened)?;
+        let listening = start.sockets.into_iter().try_for_each(|opened| worker.listen(opened));
+        let listens = listening.is_ok();
+        started(listening);
+        if listens {
+            worker.serve(start.commands).await;
         }
-        worker.serve(start.commands).await;
-        Ok(())
-    })
+    });
 }
 
 impl Worker {

@@ -135,7 +135,9 @@ pub(crate) fn read_listed(listed: &[(PathBuf, Mark)]) -> Result<Vec<Source>, Fil
 pub(crate) fn read_one(path: &Path) -> Result<String, FilesError> {
     let unreadable = |reason| FilesError::Unreadable { path: path.to_owned(), reason };
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut bytes = Vec::new();
+    // One more than there is, so that the end is seen without growing. What a pipe or /proc holds is not known before.
+    let length = file.metadata().map_or(0, |metadata| metadata.len().min(FILE_BYTES_MAX));
+    let mut bytes = Vec::with_capacity(length as usize + 1);
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     text_of(bytes, path)
 }

@@ -2,7 +2,7 @@
 //! memory than the snapshot that was made of them.
 
 use std::collections::HashSet;
-use std::io::{Read as _, Write as _};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use celerity_model::patch::PatchReport;
@@ -130,13 +130,15 @@ impl Packed {
     /// Takes the resources apart while it packs them, so that both together never need more than one of them.
     fn of(resources: Resources) -> Self {
         let Resources { listeners, routes, clusters, endpoints, patches, notes: _, contended_domains: _ } = resources;
-        let mut packer = Packer { out: DeflateEncoder::new(Vec::new(), Compression::fast()), scratch: Vec::new() };
+        let deflate = DeflateEncoder::new(Vec::new(), Compression::fast());
+        let mut packer = Packer { out: BufWriter::with_capacity(BUFFER_BYTES, deflate), scratch: Vec::new() };
         packer.list(listeners);
         packer.list(routes);
         packer.list(clusters);
         packer.list(endpoints);
         // Writing to a Vec cannot fail.
-        let bytes = packer.out.finish().unwrap_or_default();
+        let deflate = packer.out.into_inner().map_err(|error| error.into_error());
+        let bytes = deflate.and_then(DeflateEncoder::finish).unwrap_or_default();
         Self { bytes: bytes.into_boxed_slice(), patches: lines(&patches) }
     }
 
@@ -155,8 +157,12 @@ impl Packed {
     }
 }
 
+/// What is compressed at once: the compressor clears its output's space for each piece that it is given, so that small pieces
+/// cost more than compressing them.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 struct Packer {
-    out: DeflateEncoder<Vec<u8>>,
+    out: BufWriter<DeflateEncoder<Vec<u8>>>,
     scratch: Vec<u8>,
 }
 

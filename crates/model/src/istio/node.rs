@@ -176,7 +176,13 @@ pub(crate) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let (mut at, mut line) = (0, 0u32);
     // Before a document there may be comments and directives; with a directive, the marker that follows starts nothing new.
     let (mut is_before, mut has_directive) = (true, false);
-    for full in text.split_inclusive('\n') {
+    let ends = memchr::memchr_iter(b'\n', text.as_bytes()).map(|end| end + 1);
+    for end in ends.chain([text.len()]) {
+        let full = text.get(at..end).unwrap_or_default();
+        if full.is_empty() {
+            // What follows the last line's end.
+            break;
+        }
         let is_line = |word: &str| {
             full.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
         };
@@ -190,10 +196,10 @@ pub(crate) fn pieces(text: &str) -> Vec<Piece<'_>> {
             is_before = true;
         } else if is_before && full.starts_with('%') {
             has_directive = true;
-        } else if !full.trim().is_empty() && !full.starts_with('#') {
+        } else if is_before && !full.trim().is_empty() && !full.starts_with('#') {
             is_before = false;
         }
-        at += full.len();
+        at = end;
         line = line.saturating_add(1);
     }
     if at > start {

@@ -211,6 +211,7 @@ type Names = HashMap<(&'static str, String, String), (Arc<str>, u32)>;
 
 fn read_file(pieces: &[Piece<'_>], cx: &mut Cx, config: &mut Config, names: &mut Names) {
     let mut index = 0;
+    names.reserve(pieces.len());
     for piece in pieces {
         match node::parse(piece) {
             Ok(roots) => {
@@ -354,7 +355,8 @@ fn metadata(fields: &mut Fields<'_>, kind: &str, cx: &mut Cx) -> Option<Metadata
         })
     });
     if let Some(meta) = &read {
-        cx.document = format!("{kind} {}/{}", meta.namespace, meta.name);
+        cx.document.clear();
+        [kind, " ", &meta.namespace, "/", &meta.name].into_iter().for_each(|part| cx.document.push_str(part));
     }
     read
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use xxhash_rust::xxh64::xxh64;
 
 use super::node::Node;
-use super::registry::full_name;
+use super::registry::{cluster_local, full_name};
 use crate::istio::{Config, Document, ServiceEntry, Source, VirtualService, WorkloadEntry};
 
 /// What a document is to the services of a mesh.
@@ -60,13 +60,11 @@ pub fn concerns(config: &Config, node: &Node) -> Vec<Concern> {
     let mut found = Vec::with_capacity(config.len());
     let name = |host: &str, namespace: &str| full_name(host, namespace, node);
     for document in &config.services {
-        let host = format!("{}.{}.svc.{}", document.meta.name, document.meta.namespace, node.mesh.cluster_domain);
+        let host = cluster_local(&document.meta.name, &document.meta.namespace, node);
         found.push(concern("Service", document, Role::Host, [host_key(&host)], []));
     }
     for document in &config.endpoint_slices {
-        let host = document
-            .service_name()
-            .map(|name| format!("{name}.{}.svc.{}", document.meta.namespace, node.mesh.cluster_domain));
+        let host = document.service_name().map(|name| cluster_local(name, &document.meta.namespace, node));
         let keys: Vec<u64> = host.iter().map(|host| host_key(host)).collect();
         found.push(concern("EndpointSlice", document, Role::Host, keys, []));
     }
@@ -97,7 +95,7 @@ fn concern<T>(
     hosts: impl Into<Vec<u64>>,
     uses: impl Into<Vec<u64>>,
 ) -> Concern {
-    let id = xxh64(format!("{kind}/{}/{}", document.meta.namespace, document.meta.name).as_bytes(), 0);
+    let id = xxh64([kind, "/", &document.meta.namespace, "/", &document.meta.name].concat().as_bytes(), 0);
     Concern { source: document.source.clone(), id, role, hosts: hosts.into().into(), uses: uses.into().into() }
 }
 

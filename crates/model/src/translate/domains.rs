@@ -7,11 +7,11 @@ use super::registry::Service;
 /// one where `bare` says that the port is the one meant.
 pub(super) fn of_service(service: &Service<'_>, node: &Node, port: u16, bare: bool) -> Vec<String> {
     let mut names = vec![service.host.clone()];
-    let suffix = format!(".svc.{}", node.mesh.cluster_domain);
+    let suffix = [".svc.", &node.mesh.cluster_domain].concat();
     if let Some(inside) = service.host.strip_suffix(&suffix)
         && let Some((name, namespace)) = inside.rsplit_once('.')
     {
-        names.push(format!("{inside}.svc"));
+        names.push([inside, ".svc"].concat());
         names.push(inside.to_owned());
         if namespace == node.namespace {
             names.push(name.to_owned());
@@ -34,8 +34,10 @@ pub(super) fn of_host(host: &str, port: u16) -> Vec<String> {
 
 fn with_port(names: Vec<String>, port: u16, bare: bool) -> Vec<String> {
     let mut domains = Vec::with_capacity(names.len() * 2);
+    let mut digits = itoa::Buffer::new();
+    let port = digits.format(port);
     for name in names {
-        domains.push(format!("{name}:{port}"));
+        domains.push([&name, ":", port].concat());
         if bare {
             domains.push(name);
         }

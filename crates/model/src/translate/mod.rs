@@ -185,8 +185,14 @@ pub fn proxy_metadata(config: &Config, node: &Node) -> BTreeMap<String, String> 
 
 /// Translates everything, without EnvoyFilters.
 pub fn translate_unpatched(index: &Index<'_>) -> Resources {
-    let mut resources = Resources::default();
-    let mut virtual_hosts = Vec::new();
+    // A cluster is a large thing to copy when a list grows; most services have one, and a few are nobody's.
+    let services = index.services.len() + 8;
+    let mut resources = Resources {
+        clusters: Vec::with_capacity(services),
+        endpoints: Vec::with_capacity(services),
+        ..Resources::default()
+    };
+    let mut virtual_hosts = Vec::with_capacity(services);
     for service in &index.services {
         let mut made = translate_service(index, &service.host);
         resources.clusters.append(&mut made.clusters);
@@ -198,11 +204,8 @@ pub fn translate_unpatched(index: &Index<'_>) -> Resources {
     if !index.node.mesh.registry_only {
         resources.clusters.push(cluster::passthrough());
     }
-    let domains = |hosts: &[VirtualHost]| hosts.iter().map(|host| host.domains.len()).sum::<usize>();
-    let asked = domains(&virtual_hosts);
-    let routes = outbound_routes(virtual_hosts);
-    resources.contended_domains = domains(&routes.virtual_hosts) != asked;
-    resources.routes.push(routes);
+    resources.contended_domains = first_keeps_domains(&mut virtual_hosts);
+    resources.routes.push(outbound_routes(virtual_hosts));
     let (listeners, mut clusters) = listeners_and_inbound(index);
     resources.listeners = listeners;
     resources.clusters.append(&mut clusters);
@@ -252,14 +255,25 @@ pub fn listeners_and_inbound(index: &Index<'_>) -> (Vec<Listener>, Vec<Cluster>)
     (listeners, inbound.clusters)
 }
 
-/// The route configuration of the outbound listener. Envoy refuses a domain that two virtual hosts have, so the first keeps
-/// it: services in their order.
-pub fn outbound_routes(mut virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
+/// Envoy refuses a domain that two virtual hosts have, so the first keeps it: services in their order. True where there was one.
+fn first_keeps_domains(virtual_hosts: &mut Vec<VirtualHost>) -> bool {
+    let domains = || virtual_hosts.iter().flat_map(|host| &host.domains);
+    let all = domains().count();
+    let mut different = HashSet::with_capacity(all);
+    different.extend(domains());
+    if different.len() == all {
+        return false;
+    }
     let mut seen: HashSet<String> = HashSet::new();
     virtual_hosts.retain_mut(|host| {
         host.domains.retain(|domain| seen.insert(domain.clone()));
         !host.domains.is_empty()
     });
+    true
+}
+
+/// The route configuration of the outbound listener, of virtual hosts that share no domain.
+fn outbound_routes(virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
     RouteConfiguration {
         name: OUTBOUND.to_owned(),
         virtual_hosts,

@@ -189,10 +189,10 @@ impl<'a> Index<'a> {
             config,
             node,
             services: Vec::with_capacity(config.services.len() + config.service_entries.len()),
-            by_host: HashMap::new(),
-            rules: HashMap::new(),
+            by_host: HashMap::with_capacity(config.services.len() + config.service_entries.len()),
+            rules: HashMap::with_capacity(config.destination_rules.len()),
             wildcard_rules: Vec::new(),
-            routes: HashMap::new(),
+            routes: HashMap::with_capacity(config.virtual_services.len()),
             wildcard_routes: Vec::new(),
         };
         index.add_services();
@@ -332,7 +332,7 @@ impl<'a> Index<'a> {
             let alias = spec.external_name.as_deref().map(|name| Workload::by_name(name, &meta.namespace));
             let external = alias.is_some();
             let service = Service {
-                host: format!("{}.{}.svc.{}", meta.name, meta.namespace, self.node.mesh.cluster_domain),
+                host: cluster_local(&meta.name, &meta.namespace, self.node),
                 name: meta.name.clone(),
                 namespace: &meta.namespace,
                 addresses: spec
@@ -506,7 +506,12 @@ fn from_entry<'a>(name: &'a str, entry: &'a WorkloadEntry, namespace: &'a str) -
 /// dot at the end of an absolute name is none of it.
 pub(super) fn full_name(host: &str, namespace: &str, node: &Node) -> String {
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    if host.contains(['.', '*', ':']) { name } else { format!("{name}.{namespace}.svc.{}", node.mesh.cluster_domain) }
+    if host.contains(['.', '*', ':']) { name } else { cluster_local(&name, namespace, node) }
+}
+
+/// The full name of a service of the cluster. Joined and not formatted: made several times for each of thousands of services.
+pub(super) fn cluster_local(name: &str, namespace: &str, node: &Node) -> String {
+    [name, ".", namespace, ".svc.", &node.mesh.cluster_domain].concat()
 }
 
 /// Whether a proxy sees a document of `namespace` that is exported so. As in Istio, its own namespace is no exception: a document
