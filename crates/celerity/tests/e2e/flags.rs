@@ -330,6 +330,30 @@ fn what_is_refused_is_in_the_log_too() {
 }
 
 #[test]
+fn what_is_refused_over_http2_is_in_the_log_too() {
+    let upstream = Upstream::start("one");
+    let logged = Logged::start(&[&service("user-service", &[(&upstream, "version: v1")])]);
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    // GET http://user-service/up, and then a field name in capitals, or a frame of half a window update.
+    let head = [&[0x82, 0x86, 0x04, 3][..], b"/up", &[0x01, 12], b"user-service", &[0, 3], b"X-A", &[1], b"b"].concat();
+    let request = [&[0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1][..], &head].concat();
+    let broken = [0, 0, 1, 8, 0, 0, 0, 0, 0, 0];
+    for (frames, path) in [(&request[..], "/up"), (&broken, "")] {
+        let before = logged.all().len();
+        let sent = [&preface, frames].concat();
+        let _ = raw::exchange(logged.sidecar.outbound, &sent, Duration::from_secs(1));
+        eventually("it is logged", || logged.all().len() > before);
+        let lines = logged.all();
+        let line = lines.last().expect("a line");
+        let text = |key: &str| line[key].as_str().unwrap_or_default();
+        let shown = (text("protocol"), text("path"), text("response_code_details"), text("response_flags"));
+        assert_eq!(shown, ("HTTP/2", path, "codec_error", "DPE"), "{line}");
+        assert!(line["response_code"] == 0 && !text("failure").is_empty(), "{line}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[test]
 fn the_log_has_the_path_that_was_asked_for() {
     let upstream = Upstream::start("one");
     let rewriting = routed("match: [{uri: {prefix: /api/}}], rewrite: {uri: /}");

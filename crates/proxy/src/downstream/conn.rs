@@ -48,6 +48,7 @@ pub struct Conn {
 
 /// Why something is no request that could be passed on.
 pub(super) struct Refusal<'a> {
+    /// 0 where nothing was answered.
     pub status: u16,
     pub details: &'static str,
     pub reason: &'a str,
@@ -170,7 +171,8 @@ impl Conn {
             response_code_details: refusal.details,
             failure: refusal.reason,
             response_flags: flags,
-            bytes_sent: refusal.reason.len() as u64,
+            // Over HTTP/2 a refusal has no body.
+            bytes_sent: if self.is_http2 { 0 } else { refusal.reason.len() as u64 },
             downstream_local_address: &local,
             downstream_remote_address: &client,
             requested_server_name: self.peer.as_ref().and_then(|peer| peer.sni.as_deref()).unwrap_or_default(),

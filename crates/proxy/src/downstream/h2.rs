@@ -1,9 +1,9 @@
 //! A client's HTTP/2 connection: each request is a task of its own.
 
-use super::conn::Conn;
+use super::conn::{Conn, Refusal};
 use super::runners::Job;
 use crate::drain::FIRST_BYTES_GRACE;
-use crate::exchange::Begun;
+use crate::exchange::{Begun, details};
 use crate::h1::BodyLength;
 use crate::h2;
 use crate::http::{HeaderId, RequestHead};
@@ -31,9 +31,11 @@ pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duratio
     let first_wait = io.socket().first_wait();
     let (connection, mut incoming) = h2::accept_with(io, early, settings);
     let control = incoming.control();
+    let conn = Rc::new(conn);
+    let telling = conn.clone();
+    incoming.on_refused(move |refused| tell_refused(&telling, refused));
     let mut running = tokio::task::spawn_local(connection.run());
 
-    let conn = Rc::new(conn);
     let mut handshake_ticks = clock.ticks_of(handshake);
     let mut idle = Deadline::never(&worker.slow_timers);
     let mut shutting_down = false;
@@ -87,6 +89,16 @@ pub(super) async fn serve(conn: Conn, io: Io, early: Vec<u8>, handshake: Duratio
     }
     // Ends when the last stream has: responses are still being written.
     let _ = (&mut running).await;
+}
+
+fn tell_refused(conn: &Conn, refused: &h2::Refused<'_>) {
+    let (name, details) = match refused.status {
+        Some(_) => ("too_large", details::HEADERS_TOO_LARGE),
+        None => ("http2", details::CODEC_ERROR),
+    };
+    conn.worker.bad_request(name);
+    let status = refused.status.unwrap_or(0);
+    conn.log_refusal(&Refusal { status, details, reason: refused.why, head: refused.head });
 }
 
 /// Streams in progress on one connection, whatever the configuration says: each is a task.

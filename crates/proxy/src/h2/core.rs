@@ -112,6 +112,8 @@ pub(crate) struct Core {
 
     pub(crate) arrivals: VecDeque<Arrival>,
     pub(crate) acceptor: Option<Waker>,
+    /// Is told what was refused here, and so never arrives.
+    pub(crate) on_refused: Option<Box<dyn Fn(&Refused<'_>)>>,
     /// Whether new streams have a taker: `Incoming` on a server, any `Client` on a client.
     pub(crate) handles: usize,
     pub(crate) ready_waiters: Vec<Waker>,
@@ -144,6 +146,16 @@ pub(crate) struct Core {
     pub(crate) driver_woken: bool,
 }
 
+/// What a server did not take: a request that is none, or the whole connection.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// As far as it could be read; none where it is the connection's end.
+    pub head: Option<&'a RequestHead>,
+    /// What it was answered with; none where its stream or connection was reset.
+    pub status: Option<u16>,
+    pub why: &'static str,
+}
+
 impl Core {
     pub(crate) fn new(role: Role, settings: Common, max_streams: u32) -> Self {
         let settings = settings.clamped();
@@ -172,6 +184,7 @@ impl Core {
             resets_forgotten: false,
             arrivals: VecDeque::new(),
             acceptor: None,
+            on_refused: None,
             handles: 1,
             ready_waiters: Vec::new(),
             phase: Phase::Open,
@@ -307,6 +320,13 @@ impl Core {
         self.resets.push_back(id);
         frame::put_reset(&mut self.out, id, code);
         self.wake_driver();
+    }
+
+    /// Tells who wants to know of a request, or of a whole connection, that was refused.
+    pub(crate) fn tell_refused(&self, refused: &Refused<'_>) {
+        if let Some(tell) = &self.on_refused {
+            tell(refused);
+        }
     }
 
     /// A client's next stream. What lies between its last one and this can never be opened (RFC 9113, section 5.1.1).

@@ -28,6 +28,7 @@ use celerity_wire::{flow, frame};
 pub use celerity_wire::hpack;
 pub use client::{Client, ClientStream, connect};
 pub use connection::Connection;
+pub use core::Refused;
 pub use error::{Code, Error, Kind};
 pub use handle::{Receiver, Sender};
 pub use server::{Incoming, ServerControl, ServerStream, accept, accept_with};

@@ -3,13 +3,16 @@
 use crate::http::ResponseHead;
 
 use super::abuse::{self, Bucket};
-use super::core::{Arrival, Core, KEEPALIVE_PING, Phase, Role, SHUTDOWN_PING};
+use super::core::{Arrival, Core, KEEPALIVE_PING, Phase, Refused, Role, SHUTDOWN_PING};
 use super::error::{Code, Error, Kind, Violation};
 use super::fields::{self, Verdict};
 use super::flow::Overflow;
 use super::frame::{self, Frame};
 use super::settings::HEADER_TABLE_SIZE;
 use super::stream::{State, Stream, wake};
+
+/// 431 Request Header Fields Too Large (RFC 6585, section 5).
+const TOO_LARGE: u16 = 431;
 
 /// Octets of an RST_STREAM frame, for the bound on queued answers.
 const RESET_LEN: usize = frame::HEADER_LEN + 4;
@@ -58,7 +61,12 @@ impl Core {
             other => other,
         };
         match violation {
-            Violation::Connection(code, why) => self.close_with(code, Error::new(Kind::Violation(code, why))),
+            Violation::Connection(code, why) => {
+                if self.closed.is_none() {
+                    self.tell_refused(&Refused { head: None, status: None, why });
+                }
+                self.close_with(code, Error::new(Kind::Violation(code, why)));
+            }
             Violation::Stream(id, code, why) => {
                 match self.ids.get(&id).copied() {
                     Some(slot) => self.reset(slot, code, why),
@@ -267,10 +275,13 @@ impl Core {
         let content_length = match verdict {
             Verdict::Good { content_length } => content_length,
             Verdict::Malformed(why) => {
+                self.tell_refused(&Refused { head: Some(&head), status: None, why });
                 self.spare_requests.keep(head);
                 return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, why));
             }
             Verdict::TooLarge => {
+                let why = "the request's header section is too large";
+                self.tell_refused(&Refused { head: Some(&head), status: Some(TOO_LARGE), why });
                 self.spare_requests.keep(head);
                 return self.refuse_large(id, end_stream);
             }
@@ -287,8 +298,10 @@ impl Core {
         stream.started_ms = self.now_ms;
         stream.arrived = self.arrived;
         if end_stream && stream.breaks_length(true) {
+            let why = "a content-length and no body";
+            self.tell_refused(&Refused { head: Some(&head), status: None, why });
             self.spare_requests.keep(head);
-            return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, "a content-length and no body"));
+            return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, why));
         }
         if end_stream {
             stream.state = State::HalfClosedRemote;
@@ -303,10 +316,10 @@ impl Core {
         Ok(())
     }
 
-    /// 431 Request Header Fields Too Large (RFC 6585), without troubling anybody.
+    /// Answers it without troubling anybody.
     fn refuse_large(&mut self, id: u32, end_stream: bool) -> Result<(), Violation> {
         let before = self.out.len();
-        self.put_headers(id, true, |encoder, out| fields::put_response(encoder, &ResponseHead::new(431), out));
+        self.put_headers(id, true, |encoder, out| fields::put_response(encoder, &ResponseHead::new(TOO_LARGE), out));
         if !end_stream {
             self.put_reset(id, Code::NO_ERROR);
         }

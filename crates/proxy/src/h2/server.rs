@@ -12,7 +12,7 @@ use crate::net::Arrives;
 use celerity_telemetry::Tick;
 
 use super::connection::Connection;
-use super::core::{Core, Role};
+use super::core::{Core, Refused, Role};
 use super::error::{Code, Error, Kind};
 use super::handle::{Handle, Receiver, Sender, stream_methods};
 use super::settings::ServerSettings;
@@ -58,6 +58,12 @@ impl Incoming {
                 (core.spare_requests.hand_out(arrival.head), ServerStream { handle }, arrival.end_stream)
             })
         })
+    }
+
+    /// Has `tell` hear of what is refused from now on, so that it never comes as a request. It is called while the connection
+    /// reads and must not touch it.
+    pub fn on_refused(&self, tell: impl Fn(&Refused<'_>) + 'static) {
+        self.control.core.borrow_mut().on_refused = Some(Box::new(tell));
     }
 
     /// Gives a head back, so that its memory serves the next request.
