@@ -115,10 +115,9 @@ impl Written {
         }
         for path in event.paths.iter().map(|path| plain(path)) {
             match event.kind {
-                EventKind::Modify(ModifyKind::Data(_)) => {
-                    if written.len() < WRITTEN_MAX && !written.contains_key(path) {
-                        written.insert(path.to_owned(), Instant::now());
-                    }
+                EventKind::Modify(ModifyKind::Data(_)) if written.len() < WRITTEN_MAX => {
+                    // The time of the first write stays.
+                    written.entry(path.to_owned()).or_insert_with(Instant::now);
                 }
                 CLOSED | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => _ = written.remove(path),
                 _ => {}

@@ -113,7 +113,7 @@ pub(crate) struct Core {
     pub(crate) arrivals: VecDeque<Arrival>,
     pub(crate) acceptor: Option<Waker>,
     /// Is told what was refused here, and so never arrives.
-    pub(crate) on_refused: Option<Box<dyn Fn(&Refused<'_>)>>,
+    pub(crate) on_refused: Option<Box<TellRefused>>,
     /// Whether new streams have a taker: `Incoming` on a server, any `Client` on a client.
     pub(crate) handles: usize,
     pub(crate) ready_waiters: Vec<Waker>,
@@ -145,6 +145,8 @@ pub(crate) struct Core {
     pub(crate) driver: Option<Waker>,
     pub(crate) driver_woken: bool,
 }
+
+type TellRefused = dyn Fn(&Refused<'_>);
 
 /// What a server did not take: a request that is none, or the whole connection.
 #[derive(Debug)]
