@@ -1,23 +1,14 @@
 //! From Envoy's `Cluster` to what the data plane looks up.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy, RingHashLbConfig,
-    SlowStartConfig, common_lb_config::LocalityConfigSpecifier,
-};
-use envoy_types::pb::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster as EnvoyCluster, OutlierDetection as EnvoyOutlier,
-};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster as EnvoyCluster};
 use envoy_types::pb::envoy::config::common::matcher::v3::{MatchPredicate, match_predicate::Rule};
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, TypedExtensionConfig,
-    address::Address as AddressKind, socket_address::PortSpecifier,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
@@ -27,19 +18,18 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::super::cluster::*;
 use super::super::matching::{HeaderMatch, StringPattern, ValueMatch};
+use super::balancing::load_balancing;
 use super::check::{Check, u32_or};
+use super::discovery::{discovery, dns};
 use super::endpoint::Interner;
+use super::outlier::outlier_detection;
 use super::tls;
-use crate::patch::pool::unpack;
 use crate::translate::{LACKS_IDENTITY, OWN_METADATA};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// An endpoint holds its transport in a byte.
 const TRANSPORTS_MAX: usize = 255;
-
-/// Envoy's bounds of a ring.
-const RING_SIZE_MAX: u64 = 8 * 1024 * 1024;
 
 pub(super) fn read(
     check: &mut Check,
@@ -127,27 +117,6 @@ pub(super) fn read(
 fn lacks_identity(source: &EnvoyCluster) -> bool {
     let own = source.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(OWN_METADATA));
     own.is_some_and(|own| own.fields.contains_key(LACKS_IDENTITY))
-}
-
-fn discovery(check: &mut Check, rest: &mut EnvoyCluster) -> Discovery {
-    match rest.cluster_discovery_type.take() {
-        None => Discovery::Static,
-        Some(ClusterDiscoveryType::Type(number)) => match DiscoveryType::try_from(number) {
-            Ok(DiscoveryType::Static) => Discovery::Static,
-            Ok(DiscoveryType::StrictDns) => Discovery::StrictDns,
-            Ok(DiscoveryType::LogicalDns) => Discovery::LogicalDns,
-            Ok(DiscoveryType::Eds) => Discovery::Eds,
-            Ok(DiscoveryType::OriginalDst) => Discovery::OriginalDst,
-            Err(_) => {
-                check.error("type", "an unknown discovery type");
-                Discovery::Static
-            }
-        },
-        Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            check.error("cluster_type", format!("{} is not supported; use `type`", custom.name));
-            Discovery::Static
-        }
-    }
 }
 
 fn read_limits(check: &mut Check, mut breakers: CircuitBreakers) -> Limits {
@@ -401,296 +370,6 @@ fn error_statuses(check: &mut Check, predicate: &MatchPredicate, into: &mut Vec<
         }
         _ => check.error("", "only or_match and http_response_headers_match are supported"),
     }
-}
-
-fn outlier_detection(check: &mut Check, mut source: EnvoyOutlier) -> OutlierDetection {
-    let unset = OutlierDetection::default();
-    let duration = |check: &mut Check, field: &str, value, unset| check.duration(field, value).unwrap_or(unset);
-    let interval = duration(check, "interval", source.interval.take(), unset.interval);
-    if interval.is_zero() {
-        check.error("interval", "must be more than 0s");
-    }
-    let base = duration(check, "base_ejection_time", source.base_ejection_time.take(), unset.base_ejection_time);
-    let detection = OutlierDetection {
-        interval,
-        base_ejection_time: base,
-        // As in Envoy, a base time over the default maximum raises the maximum.
-        max_ejection_time: duration(
-            check,
-            "max_ejection_time",
-            source.max_ejection_time.take(),
-            unset.max_ejection_time.max(base),
-        ),
-        max_ejection_time_jitter: duration(
-            check,
-            "max_ejection_time_jitter",
-            source.max_ejection_time_jitter.take(),
-            unset.max_ejection_time_jitter,
-        ),
-        max_ejection_percent: check.percent_u32(
-            "max_ejection_percent",
-            source.max_ejection_percent.take(),
-            unset.max_ejection_percent,
-        ),
-        always_eject_one_endpoint: source.always_eject_one_host.take().is_some_and(|value| value.value),
-        consecutive_5xx: u32_or(source.consecutive_5xx.take(), unset.consecutive_5xx),
-        enforcing_consecutive_5xx: check.percent_u32(
-            "enforcing_consecutive_5xx",
-            source.enforcing_consecutive_5xx.take(),
-            unset.enforcing_consecutive_5xx,
-        ),
-        consecutive_gateway_failure: u32_or(
-            source.consecutive_gateway_failure.take(),
-            unset.consecutive_gateway_failure,
-        ),
-        enforcing_consecutive_gateway_failure: check.percent_u32(
-            "enforcing_consecutive_gateway_failure",
-            source.enforcing_consecutive_gateway_failure.take(),
-            unset.enforcing_consecutive_gateway_failure,
-        ),
-        split_external_local_origin_errors: std::mem::take(&mut source.split_external_local_origin_errors),
-        consecutive_local_origin_failure: u32_or(
-            source.consecutive_local_origin_failure.take(),
-            unset.consecutive_local_origin_failure,
-        ),
-        enforcing_consecutive_local_origin_failure: check.percent_u32(
-            "enforcing_consecutive_local_origin_failure",
-            source.enforcing_consecutive_local_origin_failure.take(),
-            unset.enforcing_consecutive_local_origin_failure,
-        ),
-        enforcing_success_rate: check.percent_u32(
-            "enforcing_success_rate",
-            source.enforcing_success_rate.take(),
-            unset.enforcing_success_rate,
-        ),
-        enforcing_local_origin_success_rate: check.percent_u32(
-            "enforcing_local_origin_success_rate",
-            source.enforcing_local_origin_success_rate.take(),
-            unset.enforcing_local_origin_success_rate,
-        ),
-        success_rate_minimum_hosts: u32_or(source.success_rate_minimum_hosts.take(), unset.success_rate_minimum_hosts),
-        success_rate_request_volume: u32_or(
-            source.success_rate_request_volume.take(),
-            unset.success_rate_request_volume,
-        ),
-        success_rate_stdev_factor: u32_or(source.success_rate_stdev_factor.take(), unset.success_rate_stdev_factor),
-        enforcing_failure_percentage: check.percent_u32(
-            "enforcing_failure_percentage",
-            source.enforcing_failure_percentage.take(),
-            unset.enforcing_failure_percentage,
-        ),
-        enforcing_failure_percentage_local_origin: check.percent_u32(
-            "enforcing_failure_percentage_local_origin",
-            source.enforcing_failure_percentage_local_origin.take(),
-            unset.enforcing_failure_percentage_local_origin,
-        ),
-        failure_percentage_threshold: check.percent_u32(
-            "failure_percentage_threshold",
-            source.failure_percentage_threshold.take(),
-            unset.failure_percentage_threshold,
-        ),
-        failure_percentage_minimum_hosts: u32_or(
-            source.failure_percentage_minimum_hosts.take(),
-            unset.failure_percentage_minimum_hosts,
-        ),
-        failure_percentage_request_volume: u32_or(
-            source.failure_percentage_request_volume.take(),
-            unset.failure_percentage_request_volume,
-        ),
-        error_statuses: Box::default(),
-    };
-    check.leftover(&source);
-    detection
-}
-
-fn load_balancing(check: &mut Check, rest: &mut EnvoyCluster) -> LoadBalancing {
-    let mut read = LoadBalancing::default();
-    let mut use_hostname = false;
-    if let Some(mut common) = rest.common_lb_config.take() {
-        check.within("common_lb_config", |check| {
-            common_lb(check, &mut common, &mut read, &mut use_hostname);
-        });
-    }
-    let policy = LbPolicy::try_from(std::mem::take(&mut rest.lb_policy));
-    let configuration = rest.lb_config.take();
-    let stray = |check: &mut Check| check.error("lb_config", "belongs to another lb_policy");
-    let mut slow_start = None;
-    read.algorithm = match (policy, configuration) {
-        (Ok(LbPolicy::RoundRobin), configuration) => {
-            match configuration {
-                None => {}
-                Some(LbConfig::RoundRobinLbConfig(settings)) => slow_start = settings.slow_start_config,
-                Some(_) => stray(check),
-            }
-            Algorithm::RoundRobin
-        }
-        (Ok(LbPolicy::LeastRequest), configuration) => {
-            let settings = match configuration {
-                None => Default::default(),
-                Some(LbConfig::LeastRequestLbConfig(settings)) => settings,
-                Some(_) => {
-                    stray(check);
-                    Default::default()
-                }
-            };
-            slow_start = settings.slow_start_config;
-            let choices = u32_or(settings.choice_count, 2);
-            if choices < 2 {
-                check.error("least_request_lb_config.choice_count", "must be 2 or more");
-            }
-            let bias = settings.active_request_bias.map_or(1.0, |bias| bias.default_value);
-            Algorithm::LeastRequest { choices: choices.max(2), active_request_bias: bias.max(0.0) }
-        }
-        (Ok(LbPolicy::Random), configuration) => {
-            if configuration.is_some() {
-                stray(check);
-            }
-            Algorithm::Random
-        }
-        (Ok(LbPolicy::RingHash), configuration) => {
-            let settings = match configuration {
-                None => RingHashLbConfig::default(),
-                Some(LbConfig::RingHashLbConfig(settings)) => settings,
-                Some(_) => {
-                    stray(check);
-                    RingHashLbConfig::default()
-                }
-            };
-            if settings.hash_function != 0 {
-                check.error("ring_hash_lb_config.hash_function", "only XX_HASH is supported");
-            }
-            let least = settings.minimum_ring_size.map_or(1024, |size| size.value);
-            let most = settings.maximum_ring_size.map_or(RING_SIZE_MAX, |size| size.value);
-            if least > most || most > RING_SIZE_MAX {
-                check.error(
-                    "ring_hash_lb_config",
-                    format!(
-                        "minimum_ring_size {least} and maximum_ring_size {most} must rise to at most {RING_SIZE_MAX}"
-                    ),
-                );
-            }
-            Algorithm::RingHash { ring_size_min: least, ring_size_max: most, use_hostname }
-        }
-        (Ok(LbPolicy::Maglev), configuration) => {
-            let size = match configuration {
-                None => 65_537,
-                Some(LbConfig::MaglevLbConfig(settings)) => settings.table_size.map_or(65_537, |size| size.value),
-                Some(_) => {
-                    stray(check);
-                    65_537
-                }
-            };
-            if !(2..=5_000_011).contains(&size) || !is_prime(size) {
-                check.error("maglev_lb_config.table_size", format!("{size} is not a prime of at most 5000011"));
-            }
-            Algorithm::Maglev { table_size: size, use_hostname }
-        }
-        (Ok(LbPolicy::ClusterProvided), _) => Algorithm::ClusterProvided,
-        (Ok(LbPolicy::LoadBalancingPolicyConfig), _) | (Err(_), _) => {
-            check.unsupported("lb_policy");
-            Algorithm::RoundRobin
-        }
-    };
-    read.slow_start = slow_start.and_then(|settings| slow_start_settings(check, settings));
-    read
-}
-
-fn is_prime(number: u64) -> bool {
-    number >= 2
-        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
-}
-
-fn common_lb(check: &mut Check, common: &mut CommonLbConfig, read: &mut LoadBalancing, use_hostname: &mut bool) {
-    if let Some(percent) = check.percent("healthy_panic_threshold", common.healthy_panic_threshold.take()) {
-        read.panic_threshold_percent = percent;
-    }
-    match common.locality_config_specifier.take() {
-        None => {}
-        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => read.locality_weighted = true,
-        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone)) => {
-            // Routing to the own zone by share needs to know the own cluster's zones; switched off, it is what acts here.
-            let off = zone.routing_enabled.is_some_and(|percent| percent.value == 0.0);
-            if !off {
-                check.unsupported("zone_aware_lb_config");
-            }
-        }
-    }
-    if let Some(mut hashing) = common.consistent_hashing_lb_config.take() {
-        *use_hostname = std::mem::take(&mut hashing.use_hostname_for_hashing);
-        check.within("consistent_hashing_lb_config", |check| check.leftover(&hashing));
-    }
-    // Updates are applied at once: merging them would only be later.
-    common.update_merge_window = None;
-    check.leftover(common);
-}
-
-fn slow_start_settings(check: &mut Check, settings: SlowStartConfig) -> Option<SlowStart> {
-    let window = check.duration("slow_start_config.slow_start_window", settings.slow_start_window)?;
-    let aggression = settings.aggression.map_or(1.0, |value| value.default_value);
-    if aggression <= 0.0 || !aggression.is_finite() {
-        check.error("slow_start_config.aggression", format!("{aggression} must be more than 0"));
-        return None;
-    }
-    let min_weight_percent =
-        check.percent("slow_start_config.min_weight_percent", settings.min_weight_percent).unwrap_or(10.0);
-    (!window.is_zero()).then_some(SlowStart { window, aggression, min_weight_percent })
-}
-
-fn dns(check: &mut Check, rest: &mut EnvoyCluster) -> DnsSettings {
-    let mut settings = DnsSettings::default();
-    #[allow(deprecated)]
-    if let Some(rate) = check.duration("dns_refresh_rate", rest.dns_refresh_rate.take()) {
-        if rate < Duration::from_millis(1) {
-            check.error("dns_refresh_rate", "must be 1ms or more");
-        }
-        settings.refresh_rate = rate;
-    }
-    #[allow(deprecated)]
-    {
-        settings.respect_ttl = std::mem::take(&mut rest.respect_dns_ttl);
-        settings.family = match DnsLookupFamily::try_from(std::mem::take(&mut rest.dns_lookup_family)) {
-            Ok(DnsLookupFamily::Auto) | Err(_) => DnsFamily::Auto,
-            Ok(DnsLookupFamily::V4Only) => DnsFamily::V4Only,
-            Ok(DnsLookupFamily::V6Only) => DnsFamily::V6Only,
-            Ok(DnsLookupFamily::V4Preferred) => DnsFamily::V4Preferred,
-            Ok(DnsLookupFamily::All) => DnsFamily::All,
-        };
-    }
-    if let Some(resolver) = rest.typed_dns_resolver_config.take() {
-        check.within("typed_dns_resolver_config", |check| name_servers(check, &resolver, &mut settings));
-    }
-    settings
-}
-
-/// The servers of Envoy's c-ares resolver. Its searching of other domains is Envoy's own; names here are always whole.
-fn name_servers(check: &mut Check, resolver: &TypedExtensionConfig, settings: &mut DnsSettings) {
-    let Some(mut config) = resolver.typed_config.as_ref().and_then(unpack::<CaresDnsResolverConfig>) else {
-        check.error("", format!("{} is not supported; envoy.network.dns_resolver.cares is", resolver.name));
-        return;
-    };
-    let mut servers = Vec::with_capacity(config.resolvers.len());
-    for (index, server) in std::mem::take(&mut config.resolvers).into_iter().enumerate() {
-        let address = match server.address {
-            Some(AddressKind::SocketAddress(socket)) => match (socket.address.parse(), socket.port_specifier) {
-                (Ok(ip), Some(PortSpecifier::PortValue(port))) => {
-                    u16::try_from(port).ok().map(|port| SocketAddr::new(ip, port))
-                }
-                _ => None,
-            },
-            _ => None,
-        };
-        match address {
-            Some(address) => servers.push(address),
-            None => check.error(&format!("resolvers[{index}]"), "must be an IP address and a port"),
-        }
-    }
-    settings.servers = servers.into();
-    if let Some(mut options) = config.dns_resolver_options.take() {
-        settings.over_tcp = std::mem::take(&mut options.use_tcp_for_dns_lookups);
-        options.no_default_search_domain = false;
-        check.within("dns_resolver_options", |check| check.leftover(&options));
-    }
-    check.leftover(&config);
 }
 
 /// The default transport first, then those chosen by endpoint metadata, with their conditions.

@@ -1,11 +1,14 @@
 //! Building a snapshot from resources: checked as a whole, with what did not change taken over from the last one.
 
+mod balancing;
 mod check;
 mod cluster;
+mod discovery;
 mod endpoint;
 mod filter;
 mod fingerprint;
 mod listener;
+mod outlier;
 mod route;
 mod tls;
 mod update;
