@@ -354,3 +354,105 @@ fn an_inbound_cluster_is_matched_by_its_service() {
     assert_eq!(hits("user-service.default.svc.cluster.local"), ["cluster inbound|8080||"]);
     assert_eq!(hits("other.default.svc.cluster.local"), Vec::<String>::new());
 }
+
+/// The inbound listener's route configurations, over TLS and in plain text.
+fn inbound_routes(resources: &Resources) -> Vec<Value> {
+    let listener = pool::json(resources.listeners.iter().find(|one| one.name == "inbound").expect("inbound"));
+    let chains = listener["filter_chains"].as_array().expect("chains").clone();
+    chains.iter().map(|chain| chain["filters"][0]["typed_config"]["route_config"].clone()).collect()
+}
+
+#[test]
+fn inbound_routes_are_patched_where_they_stand() {
+    let patch = |kind: &str, condition: &str, context: &str, operation: &str, value: &str| {
+        format!(
+            "{{applyTo: {kind}, match: {{context: {context}{condition}}}, patch: {{operation: {operation}, value: {{{value}}}}}}}"
+        )
+    };
+    let timeout = "route: {timeout: 0.2s}";
+    let timeouts = |resources: &Resources| -> Vec<Value> {
+        let routes = inbound_routes(resources);
+        routes.iter().map(|config| config["virtual_hosts"][0]["routes"][0]["route"]["timeout"].clone()).collect()
+    };
+    for (condition, context, hits) in [
+        ("", "SIDECAR_INBOUND", true),
+        ("", "ANY", true),
+        ("", "SIDECAR_OUTBOUND", false),
+        (", routeConfiguration: {portNumber: 8080}", "SIDECAR_INBOUND", true),
+        (", routeConfiguration: {name: 'inbound|8080||'}", "ANY", true),
+        (", routeConfiguration: {vhost: {name: 'inbound|http|80', route: {name: default}}}", "SIDECAR_INBOUND", true),
+        (", routeConfiguration: {portNumber: 81}", "SIDECAR_INBOUND", false),
+        (", routeConfiguration: {name: outbound}", "SIDECAR_INBOUND", false),
+        (", routeConfiguration: {vhost: {name: other}}", "SIDECAR_INBOUND", false),
+    ] {
+        let resources = made(&[&patch("HTTP_ROUTE", condition, context, "MERGE", timeout)]);
+        let expected = if hits { json!("0.200s") } else { json!("0s") };
+        assert_eq!(timeouts(&resources), [expected.clone(), expected], "{context}{condition}");
+    }
+    let header = "request_headers_to_add: [{header: {key: x, value: y}}]";
+    for kind in ["ROUTE_CONFIGURATION", "VIRTUAL_HOST"] {
+        let resources = made(&[&patch(kind, "", "SIDECAR_INBOUND", "MERGE", header)]);
+        for config in inbound_routes(&resources) {
+            let at = if kind == "VIRTUAL_HOST" { &config["virtual_hosts"][0] } else { &config };
+            assert_eq!(at["request_headers_to_add"][0]["header"]["key"], "x", "{kind}");
+        }
+        assert!(resources.routes[0].request_headers_to_add.is_empty());
+    }
+    let added = made(&[&patch("VIRTUAL_HOST", "", "SIDECAR_INBOUND", "ADD", "name: more, domains: [more]")]);
+    assert_eq!(inbound_routes(&added)[0]["virtual_hosts"][1]["name"], "more");
+}
+
+#[test]
+fn of_several_inbound_ports_one_is_meant() {
+    let second = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: user-admin}\nspec:\n  hosts: [user-admin.default.svc.cluster.local]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{name: http, number: 81, protocol: HTTP, targetPort: 8081}]\n  workloadSelector: {labels: {app: user-service}}\n";
+    for (condition, hit) in [
+        ("portNumber: 8081", true),
+        ("name: 'inbound|8081||'", true),
+        ("vhost: {name: 'inbound|http|81'}", true),
+        ("portNumber: 8082", false),
+    ] {
+        let patch = format!(
+            "{{applyTo: HTTP_ROUTE, match: {{context: SIDECAR_INBOUND, routeConfiguration: {{{condition}}}}}, patch: {{operation: MERGE, value: {{route: {{timeout: 3s}}}}}}}}"
+        );
+        let resources = attempt(&format!("{second}{}", filter("one", "", &[&patch]))).expect("applies");
+        for host in inbound_routes(&resources)[0]["virtual_hosts"].as_array().expect("hosts") {
+            let goes_there = host["routes"][0]["route"]["cluster"] == "inbound|8081||";
+            let expected = if goes_there && hit { "3s" } else { "0s" };
+            assert_eq!(host["routes"][0]["route"]["timeout"], expected, "{condition}: {host}");
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_changed_before_anything_is_added() {
+    let buffer = |operation: &str, bytes: u32| {
+        format!(
+            "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND, listener: {{filterChain: {{filter: {{name: envoy.filters.network.http_connection_manager, subFilter: {{name: {}}}}}}}}}}}, patch: {{operation: {operation}, value: {{name: envoy.filters.http.buffer, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: {bytes}}}}}}}}}",
+            if operation == "MERGE" { "envoy.filters.http.buffer" } else { "envoy.filters.http.router" }
+        )
+    };
+    // Filters are merged last, wherever the patch stands.
+    let resources = made(&[&buffer("MERGE", 777), &buffer("INSERT_BEFORE", 100)]);
+    let listener = pool::json(&resources.listeners[0]);
+    let filters = &listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    assert_eq!(filters[2]["typed_config"]["max_request_bytes"], 777);
+    let operations: Vec<&str> = resources.patches.iter().map(|report| report.operation.as_str()).collect();
+    assert_eq!(operations, ["MERGE", "INSERT_BEFORE"], "reports stand as the patches do");
+    // Routes, virtual hosts and clusters first.
+    let resources = made(&[
+        "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND}, patch: {operation: INSERT_FIRST, value: {name: new, match: {prefix: /n}, route: {cluster: mine}}}}",
+        "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {route: {timeout: 9s}}}}",
+        "{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: INSERT_FIRST, value: {name: mine, connect_timeout: 1s}}}",
+        "{applyTo: CLUSTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {connect_timeout: 9s}}}",
+        "{applyTo: VIRTUAL_HOST, match: {context: SIDECAR_OUTBOUND}, patch: {operation: ADD, value: {name: more, domains: [more]}}}",
+        "{applyTo: VIRTUAL_HOST, match: {context: SIDECAR_OUTBOUND}, patch: {operation: MERGE, value: {domains: [each]}}}",
+    ]);
+    let hosts = &resources.routes[0].virtual_hosts;
+    let more = hosts.last().expect("the added one");
+    assert_eq!((more.name.as_str(), more.domains.as_slice()), ("more", &["more".to_owned()][..]));
+    let shown = pool::json(&hosts[0]);
+    assert!(shown["routes"][0]["name"] == "new" && shown["routes"][0]["route"]["timeout"].is_null(), "{shown}");
+    assert_eq!(shown["routes"][2]["route"]["timeout"], "9s");
+    let mine = resources.clusters.iter().find(|cluster| cluster.name == "mine").expect("the added one");
+    assert_eq!(mine.connect_timeout.as_ref().map(|time| time.seconds), Some(1));
+}

@@ -5,7 +5,7 @@ use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TransportSocket
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter::ConfigType};
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter,
+    HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier,
 };
 use envoy_types::util::pack_any;
 use prost::{Message, Name};
@@ -89,6 +89,8 @@ fn edit<M: Message + Name + Default>(
             }
         }
         Operation::Add => insert(list, add_at, compiled, label, trace),
+        // A route goes first in virtual hosts that have the one it names, as in Istio.
+        Operation::InsertFirst if compiled.patch.apply_to == ApplyTo::HttpRoute && named && at.is_none() => {}
         Operation::InsertFirst => insert(list, 0, compiled, label, trace),
         Operation::InsertBefore if !named => insert(list, 0, compiled, label, trace),
         Operation::InsertAfter if !named => insert(list, add_at, compiled, label, trace),
@@ -196,24 +198,44 @@ fn http_filters(chain: &mut FilterChain, compiled: &Compiled, place: &str, trace
     }
 }
 
-pub(crate) fn routes(list: &mut [RouteConfiguration], compiled: &Compiled, trace: &mut Trace) {
-    let names = list.iter().map(|route| route.name.clone()).collect();
-    trace.near(0, || place::none_of("route configuration", names));
-    for config in list {
-        let Target::Route(condition) = &compiled.patch.target else {
-            apply_routes(config, compiled, trace);
-            continue;
-        };
-        match route_matches(config, condition, compiled.patch.apply_to) {
-            Ok(()) => apply_routes(config, compiled, trace),
-            Err(Some(reason)) => trace.near(1, || reason),
-            Err(None) => {}
+/// Patches route configurations: the outbound one, and those that stand within the managers of inbound listeners.
+pub(crate) fn routes(
+    outbound: &mut [RouteConfiguration],
+    listeners: &mut [Listener],
+    compiled: &Compiled,
+    trace: &mut Trace,
+) {
+    let mut names: Vec<String> = outbound.iter().map(|route| route.name.clone()).collect();
+    for config in outbound {
+        apply_routes(config, compiled, trace);
+    }
+    let inbound = listeners.iter_mut().filter(|listener| direction(listener) == Context::SidecarInbound);
+    let chains =
+        inbound.flat_map(|listener| listener.filter_chains.iter_mut().chain(listener.default_filter_chain.as_mut()));
+    for filter in chains.flat_map(|chain| &mut chain.filters) {
+        let Some(ConfigType::TypedConfig(any)) = &mut filter.config_type else { continue };
+        let Some(mut manager) = unpack::<HttpConnectionManager>(any) else { continue };
+        let Some(RouteSpecifier::RouteConfig(config)) = &mut manager.route_specifier else { continue };
+        names.push(config.name.clone());
+        let hits = trace.hits();
+        apply_routes(config, compiled, trace);
+        if trace.hits() != hits {
+            *any = pack_any(manager);
         }
     }
+    trace.near(0, || place::none_of("route configuration", names));
 }
 
 fn apply_routes(config: &mut RouteConfiguration, compiled: &Compiled, trace: &mut Trace) {
     if !in_context(compiled.patch.context, place::route_direction(&config.name)) {
+        return;
+    }
+    if let Target::Route(condition) = &compiled.patch.target
+        && let Err(reason) = route_matches(config, condition, compiled.patch.apply_to)
+    {
+        if let Some(reason) = reason {
+            trace.near(1, || reason);
+        }
         return;
     }
     let place = format!("route configuration {}", config.name);

@@ -2,12 +2,13 @@
 //!
 //! Values are JSON, read through protobuf's JSON mapping into the exact message types, so that a field which does not exist is
 //! an error and never a silent loss. Order: priority, then the mesh's root namespace before the workload's own, then as read
-//! (Istio, EnvoyFilter reference, `priority`).
+//! (Istio, EnvoyFilter reference, `priority`); and before all that by what they do ([`Step`]), as Istio's own code has it.
 //!
 //! Differences from Istio, each because the author's meaning is plain:
 //! - REMOVE and MERGE of a filter without `subFilter` (or `filter`) but with `value.name` act on the filter of that name.
 //!   Istio lets such a patch match every filter, the router included. Without either name it is refused.
-//! - The outbound side has one listener and one route configuration; a port in `routeConfiguration` selects virtual hosts.
+//! - The outbound side has one listener and one route configuration, and so has the inbound side where it serves several ports; a
+//!   port in `routeConfiguration` then selects virtual hosts.
 //! - `match.proxy.proxyVersion` is met by [`ISTIO_VERSION`], whatever the version of this program.
 //! - A MERGE of a cluster's `transport_socket` leaves the other fields of its value in force; Istio drops them.
 //! - Values of the wrapper types replace each other in a MERGE, so that `false` can beat `true`.
@@ -39,9 +40,63 @@ pub use spec::{
 /// Patches that have been checked, in the order in which they apply.
 #[derive(Debug, Clone, Default)]
 pub struct PatchSet {
-    patches: Vec<(Compiled, Vec<PatchWarning>)>,
+    patches: Vec<Checked>,
     /// Of patches that are for other proxies.
     elsewhere: Vec<PatchReport>,
+}
+
+#[derive(Debug, Clone)]
+struct Checked {
+    compiled: Compiled,
+    warnings: Vec<PatchWarning>,
+    /// Among the patches as they were given, for reports.
+    position: usize,
+}
+
+/// The order of what patches do, whatever order they stand in: what is there is merged and removed before anything is added to
+/// it, the outer before the inner, so that nothing is changed that a patch has put in, but for filters (Istio, pilot
+/// `listener_patch.go`, `rc_patch.go`, `cluster_patch.go`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    RouteConfigurations,
+    VirtualHosts,
+    HttpRoutes,
+    AddHttpRoutes,
+    AddVirtualHosts,
+    Listeners,
+    FilterChains,
+    NetworkFilters,
+    MergeNetworkFilters,
+    HttpFilters,
+    MergeHttpFilters,
+    AddFilterChains,
+    AddListeners,
+    Clusters,
+    AddClusters,
+}
+
+impl Step {
+    fn of(apply_to: ApplyTo, operation: Operation) -> Self {
+        let merges = matches!(operation, Operation::Merge | Operation::MergeAndReplaceList);
+        let adds = !(merges || matches!(operation, Operation::Remove | Operation::Replace));
+        match apply_to {
+            ApplyTo::RouteConfiguration => Self::RouteConfigurations,
+            ApplyTo::VirtualHost if adds => Self::AddVirtualHosts,
+            ApplyTo::VirtualHost => Self::VirtualHosts,
+            ApplyTo::HttpRoute if adds => Self::AddHttpRoutes,
+            ApplyTo::HttpRoute => Self::HttpRoutes,
+            ApplyTo::Listener if adds => Self::AddListeners,
+            ApplyTo::Listener => Self::Listeners,
+            ApplyTo::FilterChain if adds => Self::AddFilterChains,
+            ApplyTo::FilterChain => Self::FilterChains,
+            ApplyTo::NetworkFilter if merges => Self::MergeNetworkFilters,
+            ApplyTo::NetworkFilter => Self::NetworkFilters,
+            ApplyTo::HttpFilter if merges => Self::MergeHttpFilters,
+            ApplyTo::HttpFilter => Self::HttpFilters,
+            ApplyTo::Cluster if adds => Self::AddClusters,
+            ApplyTo::Cluster => Self::Clusters,
+        }
+    }
 }
 
 impl PatchSet {
@@ -49,7 +104,7 @@ impl PatchSet {
     pub fn new(patches: impl IntoIterator<Item = Patch>) -> Result<Self, Vec<PatchError>> {
         let mut set = Self::default();
         let mut errors = Vec::new();
-        for mut patch in patches {
+        for (position, mut patch) in patches.into_iter().enumerate() {
             if let Some(reason) = patch.elsewhere.take() {
                 set.elsewhere.push(PatchReport {
                     origin: patch.origin,
@@ -61,10 +116,12 @@ impl PatchSet {
                 continue;
             }
             match compile(patch) {
-                Ok(compiled) => set.patches.push(compiled),
+                Ok((compiled, warnings)) => set.patches.push(Checked { compiled, warnings, position }),
                 Err(mut more) => errors.append(&mut more),
             }
         }
+        // Within a step they keep their order.
+        set.patches.sort_by_key(|one| Step::of(one.compiled.patch.apply_to, one.compiled.patch.operation));
         if errors.is_empty() { Ok(set) } else { Err(errors) }
     }
 
@@ -73,46 +130,51 @@ impl PatchSet {
         self.patches.is_empty()
     }
 
-    /// Whether every patch is about listeners and what is in them: then a service is the same with and without patches.
+    /// Whether every patch is about listeners and what is in them, routes of the inbound side included: then a service is the
+    /// same with and without patches.
     pub fn is_about_listeners(&self) -> bool {
-        use ApplyTo::{FilterChain, HttpFilter, Listener, NetworkFilter};
-        let about = |apply_to| matches!(apply_to, Listener | FilterChain | NetworkFilter | HttpFilter);
-        self.patches.iter().all(|(compiled, _)| about(compiled.patch.apply_to))
+        use ApplyTo::{FilterChain, HttpFilter, HttpRoute, Listener, NetworkFilter, RouteConfiguration, VirtualHost};
+        self.patches.iter().all(|one| match one.compiled.patch.apply_to {
+            Listener | FilterChain | NetworkFilter | HttpFilter => true,
+            RouteConfiguration | VirtualHost | HttpRoute => one.compiled.patch.context == Context::SidecarInbound,
+            ApplyTo::Cluster => false,
+        })
     }
 
     /// Applies every patch to the whole of a proxy's resources and says what became of each; those for other proxies last.
     pub fn apply(&self, resources: &mut Resources) -> Vec<PatchReport> {
-        let mut reports = Vec::with_capacity(self.patches.len() + self.elsewhere.len());
-        for (compiled, warnings) in &self.patches {
+        let mut reports = Vec::with_capacity(self.patches.len());
+        for Checked { compiled, warnings, position } in &self.patches {
             let mut trace = Trace::default();
             match compiled.patch.apply_to {
                 ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::NetworkFilter | ApplyTo::HttpFilter => {
                     apply::listeners(&mut resources.listeners, compiled, &mut trace);
                 }
                 ApplyTo::RouteConfiguration | ApplyTo::VirtualHost | ApplyTo::HttpRoute => {
-                    apply::routes(&mut resources.routes, compiled, &mut trace);
+                    apply::routes(&mut resources.routes, &mut resources.listeners, compiled, &mut trace);
                 }
                 ApplyTo::Cluster => apply::clusters(&mut resources.clusters, compiled, &mut trace),
             }
             if compiled.patch.context == Context::Gateway {
                 trace.near(u8::MAX, || "the proxy is a sidecar, the context is GATEWAY".to_owned());
             }
-            reports.push(PatchReport {
+            let report = PatchReport {
                 origin: compiled.patch.origin.clone(),
                 apply_to: compiled.patch.apply_to,
                 operation: compiled.patch.operation,
                 outcome: trace.outcome(),
                 warnings: warnings.clone(),
-            });
+            };
+            reports.push((*position, report));
         }
-        reports.extend_from_slice(&self.elsewhere);
-        reports
+        reports.sort_by_key(|(position, _)| *position);
+        reports.into_iter().map(|(_, report)| report).chain(self.elsewhere.iter().cloned()).collect()
     }
 
     /// Applies to one service what concerns clusters, virtual hosts and routes that are already there; what adds a cluster or
     /// a virtual host to the whole proxy is left to [`PatchSet::apply`], or each service would get its own copy.
     pub fn apply_to_service(&self, clusters: &mut Vec<Cluster>, virtual_hosts: &mut Vec<VirtualHost>) {
-        for (compiled, _) in &self.patches {
+        for Checked { compiled, .. } in &self.patches {
             let patch = &compiled.patch;
             let adds = patch.operation == Operation::Add;
             let mut trace = Trace::default();
@@ -152,6 +214,15 @@ fn value_type(apply_to: ApplyTo) -> &'static str {
     }
 }
 
+/// What an operation comes to. Where nothing has an order, Istio adds what is to be inserted (pilot `model/envoyfilter.go`).
+fn meant(apply_to: ApplyTo, operation: Operation) -> Operation {
+    let inserts = matches!(operation, Operation::InsertBefore | Operation::InsertAfter | Operation::InsertFirst);
+    match apply_to {
+        ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::VirtualHost | ApplyTo::Cluster if inserts => Operation::Add,
+        _ => operation,
+    }
+}
+
 /// The operations that Istio's reference allows for each kind.
 fn operations(apply_to: ApplyTo) -> &'static [Operation] {
     use Operation::{
@@ -168,7 +239,8 @@ fn operations(apply_to: ApplyTo) -> &'static [Operation] {
     }
 }
 
-fn compile(patch: Patch) -> Result<(Compiled, Vec<PatchWarning>), Vec<PatchError>> {
+fn compile(mut patch: Patch) -> Result<(Compiled, Vec<PatchWarning>), Vec<PatchError>> {
+    patch.operation = meant(patch.apply_to, patch.operation);
     let error =
         |field: &str, message: String| PatchError { origin: patch.origin.clone(), field: field.to_owned(), message };
     let (apply_to, operation) = (patch.apply_to.as_str(), patch.operation.as_str());

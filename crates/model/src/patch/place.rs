@@ -3,7 +3,9 @@
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address::PortSpecifier};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter::ConfigType};
-use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost, route::Action};
+use envoy_types::pb::envoy::config::route::v3::{
+    Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -175,9 +177,12 @@ pub(crate) fn cluster_direction(name: &str) -> Context {
     }
 }
 
-/// The port that a condition asks for, as `portNumber` or as the name of one of Istio's per-port route configurations.
+/// The port that a condition asks for, as `portNumber` or as the name of one of Istio's per-port route configurations: `80` of
+/// the outbound side, `inbound|8080||` of the inbound one.
 pub(crate) fn port_of(condition: &RouteMatch) -> Option<u32> {
-    condition.port.or_else(|| condition.name.as_deref()?.parse().ok())
+    let name = condition.name.as_deref();
+    let named = || name?.strip_prefix("inbound|").and_then(|rest| rest.split('|').next()).or(name)?.parse().ok();
+    condition.port.or_else(named)
 }
 
 /// Whether a route configuration is meant. `Err` says why not, if there is more to say than that the name differs.
@@ -187,13 +192,19 @@ pub(crate) fn route_matches(
     apply_to: ApplyTo,
 ) -> Result<(), Option<String>> {
     let inbound = route_direction(&config.name) == Context::SidecarInbound;
+    // The name of a configuration of the other side means none of this one.
+    if condition.name.as_ref().is_some_and(|name| name.starts_with("inbound") != inbound) {
+        return Err(None);
+    }
     if let Some(port) = port_of(condition) {
-        if inbound {
-            return if config.name.split('|').nth(1) == Some(port.to_string().as_str()) { Ok(()) } else { Err(None) };
+        let of_one_port = config.name.split('|').nth(1);
+        if inbound && of_one_port.is_some() {
+            return if of_one_port == Some(port.to_string().as_str()) { Ok(()) } else { Err(None) };
         }
         if apply_to == ApplyTo::RouteConfiguration {
             return Err(Some(format!(
-                "one route configuration, outbound, serves every port, so none is for port {port} alone; leave out the port"
+                "one route configuration, {}, serves every port, so none is for port {port} alone; leave out the port",
+                config.name
             )));
         }
     } else if condition.name.as_ref().is_some_and(|name| *name != config.name) {
@@ -203,14 +214,26 @@ pub(crate) fn route_matches(
 }
 
 pub(crate) fn vhost_matches(host: &VirtualHost, condition: Option<&VhostMatch>, port: Option<u32>) -> bool {
-    // Inbound virtual hosts (`inbound|http|8080`) were chosen by their route configuration.
-    let port_right =
-        |port: u32| host.name.starts_with("inbound") || host.name.rsplit(':').next() == Some(port.to_string().as_str());
+    let inbound = host.name.starts_with("inbound|");
+    let port_right = |port: u32| match inbound {
+        // By the application's port, as Istio's inbound route configurations are named.
+        true => host.routes.iter().all(|route| cluster_port(route).is_none_or(|is| is == port)),
+        false => host.name.rsplit(':').next() == Some(port.to_string().as_str()),
+    };
+    // Where several services share a port, `inbound|http|80|HOST` are the parts of Istio's `inbound|http|80`.
+    let is_part = |name: &str| inbound && host.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('|'));
     port.is_none_or(port_right)
         && condition.is_none_or(|condition| {
-            condition.name.as_ref().is_none_or(|name| *name == host.name)
+            condition.name.as_ref().is_none_or(|name| *name == host.name || is_part(name))
                 && condition.domain_name.as_ref().is_none_or(|domain| host.domains.contains(domain))
         })
+}
+
+/// The port of the inbound cluster (`inbound|8080||`) that a route goes to.
+fn cluster_port(route: &Route) -> Option<u32> {
+    let Some(Action::Route(action)) = &route.action else { return None };
+    let Some(ClusterSpecifier::Cluster(name)) = &action.cluster_specifier else { return None };
+    name.strip_prefix("inbound|")?.split('|').next()?.parse().ok()
 }
 
 pub(crate) fn http_route_matches(route: &Route, condition: Option<&HttpRouteMatch>) -> bool {
