@@ -3,6 +3,8 @@
 use crate::exchange::Exchange;
 use crate::tls::SpiffeId;
 use crate::upstream::cluster::WorkerEndpoint;
+use celerity_model::snapshot::ServiceName;
+use celerity_model::translate::{BLOCKING_HOST, host_of_virtual_host};
 use celerity_telemetry::metrics::{Peer, Reporter, RequestSeries};
 use std::sync::Arc;
 
@@ -59,17 +61,39 @@ pub(crate) fn of_side(workload: &Arc<Peer>, x: &Exchange<'_>, side: Reporter) ->
 }
 
 fn series(source: Arc<Peer>, destination: Arc<Peer>, x: &Exchange<'_>, side: Reporter) -> RequestSeries {
-    let service = x.cluster.as_ref().map(|cluster| &cluster.cluster.service);
-    let (host, short, namespace) = match service {
-        Some(service) if !service.host.is_empty() => (&*service.host, &*service.short, &*service.namespace),
-        // An inbound cluster's name holds a port only: the workload is its own service.
-        Some(_) => (&*destination.canonical_service, &*destination.canonical_service, &*destination.workload_namespace),
-        None => ("unknown", "unknown", "unknown"),
-    };
-    let inbound_host = (side == Reporter::Destination).then(|| x.inbound_service()).flatten();
-    let (host, short, namespace) = match &inbound_host {
-        Some((host, short, namespace)) => (host.as_str(), short.as_str(), namespace.as_str()),
-        None => (host, short, namespace),
-    };
-    RequestSeries::new(side, source, destination.clone(), host.into(), short.into(), namespace.into())
+    let [host, short, namespace] =
+        service(&destination, x, side).map(|name| if name.is_empty() { UNKNOWN.into() } else { name });
+    RequestSeries::new(side, source, destination, host.into(), short.into(), namespace.into())
+}
+
+const UNKNOWN: &str = "unknown";
+
+/// Istio's name for where requests go that the mesh's policy lets go nowhere (`outboundTrafficPolicy: REGISTRY_ONLY`).
+const BLACK_HOLE: &str = "BlackHoleCluster";
+
+/// Host, short name and namespace of the service that was asked for: that of the cluster, else that of the virtual host. Istio
+/// falls back to the `Host` header; the virtual host is as much of it as a client cannot make up.
+fn service(destination: &Peer, x: &Exchange<'_>, side: Reporter) -> [Box<str>; 3] {
+    let known = x.cluster.as_ref().map(|cluster| &cluster.cluster.service).filter(|service| !service.host.is_empty());
+    if let Some(service) = known {
+        return [service.host.clone(), service.short.clone(), service.namespace.clone()];
+    }
+    match (side, x.host) {
+        (Reporter::Destination, _) => match x.inbound_service() {
+            Some((host, short, namespace)) => [host.into(), short.into(), namespace.into()],
+            None => {
+                // The workload is its own service.
+                let own = &*destination.canonical_service;
+                [own.into(), own.into(), (*destination.workload_namespace).into()]
+            }
+        },
+        (Reporter::Source, Some(host)) if &*host.name == BLOCKING_HOST => {
+            [BLACK_HOLE.into(), BLACK_HOLE.into(), Box::default()]
+        }
+        (Reporter::Source, Some(host)) => {
+            let named = ServiceName::parse(host_of_virtual_host(&host.name));
+            [named.host, named.short, named.namespace]
+        }
+        (Reporter::Source, None) => Default::default(),
+    }
 }

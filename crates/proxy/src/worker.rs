@@ -532,9 +532,13 @@ impl Worker {
 
     /// Inbound requests, and those that never had an endpoint. The last one of the connection is tried first.
     fn other_series(&self, x: &Exchange<'_>, side: Reporter) -> Rc<RequestSeries> {
-        let cluster = x.cluster.as_ref().map_or(0, |cluster| cluster.cluster.identity);
+        let about = match (&x.cluster, x.host) {
+            (Some(cluster), _) => cluster.cluster.identity,
+            (None, Some(host)) => host.fingerprint as u64,
+            (None, None) => 0,
+        };
         if let Some((known, series)) = &*x.conn.series.borrow()
-            && *known == cluster
+            && *known == about
         {
             return series.clone();
         }
@@ -543,14 +547,14 @@ impl Worker {
             Some(peer) => (side as u8, peer).hash(&mut who),
             None => (side as u8, x.conn.peer.as_ref().and_then(|peer| peer.spiffe.as_deref())).hash(&mut who),
         }
-        let key = (cluster, who.finish());
+        let key = (about, who.finish());
         let mut all = self.series.borrow_mut();
         if all.len() >= OTHER_SERIES_MAX {
             all.clear();
         }
         let made = || Rc::new(crate::labels::of_side(&self.shared.workload, x, side));
         let series = all.entry(key).or_insert_with(made).clone();
-        *x.conn.series.borrow_mut() = Some((cluster, series.clone()));
+        *x.conn.series.borrow_mut() = Some((about, series.clone()));
         series
     }
 

@@ -9,6 +9,7 @@ mod explain;
 mod flags;
 mod framing;
 mod grpc;
+mod labels;
 mod ledger;
 mod mtls;
 mod passthrough;

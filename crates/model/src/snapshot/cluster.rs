@@ -98,13 +98,14 @@ pub struct ClusterPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ServiceName {
     pub inbound: bool,
+    /// Empty where nothing says it: an inbound cluster's name does not.
     pub host: Box<str>,
     pub port: u16,
     /// Empty where the cluster is the whole service.
     pub subset: Box<str>,
     /// First label of a Kubernetes host name, or the whole host.
     pub short: Box<str>,
-    /// Second label of a Kubernetes host name; empty for others.
+    /// That of the document; without one, the second label of a Kubernetes host name, and empty for others.
     pub namespace: Box<str>,
 }
 

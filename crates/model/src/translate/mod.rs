@@ -122,6 +122,9 @@ pub const LACKS_IDENTITY: &str = "lacks_identity";
 /// Name of the cluster for hosts that no service has: it goes where a redirected connection was meant to go.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 
+/// Name of the virtual host for hosts that no service has, and of its route, where they may not be reached.
+pub const BLOCKING_HOST: &str = "block_all";
+
 /// Bound of a direct response's body in bytes: Istio's own (1 MiB).
 const DIRECT_RESPONSE_MAX: u32 = 1 << 20;
 /// Status for a host that no service has: what Istio's REGISTRY_ONLY answers.
@@ -307,7 +310,7 @@ pub fn hosts_of_routes_alone(index: &Index<'_>) -> Vec<VirtualHost> {
 pub fn unknown_hosts(node: &Node) -> VirtualHost {
     let (name, action) = if node.mesh.registry_only {
         let action = DirectResponseAction { status: UNKNOWN_HOST_STATUS, ..DirectResponseAction::default() };
-        ("block_all", Action::DirectResponse(action))
+        (BLOCKING_HOST, Action::DirectResponse(action))
     } else {
         let action = RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(PASSTHROUGH_CLUSTER.to_owned())),

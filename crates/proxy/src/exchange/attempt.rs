@@ -394,6 +394,15 @@ impl<'a> Exchange<'a> {
         Ok(acquired)
     }
 
+    /// Says where the request would have gone that a filter has answered: as in Envoy it belongs to that cluster's service.
+    pub(super) fn name_cluster(&mut self, forward: &'a Forward) {
+        if self.cluster.is_some() {
+            return;
+        }
+        let chosen = self.chosen.clone().or_else(|| self.choose(forward).ok());
+        self.cluster = chosen.map(|cluster| self.worker.clusters.of(self.worker, &cluster));
+    }
+
     pub(super) fn choose(&mut self, forward: &'a Forward) -> Result<Arc<Cluster>, Failure> {
         let missing = |name: &str| {
             let sentence = format!("the cluster {name} is not in the configuration");

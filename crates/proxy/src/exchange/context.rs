@@ -160,6 +160,8 @@ pub struct Exchange<'a> {
     pub last: bool,
     pub http_10: bool,
     /// Where the request belongs. `None`: nowhere, or it was answered before one looked.
+    /// Whose name was asked for.
+    pub host: Option<&'a VirtualHost>,
     pub matched: Option<(&'a VirtualHost, &'a Route)>,
     /// The route's cluster where a filter had to know it; otherwise it is chosen when the request goes on.
     pub(super) chosen: Option<Arc<Cluster>>,
@@ -242,6 +244,7 @@ impl<'a> Exchange<'a> {
             upstream_local: None,
             last: begun.last,
             http_10: begun.http_10,
+            host: None,
             matched: None,
             chosen: None,
             weighted: None,

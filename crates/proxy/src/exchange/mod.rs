@@ -80,6 +80,7 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
     x.enter(State::Route);
     let rng = x.rng();
     let host = conn.virtual_host(&manager, x.request);
+    x.host = host.map(|host| &**host);
     let route = host.and_then(|host| host.route(&x.view(), rng));
     let (Some(host), Some(route)) = (host, route) else {
         x.details = details::ROUTE_NOT_FOUND;
@@ -93,7 +94,12 @@ async fn live(conn: &Conn, down: &mut DownstreamStream<'_>, request: &mut Reques
     x.enter(State::Filters);
     match x.filters(down, host, route).await {
         filters::Passed::On => {}
-        filters::Passed::Answered(ended) => return x.finish(down, ended),
+        filters::Passed::Answered(ended) => {
+            if let Action::Forward(forward) = &route.action {
+                x.name_cluster(forward);
+            }
+            return x.finish(down, ended);
+        }
     }
 
     let ended = match &route.action {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster as EnvoyCluster};
 use envoy_types::pb::envoy::config::common::matcher::v3::{MatchPredicate, match_predicate::Rule};
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, Metadata,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
-use envoy_types::pb::google::protobuf::Struct;
+use envoy_types::pb::google::protobuf::{Struct, value::Kind};
 use xxhash_rust::xxh64::xxh64;
 
 use super::super::cluster::*;
@@ -103,7 +103,7 @@ pub(super) fn read(
         identity: xxh64(name.as_bytes(), 0),
         pool_key,
         fingerprint,
-        service: ServiceName::parse(&name),
+        service: service_name(&name, source.metadata.as_ref()),
         name: name.into(),
         discovery,
         policy,
@@ -111,6 +111,31 @@ pub(super) fn read(
         localities,
         transports,
         lacks_identity: lacks_identity(source),
+    }
+}
+
+/// Which service a cluster is, from Istio's own place for it (`filter_metadata.istio.services`, of which the first counts), which
+/// knows more than the name: an inbound cluster's has no host, and one outside of the cluster no namespace.
+fn service_name(cluster: &str, metadata: Option<&Metadata>) -> ServiceName {
+    let named = ServiceName::parse(cluster);
+    let first = metadata.and_then(|metadata| {
+        match metadata.filter_metadata.get("istio")?.fields.get("services")?.kind.as_ref()? {
+            Kind::ListValue(services) => match services.values.first()?.kind.as_ref()? {
+                Kind::StructValue(service) => Some(service),
+                _ => None,
+            },
+            _ => None,
+        }
+    });
+    let text = |key: &str| match first?.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) if !text.is_empty() => Some(text.as_str().into()),
+        _ => None,
+    };
+    ServiceName {
+        host: text("host").unwrap_or(named.host),
+        short: text("name").unwrap_or(named.short),
+        namespace: text("namespace").unwrap_or(named.namespace),
+        ..named
     }
 }
 
