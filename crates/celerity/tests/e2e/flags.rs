@@ -242,6 +242,30 @@ fn who_is_waited_for_decides_between_408_and_504() {
 }
 
 #[test]
+fn the_times_of_a_request_begin_with_its_first_byte() {
+    let upstream = Upstream::start("one");
+    let services = service("user-service", &[(&upstream, "version: v1")]);
+    for (settings, details, flag) in [
+        ("stream_idle_timeout: 0.3s", "stream_idle_timeout", "SI"),
+        ("common_http_protocol_options: {max_stream_duration: 0.3s}", "max_duration_timeout", "-"),
+        ("request_timeout: 0.3s", "request_overall_timeout", "-"),
+        ("request_headers_timeout: 0.3s, stream_idle_timeout: 9s", "request_header_timeout", "-"),
+    ] {
+        let logged = Logged::start(&[&services, &manager(settings), &routed(NO_RETRIES)]);
+        // The second request of a connection, of whose head the first half comes.
+        let request = "GET /echo HTTP/1.1\r\nHost: user-service\r\n\r\nPOST /part HTTP/1.1\r\nHost: user-";
+        let (heard, end) = raw::exchange(logged.sidecar.outbound, request.as_bytes(), PATIENCE).expect("an answer");
+        assert_eq!(end, raw::End::Closed);
+        assert!(String::from_utf8_lossy(&heard).contains("HTTP/1.1 408"), "{settings}");
+        eventually("it is logged", || logged.all().iter().any(|line| line["response_code"] == 408));
+        let lines = logged.all();
+        let line = lines.iter().find(|line| line["response_code"] == 408).expect("the line");
+        let shown = (line["response_code_details"].as_str(), line["response_flags"].as_str());
+        assert_eq!(shown, (Some(details), Some(flag)), "{settings}");
+    }
+}
+
+#[test]
 fn a_grpc_failure_in_the_head_counts_for_outlier_detection() {
     let failure = || {
         answer(

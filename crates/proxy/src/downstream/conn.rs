@@ -153,6 +153,7 @@ impl Conn {
     pub(super) fn log_refusal(&self, refusal: &Refusal<'_>) {
         let flags = match refusal.details {
             details::CODEC_ERROR | details::HEADERS_TOO_LARGE => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            details::STREAM_IDLE_TIMEOUT => ResponseFlags::STREAM_IDLE_TIMEOUT,
             _ => ResponseFlags::NONE,
         };
         if !self.worker.logs(refusal.status, flags) {

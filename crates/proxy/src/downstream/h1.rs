@@ -9,7 +9,7 @@ use crate::h1::write::ResponseFraming;
 use crate::h1::{BodyLength, ServerConn, Wire, write};
 use crate::http::{Method, RequestHead, ResponseHead};
 use crate::timers::Deadline;
-use celerity_model::snapshot::HttpManager;
+use celerity_model::snapshot::{HttpManager, ManagerTimeouts};
 use celerity_telemetry::{Ledger, State};
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
         }
         let read_before = server.wire.read_bytes;
         let limit = manager.max_request_headers_kb.max(1) as usize * 1024;
-        let head_timeout = manager.timeouts.request_headers.filter(|limit| !limit.is_zero()).unwrap_or(HEAD_TIMEOUT);
+        let (head_timeout, late) = head_limit(&manager.timeouts);
         let mut deadline = Deadline::new(&worker.timers, began.checked_add(head_timeout));
         let meta = match deadline.within(server.read_head(&mut head, limit)).await {
             Some(Ok(meta)) => meta,
@@ -84,8 +84,7 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
             }
             Some(Err(_)) => break,
             None => {
-                let (details, reason) = (details::HEAD_TIMEOUT, "the request's head did not arrive in time");
-                refuse(&conn, &mut server, Refusal { status: 408, details, reason, head: None }).await;
+                refuse(&conn, &mut server, late).await;
                 break;
             }
         };
@@ -127,6 +126,24 @@ pub(super) async fn serve(conn: Conn, wire: Wire, handshake: Duration) {
     }
     let linger = conn.manager(&worker.running()).timeouts.delayed_close.unwrap_or(Duration::from_secs(1));
     let _ = tokio::time::timeout(linger, server.linger(LINGER_BYTES_MAX)).await;
+}
+
+/// How long a request's head may take, and what is said after that. As in Envoy the times of a request begin with its first byte.
+fn head_limit(timeouts: &ManagerTimeouts) -> (Duration, Refusal<'static>) {
+    let set = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
+    let own = set(timeouts.request_headers).unwrap_or(HEAD_TIMEOUT);
+    let mut first = (own, details::HEAD_TIMEOUT, "the request's head did not arrive in time");
+    for (limit, details, reason) in [
+        (timeouts.stream_idle, details::STREAM_IDLE_TIMEOUT, "stream timeout"),
+        (timeouts.request, details::REQUEST_TIMEOUT, "the request did not arrive within request_timeout"),
+        (timeouts.max_stream_duration, details::MAX_DURATION_TIMEOUT, "downstream duration timeout"),
+    ] {
+        if let Some(limit) = set(limit).filter(|limit| *limit < first.0) {
+            first = (limit, details, reason);
+        }
+    }
+    let (limit, details, reason) = first;
+    (limit, Refusal { status: 408, details, reason, head: None })
 }
 
 /// When a connection without a request closes. A drain leaves it open for a time: a client that does not know of it would

@@ -20,9 +20,9 @@ pub(super) const NOT_IN_CACHE: &str = "cache.only_if_cached";
 pub(super) const RESPONSE_TIMEOUT: &str = "response_timeout";
 pub(super) const PER_TRY_TIMEOUT: &str = "upstream_per_try_timeout";
 pub(super) const PER_TRY_IDLE_TIMEOUT: &str = "upstream_per_try_idle_timeout";
-pub(super) const STREAM_IDLE_TIMEOUT: &str = "stream_idle_timeout";
-pub(super) const MAX_DURATION_TIMEOUT: &str = "max_duration_timeout";
-pub(super) const REQUEST_TIMEOUT: &str = "request_overall_timeout";
+pub(crate) const STREAM_IDLE_TIMEOUT: &str = "stream_idle_timeout";
+pub(crate) const MAX_DURATION_TIMEOUT: &str = "max_duration_timeout";
+pub(crate) const REQUEST_TIMEOUT: &str = "request_overall_timeout";
 
 pub(super) const CLIENT_GONE: &str = "downstream_remote_disconnect";
 pub(crate) const CODEC_ERROR: &str = "codec_error";
