@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod clock;
 pub mod cohort;
 pub mod flags;
+pub mod grpc;
 pub mod histogram;
 pub mod hop;
 pub mod introduction;

@@ -38,6 +38,13 @@ fn every_kind_of_call_passes_one_sidecar() {
     };
     // OK, FAILED_PRECONDITION in a head alone, DATA_LOSS in trailers.
     assert!(grpc("0") && grpc("9") && grpc("15"), "{metrics}");
+    // The server broke off after thirteen messages; it was asked with one.
+    let messages = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name) && line.contains("grpc_response_status=\"15\""));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    assert_eq!(messages("istio_request_messages_total{"), Some(1), "{metrics}");
+    assert_eq!(messages("istio_response_messages_total{"), Some(13), "{metrics}");
 }
 
 #[test]

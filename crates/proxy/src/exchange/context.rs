@@ -13,6 +13,7 @@ use crate::http::{HeaderId, RequestHead, ResponseHead};
 use crate::upstream::cluster::{ClusterPool, WorkerEndpoint};
 use crate::worker::Worker;
 use celerity_model::snapshot::{Action, Cluster, HttpManager, Route, Snapshot, VirtualHost, WeightedCluster};
+use celerity_telemetry::grpc::Messages;
 use celerity_telemetry::server_timing::Asked;
 use celerity_telemetry::{Ledger, ResponseFlags, State, Tick};
 use std::net::SocketAddr;
@@ -189,6 +190,8 @@ pub struct Exchange<'a> {
     /// told of requests that it knows nothing of.
     pub inner_hops: Option<Box<[u8]>>,
     pub is_grpc: bool,
+    /// Of a gRPC response.
+    pub response_messages: Messages,
     /// The path is the route's, and the client's in x-envoy-original-path.
     pub is_rewritten: bool,
     /// `grpc-status` of the response's trailers.
@@ -231,7 +234,7 @@ impl<'a> Exchange<'a> {
             manager,
             request,
             response: worker.spare_head(),
-            upload: Upload::new(begun.body, &worker.bodies),
+            upload: Upload::new(begun.body, &worker.bodies, is_grpc),
             patience,
             ledger: begun.ledger,
             started: begun.started,
@@ -263,6 +266,7 @@ impl<'a> Exchange<'a> {
             asked,
             inner_hops: None,
             is_grpc,
+            response_messages: Messages::default(),
             is_rewritten: false,
             grpc_status: None,
             websocket: begun.websocket,

@@ -51,6 +51,8 @@ impl Exchange<'_> {
             duration_us: total_ns / 1_000,
             request_bytes: self.upload.bytes,
             response_bytes: self.response_bytes,
+            request_messages: self.upload.messages(),
+            response_messages: self.response_messages.count(),
         };
         if self.upload.has_given_up()
             && let Some(cluster) = &self.cluster

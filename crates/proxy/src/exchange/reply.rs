@@ -41,8 +41,14 @@ impl<'a> Exchange<'a> {
             grpc_status: None,
         };
         // Stored before the client sees its end: who asks again then is answered from the cache, by whichever worker.
+        let mut messages = self.is_grpc.then_some(&mut self.response_messages);
         let tee = |piece: Option<&[u8]>| match piece {
-            Some(piece) => Self::tee(&mut store, &mut left, piece),
+            Some(piece) => {
+                if let Some(messages) = &mut messages {
+                    messages.take(piece);
+                }
+                Self::tee(&mut store, &mut left, piece);
+            }
             None => drop(store.take().map(StoreWriter::finish)),
         };
         let result = relay::body(&mut stream, down, &mut self.upload, &mut watch, tee).await;

@@ -5,6 +5,7 @@ use crate::downstream::stream::{ClientError, DownstreamStream};
 use crate::h1::BodyLength;
 use crate::http::Headers;
 use crate::upstream::{AttemptError, UpstreamStream};
+use celerity_telemetry::grpc::Messages;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -31,10 +32,12 @@ pub struct Upload {
     finished: bool,
     trailers: Option<Headers>,
     pub bytes: u64,
+    /// Of a gRPC request.
+    messages: Option<Messages>,
 }
 
 impl Upload {
-    pub(super) fn new(length: BodyLength, account: &Rc<Account>) -> Self {
+    pub(super) fn new(length: BodyLength, account: &Rc<Account>, is_grpc: bool) -> Self {
         let empty = length == BodyLength::Empty;
         Self {
             length,
@@ -47,6 +50,7 @@ impl Upload {
             finished: empty,
             trailers: None,
             bytes: 0,
+            messages: is_grpc.then(Messages::default),
         }
     }
 
@@ -98,6 +102,9 @@ impl Upload {
             }
         }
         self.bytes = self.kept.len() as u64;
+        if let Some(messages) = &mut self.messages {
+            messages.take(&self.kept);
+        }
         if self.trailers.is_none() {
             self.length = if self.kept.is_empty() { BodyLength::Empty } else { BodyLength::Exact(self.bytes) };
             self.finished = self.kept.is_empty();
@@ -156,6 +163,9 @@ impl Upload {
 
     fn keep(&mut self, piece: &[u8]) {
         self.bytes += piece.len() as u64;
+        if let Some(messages) = &mut self.messages {
+            messages.take(piece);
+        }
         if self.keeps && self.charge.covers(self.kept.len() + piece.len()) {
             self.kept.extend_from_slice(piece);
             self.sent = self.kept.len();
@@ -166,6 +176,11 @@ impl Upload {
             self.kept = Vec::new();
             self.sent = 0;
         }
+    }
+
+    /// Messages that the client has sent so far, where it speaks gRPC.
+    pub fn messages(&self) -> u64 {
+        self.messages.map_or(0, |messages| messages.count())
     }
 
     /// The body could not be kept: from then on no attempt could be repeated, and no mirror sent.

@@ -309,11 +309,22 @@ impl Registry {
     }
 }
 
+/// Only such series count messages.
+const GRPC: &str = "request_protocol=\"grpc\"";
+
 fn expose_requests(text: &mut Exposition<'_>, series: &[(Arc<str>, Cells<RequestCells>)]) {
-    text.family("istio_requests_total", "Requests handled.", "counter");
-    for (labels, cells) in series {
-        let requests: u64 = cells.iter().map(|(_, cells)| cells.requests.load(Relaxed)).sum();
-        text.sample("istio_requests_total", labels, requests);
+    type Count = fn(&RequestCells) -> &AtomicU64;
+    let counters: [(&str, &str, Count, bool); 3] = [
+        ("istio_requests_total", "Requests handled.", |cells| &cells.requests, false),
+        ("istio_request_messages_total", "gRPC messages of requests.", |cells| &cells.request_messages, true),
+        ("istio_response_messages_total", "gRPC messages of responses.", |cells| &cells.response_messages, true),
+    ];
+    for (name, help, pick, of_grpc) in counters {
+        text.family(name, help, "counter");
+        for (labels, cells) in series.iter().filter(|(labels, _)| !of_grpc || labels.contains(GRPC)) {
+            let count: u64 = cells.iter().map(|(_, cells)| pick(cells).load(Relaxed)).sum();
+            text.sample(name, labels, count);
+        }
     }
     type Pick = fn(&RequestCells) -> &ClassicBuckets;
     let histograms: [(&str, &str, Pick); 3] = [
@@ -486,7 +497,7 @@ mod tests {
         let registry = Registry::new(Limits::default());
         let workers = [registry.shard(), registry.shard()];
         for (worker, us) in workers.iter().zip([500, 70_000_000_000]) {
-            let sample = Sample { duration_us: us, request_bytes: 0, response_bytes: 1_024 };
+            let sample = Sample { duration_us: us, response_bytes: 1_024, ..Sample::default() };
             assert!(worker.requests(&labels("user-service")).record(sample));
         }
         let text = exposed(&registry, Instant::now());

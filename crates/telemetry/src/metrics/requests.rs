@@ -1,4 +1,4 @@
-//! Istio's four request metrics: the cells of a series, and a request's way to them.
+//! Istio's six request metrics: the cells of a series, and a request's way to them.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -21,6 +21,8 @@ pub(super) struct RequestCells {
     pub(super) duration: ClassicBuckets,
     pub(super) request_bytes: ClassicBuckets,
     pub(super) response_bytes: ClassicBuckets,
+    pub(super) request_messages: AtomicU64,
+    pub(super) response_messages: AtomicU64,
 }
 
 /// What one request adds to its series.
@@ -29,6 +31,10 @@ pub struct Sample {
     pub duration_us: u64,
     pub request_bytes: u64,
     pub response_bytes: u64,
+    /// Of gRPC.
+    pub request_messages: u64,
+    /// Of gRPC.
+    pub response_messages: u64,
 }
 
 /// One worker's hold on one label set. It stays on the thread that resolved it: two writers would lose counts.
@@ -53,6 +59,10 @@ impl SeriesHandle {
         cells.duration.record_milli(sample.duration_us);
         cells.request_bytes.record_units(sample.request_bytes);
         cells.response_bytes.record_units(sample.response_bytes);
+        if sample.request_messages | sample.response_messages != 0 {
+            bump(&cells.request_messages, sample.request_messages);
+            bump(&cells.response_messages, sample.response_messages);
+        }
         true
     }
 }
