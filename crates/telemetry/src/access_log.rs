@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::flags::ResponseFlags;
 use crate::json::{push_json_bytes, push_json_str, push_rfc3339};
@@ -195,17 +195,23 @@ pub enum AccessLogError {
     Thread(io::Error),
 }
 
+#[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
     lines: u64,
 }
 
-/// The writer thread and the way to it. Dropping it after the workers' ends writes what is queued.
+/// How long the writer may take for what is queued when it is to end: whoever reads its pipe may have stopped.
+const LAST_LINES_MAX: Duration = Duration::from_secs(1);
+
+/// The writer thread and the way to it. Dropping it writes what is queued, and does not wait for workers that still hold an end:
+/// what they write later is lost.
 pub struct AccessLogWriter {
     sender: Option<SyncSender<Batch>>,
     recycled: Arc<Mutex<Vec<Vec<u8>>>>,
     counts: Arc<Counts>,
     reopen: Arc<AtomicBool>,
+    ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -226,14 +232,16 @@ impl AccessLogWriter {
         let counts = Arc::new(Counts::default());
         let recycled = Arc::new(Mutex::new(Vec::new()));
         let reopen = Arc::new(AtomicBool::new(false));
+        let ending = Arc::new(AtomicBool::new(false));
         let thread = {
             let (counts, recycled, reopen) = (Arc::clone(&counts), Arc::clone(&recycled), Arc::clone(&reopen));
+            let ending = Arc::clone(&ending);
             std::thread::Builder::new()
                 .name("access-log".into())
-                .spawn(move || write_all(sink, &target, &receiver, &counts, &recycled, &reopen))
+                .spawn(move || write_all(sink, &target, batches(&receiver, &ending), &counts, &recycled, &reopen))
                 .map_err(AccessLogError::Thread)?
         };
-        Ok(Self { sender: Some(sender), recycled, counts, reopen, thread: Some(thread) })
+        Ok(Self { sender: Some(sender), recycled, counts, reopen, ending, thread: Some(thread) })
     }
 
     /// A worker's end.
@@ -273,11 +281,25 @@ impl AccessLogWriter {
 
 impl Drop for AccessLogWriter {
     fn drop(&mut self) {
-        self.sender = None;
-        if let Some(thread) = self.thread.take() {
+        self.ending.store(true, Relaxed);
+        if let Some(sender) = self.sender.take() {
+            // Wakes a writer that waits; one that writes looks when it is done.
+            let _ = sender.try_send(Batch::default());
+        }
+        let Some(thread) = self.thread.take() else { return };
+        let until = Instant::now() + LAST_LINES_MAX;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
             let _ = thread.join();
         }
     }
+}
+
+/// What the workers send, until they have all gone, or until the log is to end and nothing more is queued.
+fn batches<'r>(receiver: &'r Receiver<Batch>, ending: &'r AtomicBool) -> impl Iterator<Item = Batch> + 'r {
+    std::iter::from_fn(|| if ending.load(Relaxed) { receiver.try_recv().ok() } else { receiver.recv().ok() })
 }
 
 fn open(path: &PathBuf) -> io::Result<File> {
@@ -287,13 +309,13 @@ fn open(path: &PathBuf) -> io::Result<File> {
 fn write_all(
     mut sink: Box<dyn Write + Send>,
     target: &Target,
-    receiver: &Receiver<Batch>,
+    batches: impl Iterator<Item = Batch>,
     counts: &Counts,
     recycled: &Mutex<Vec<Vec<u8>>>,
     reopen: &AtomicBool,
 ) {
-    let mut failed_at: Option<std::time::Instant> = None;
-    for mut batch in receiver {
+    let mut failed_at: Option<Instant> = None;
+    for mut batch in batches {
         if let (true, Target::File(path)) = (reopen.swap(false, Relaxed), target) {
             match open(path) {
                 Ok(file) => sink = Box::new(file),
@@ -311,7 +333,7 @@ fn write_all(
             }
             Some(Err(error)) => {
                 counts.failed.fetch_add(batch.lines, Relaxed);
-                failed_at = Some(std::time::Instant::now());
+                failed_at = Some(Instant::now());
                 set_error(counts, Some(&error));
             }
             None => _ = counts.failed.fetch_add(batch.lines, Relaxed),
@@ -470,6 +492,32 @@ mod tests {
         drop(log);
         drop(writer);
         assert_eq!(counts.written.load(Relaxed), BUFFERS_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_end_holds_up_no_end() {
+        let (entered, inside) = channel();
+        let (release, open) = channel();
+        drop(release);
+        let writer = AccessLogWriter::start_on(Box::new(Gate { open, fail: false, entered }), Target::Stdout).unwrap();
+        let counts = Arc::clone(writer.counts());
+        let mut held = writer.worker().unwrap();
+        held.log(&Record::default());
+        held.flush();
+        inside.recv().unwrap();
+        held.log(&Record::default());
+        held.flush();
+        drop(writer);
+        assert_eq!(counts.written.load(Relaxed), 2, "what was queued is written");
+        // A pipe that nobody reads: the end does not wait for it either.
+        let (_stuck, open) = channel::<()>();
+        let (entered, inside) = channel();
+        let writer = AccessLogWriter::start_on(Box::new(Gate { open, fail: false, entered }), Target::Stdout).unwrap();
+        let mut held = writer.worker().unwrap();
+        held.log(&Record::default());
+        held.flush();
+        inside.recv().unwrap();
+        drop(writer);
     }
 
     #[test]
