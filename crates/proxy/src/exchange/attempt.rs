@@ -87,10 +87,15 @@ impl<'a> Exchange<'a> {
         route: &'a Route,
         forward: &'a Forward,
     ) -> Result<Up, Failure> {
-        let cluster = match &self.chosen {
+        let mut cluster = match &self.chosen {
             Some(chosen) => chosen.clone(),
             None => self.choose(forward)?,
         };
+        // A fault's delay or the buffer may have held the request while the configuration was swapped: it goes to the endpoints of
+        // now.
+        if let Some(now) = self.cluster_now(&cluster) {
+            cluster = now;
+        }
         let mut pool = self.worker.clusters.of(self.worker, &cluster);
         self.cluster = Some(pool.clone());
         if !std::mem::replace(&mut self.rewritten, true) {
@@ -174,12 +179,12 @@ impl<'a> Exchange<'a> {
                     if matches!(end, End::Acquire(AcquireError::Gone(_)))
                         && moves < MOVES_MAX
                         && self.upload.can_repeat()
-                        && let Some(now) = self.pool_now(&cluster)
-                        && !Rc::ptr_eq(&now, &pool)
+                        && let Some(now) = self.cluster_now(&cluster)
                     {
                         moves += 1;
-                        self.cluster = Some(now.clone());
-                        pool = now;
+                        pool = self.worker.clusters.of(self.worker, &now);
+                        self.cluster = Some(pool.clone());
+                        cluster = now;
                         self.upload.rewind();
                         continue;
                     }
@@ -241,11 +246,13 @@ impl<'a> Exchange<'a> {
         Failure::new(503, ResponseFlags::NO_HEALTHY_UPSTREAM, details::NO_HEALTHY_UPSTREAM, sentence)
     }
 
-    /// The cluster as it is now, its settings and endpoints included.
-    fn pool_now(&self, cluster: &Cluster) -> Option<Rc<ClusterPool>> {
+    /// The cluster as it is now, its settings and endpoints included, where it is another than this one.
+    fn cluster_now(&self, cluster: &Arc<Cluster>) -> Option<Arc<Cluster>> {
         let running = self.worker.running();
-        let now = running.snapshot.cluster_by_name(&cluster.name)?;
-        Some(self.worker.clusters.of(self.worker, now))
+        if std::ptr::eq(&*running.snapshot, self.snapshot) {
+            return None;
+        }
+        running.snapshot.cluster_by_name(&cluster.name).filter(|now| !Arc::ptr_eq(now, cluster)).cloned()
     }
 
     /// One attempt on one endpoint. The outer error ends the exchange; the inner one may be tried again.

@@ -82,6 +82,27 @@ fn an_endpoint_that_leaves_finishes_its_requests_and_closes_its_idle_connections
     assert_eq!(busy.get("users", "/echo").expect("answered").json()["instance"], "new");
 }
 
+#[test]
+fn what_a_filter_held_goes_to_the_endpoints_of_now() {
+    let new = Upstream::start("new");
+    let old = Upstream::start("old");
+    let delayed = "  - {fault: {delay: {fixedDelay: 600ms, percentage: {value: 100}}}, retries: {attempts: 0}, route: [{destination: {host: users}}]}\n";
+    let routes = virtual_service("users", delayed);
+    let sidecar = Sidecar::start(&(service("users", &[old.address()]) + &routes));
+    let mut clients: Vec<_> = (0..8).map(|_| sidecar.client()).collect();
+    for client in &mut clients {
+        client.send(b"GET /echo HTTP/1.1\r\nHost: users\r\n\r\n").expect("sent");
+    }
+    let held = |sidecar: &Sidecar| sidecar.handle().control().shared.active_faults.load(Ordering::Relaxed);
+    eventually("all are held", || held(&sidecar) == 8);
+    sidecar.apply(&(service("users", &[new.address()]) + &routes));
+    drop(old);
+    for client in &mut clients {
+        let answer = client.read_response(false).expect("answered");
+        assert_eq!((answer.status, answer.json()["instance"].as_str()), (200, Some("new")));
+    }
+}
+
 /// A listener beside the others, which answers 222.
 fn extra(port: u16) -> String {
     let types = "'@type': type.googleapis.com/envoy.extensions.filters";
