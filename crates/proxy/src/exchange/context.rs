@@ -211,8 +211,7 @@ impl<'a> Exchange<'a> {
         begun: Begun,
     ) -> Self {
         let timeouts = &manager.timeouts;
-        let is_grpc =
-            request.headers.get_id(HeaderId::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let is_grpc = request.headers.get_id(HeaderId::ContentType).is_some_and(fields::is_grpc);
         let asked = Asked::of(request.headers.get_id(HeaderId::XCelerityLedger));
         if asked != Asked::Nothing {
             request.headers.remove_id(HeaderId::XCelerityLedger);

@@ -111,6 +111,20 @@ pub(super) fn without_port(authority: &[u8]) -> &[u8] {
     authority.get(..colon.unwrap_or(authority.len())).unwrap_or_default()
 }
 
+/// Whether a content type is gRPC's, and not gRPC-Web's (Envoy `Grpc::Common::isGrpcContentType`).
+pub(super) fn is_grpc(content_type: &[u8]) -> bool {
+    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+}
+
+/// Takes off a request's trailers what says who it comes from: an application that merges them with the head must not believe it.
+pub(super) fn clean_trailers(trailers: &mut Headers) {
+    for id in
+        [HeaderId::XForwardedClientCert, HeaderId::XCelerityPeer, HeaderId::XCelerityHop, HeaderId::XCelerityLedger]
+    {
+        trailers.remove_id(id);
+    }
+}
+
 /// A `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
 pub(super) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
@@ -440,6 +454,27 @@ impl fmt::Write for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn grpc_is_told_from_grpc_web() {
+        assert!(is_grpc(b"application/grpc") && is_grpc(b"application/grpc+proto"));
+        assert!(
+            !is_grpc(b"application/grpc-web") && !is_grpc(b"application/grpc-web+proto") && !is_grpc(b"text/plain")
+        );
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_who_sends_them() {
+        let mut trailers = Headers::new();
+        for name in
+            [&b"x-forwarded-client-cert"[..], b"X-Celerity-Peer", b"x-celerity-hop", b"x-celerity-ledger", b"x-sum"]
+        {
+            trailers.push(name, b"1");
+        }
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.len(), 1);
+        assert!(trailers.get(b"x-sum").is_some());
+    }
 
     #[test]
     fn grpc_timeouts_have_digits_and_a_unit() {

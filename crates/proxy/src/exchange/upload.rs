@@ -16,6 +16,12 @@ pub enum UploadError {
     Upstream(AttemptError),
 }
 
+fn trailers(down: &mut DownstreamStream<'_>) -> Option<Headers> {
+    let mut trailers = down.take_trailers()?;
+    super::fields::clean_trailers(&mut trailers);
+    Some(trailers)
+}
+
 #[derive(Debug)]
 pub struct Upload {
     length: BodyLength,
@@ -98,7 +104,7 @@ impl Upload {
                 }
             } else {
                 self.ended = true;
-                self.trailers = down.take_trailers();
+                self.trailers = trailers(down);
             }
         }
         self.bytes = self.kept.len() as u64;
@@ -143,7 +149,7 @@ impl Upload {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(UploadError::Client(error))),
                 Poll::Ready(Ok(false)) => {
                     self.ended = true;
-                    self.trailers = down.take_trailers();
+                    self.trailers = trailers(down);
                 }
                 Poll::Ready(Ok(true)) => {
                     let sent = down.with_body(|piece| match up.poll_send(cx, piece) {
