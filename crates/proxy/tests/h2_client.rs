@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use celerity_proxy::h2::{Client, ClientSettings, Code, Common, Keepalive, Kind, ServerSettings, accept, connect};
 use celerity_proxy::http::{Headers, Method, RequestHead, ResponseHead};
+use celerity_proxy::net::Socket;
 use h2::server::SendResponse;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::LocalSet;
@@ -133,6 +134,46 @@ fn what_a_reset_stream_said_in_the_same_breath_is_read_first() {
         assert_eq!(stream.chunk().await.unwrap(), Some(&b"abc"[..]));
         let error = stream.chunk().await.unwrap_err();
         assert_eq!(error.kind(), Kind::PeerReset(Code::INTERNAL_ERROR));
+    });
+}
+
+#[test]
+fn what_a_closed_peer_never_took_may_be_sent_again() {
+    local(async {
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let answer = |id: u8| [0, 0, 1, 1, 5, 0, 0, 0, id, 0x88];
+        for takes in [false, true] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut far = listener.accept().await.unwrap().0;
+            let (connection, client) = connect(Socket::new(near, false), ClientSettings::default());
+            tokio::task::spawn_local(connection.run());
+            let mut first = client.start(&head("/first"), true).unwrap();
+            assert!(far.read(&mut vec![0; 10_000]).await.unwrap() > 0);
+            far.write_all(&[&settings[..], &answer(1)].concat()).await.unwrap();
+            assert_eq!(first.head().await.unwrap().status, 200);
+            drop(first);
+            let mut far = far.into_std().unwrap();
+            let mut second = if takes {
+                // It reads the request, and goes without a word.
+                let second = client.start(&head("/second"), true).unwrap();
+                while !{
+                    let mut heard = vec![0; 10_000];
+                    std::io::Read::read(&mut far, &mut heard)
+                        .is_ok_and(|count| heard[..count].windows(7).any(|seen| seen == b"/second"))
+                } {
+                    tokio::task::yield_now().await;
+                }
+                drop(far);
+                second
+            } else {
+                // It is gone, and this side's event loop has not looked since.
+                drop(far);
+                client.start(&head("/second"), true).unwrap()
+            };
+            let error = second.head().await.unwrap_err();
+            assert_eq!((error.kind(), error.is_unprocessed()), (Kind::Closed, !takes), "{takes}");
+        }
     });
 }
 

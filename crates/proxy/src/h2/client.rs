@@ -79,9 +79,23 @@ impl Client {
         (core.received, core.written)
     }
 
-    /// True once the server's settings have come: before, the number of streams it allows is assumed to be 100.
+    /// True once the server's settings have come: before, the number of streams it allows is assumed ([`Self::assume_streams`]).
     pub fn is_confirmed(&self) -> bool {
         self.core.borrow().peer.known
+    }
+
+    /// How many streams the server allows, once that is known.
+    pub fn streams_allowed(&self) -> Option<u32> {
+        let core = self.core.borrow();
+        core.peer.known.then_some(core.peer.max_concurrent_streams)
+    }
+
+    /// Takes the server to allow so many streams until it says how many; without that 100.
+    pub fn assume_streams(&self, most: u32) {
+        let mut core = self.core.borrow_mut();
+        if !core.peer.known {
+            core.peer.max_concurrent_streams = most;
+        }
     }
 
     /// Sends a request's head; the whole request if `end`. Never waits.

@@ -54,6 +54,8 @@ pub struct Connection<Io> {
     owed: Option<Pin<Box<Sleep>>>,
     shutting_down: bool,
     peer_closed: bool,
+    /// What the transport had sent before the first of the streams that were started since there was none.
+    sent_before: u64,
     /// Writing failed so. What the peer said before is still read, up to a limit of time: responses that are whole, and a
     /// GOAWAY that tells which requests it never looked at.
     cut: Option<(Error, Pin<Box<Sleep>>)>,
@@ -86,6 +88,7 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
             owed: Some(Box::pin(sleep_until(now + owed_within))),
             shutting_down: false,
             peer_closed: false,
+            sent_before: 0,
             cut: None,
         }
     }
@@ -137,6 +140,13 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
         core.driver_woken = false;
         store(&mut core.driver, cx);
 
+        if core.is_about_to_ask() {
+            self.sent_before = self.io.sent();
+            // A peer that has closed the connection while it was idle may have said so already: then nobody is asked.
+            if let Poll::Ready(Err(error)) = self.poll_read(core, cx) {
+                return Poll::Ready(self.failed(core, error));
+            }
+        }
         let flushed = match if self.cut.is_some() { Poll::Pending } else { self.poll_write(core, cx) } {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => {
@@ -206,6 +216,14 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
             Some(code) => Error::new(Kind::GoAway(code)),
             None => error,
         };
+        // A peer that closed an idle connection took nothing of what came after, as far as its kernel has acknowledged none of it.
+        // A reset says less: it may overtake the acknowledgement of a request that was read.
+        if error.kind() == Kind::Closed
+            && core.role == Role::Client
+            && self.io.acked().is_some_and(|acked| acked <= self.sent_before)
+        {
+            core.unseen_from = Some(core.busy_from);
+        }
         core.close(error);
         Err(error)
     }

@@ -89,6 +89,10 @@ pub(crate) struct Core {
     pub(crate) out: Vec<u8>,
     pub(crate) sent: usize,
     pub(crate) written: u64,
+    /// Where, counted so, the streams begin that were started since there was none.
+    pub(crate) busy_from: u64,
+    /// From where on the peer has certainly seen nothing.
+    pub(crate) unseen_from: Option<u64>,
     /// Octets read, of the whole connection.
     pub(crate) received: u64,
     /// When what was read last had come.
@@ -171,6 +175,8 @@ impl Core {
             out: Vec::new(),
             sent: 0,
             written: 0,
+            busy_from: 0,
+            unseen_from: None,
             received: 0,
             arrived: None,
             answers_queued: 0,
@@ -252,6 +258,11 @@ impl Core {
 
     pub(crate) fn pending_output(&self) -> usize {
         self.out.len() - self.sent
+    }
+
+    /// Streams were started on a connection that had none, and nothing of them was written yet.
+    pub(crate) fn is_about_to_ask(&self) -> bool {
+        self.role == Role::Client && self.busy_from >= self.written && !self.ids.is_empty()
     }
 
     pub(super) fn room(&self) -> usize {
@@ -390,9 +401,10 @@ impl Core {
         }
         // A dying connection is rare: collecting the slots costs one allocation.
         let slots: Vec<usize> = self.ids.values().copied().collect();
+        let unseen_from = self.unseen_from.map_or(self.written, |from| from.min(self.written));
         for slot in slots {
-            let untouched = self.role == Role::Client
-                && self.streams.get(slot).is_some_and(|stream| stream.head_at >= self.written);
+            let untouched =
+                self.role == Role::Client && self.streams.get(slot).is_some_and(|stream| stream.head_at >= unseen_from);
             self.fail(slot, if untouched { error.as_unprocessed() } else { error });
         }
         wake(&mut self.acceptor);

@@ -59,6 +59,9 @@ impl Core {
         let state = if end_stream { State::HalfClosedLocal } else { State::Open };
         let mut stream = Stream::new(id, state, self.peer.initial_window, self.settings.stream_window);
         stream.head_at = self.written + self.pending_output() as u64;
+        if self.ids.is_empty() {
+            self.busy_from = stream.head_at;
+        }
         stream.started_ms = self.now_ms;
         stream.bodiless = head.method == Method::Head;
         stream.body = self.spare_bodies.take();

@@ -40,6 +40,14 @@ impl Arrives for Io {
     fn arrival(&self) -> Option<Tick> {
         self.socket().arrival()
     }
+
+    fn sent(&self) -> u64 {
+        self.socket().sent()
+    }
+
+    fn acked(&self) -> Option<u64> {
+        self.socket().acked()
+    }
 }
 
 impl AsyncRead for Io {

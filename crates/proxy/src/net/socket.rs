@@ -1,5 +1,6 @@
 //! A TCP stream that knows when the kernel had what was read last.
 
+use super::tcp_info;
 use celerity_telemetry::{Clock, Tick};
 use std::cell::Cell;
 use std::io;
@@ -20,10 +21,21 @@ const ASKED_HOLDS: Duration = Duration::from_micros(50);
 /// From this wait on every read asks: what is charged unasked is never more.
 const ASKED_BY_ALL_FROM: Duration = Duration::from_millis(1);
 
-/// A byte stream that may know when its last bytes came.
+/// A byte stream that may know when its last bytes came, and how far its own have come.
 pub trait Arrives {
     /// By the process's clock ([`Clock::system`]).
     fn arrival(&self) -> Option<Tick>;
+
+    /// Bytes written to the network so far, TLS's own with them.
+    fn sent(&self) -> u64 {
+        0
+    }
+
+    /// How many of those the peer's kernel has acknowledged. Asked of ours, which costs a system call; `None` where it is not
+    /// known.
+    fn acked(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Arrives for TcpStream {
@@ -91,13 +103,14 @@ pub struct Socket {
     stamped: bool,
     arrival: Option<Tick>,
     first_wait: Option<Duration>,
+    sent: u64,
 }
 
 impl Socket {
     /// `stamped`: its reads know the time of arrival. See [`stamp`].
     #[must_use]
     pub fn new(stream: TcpStream, stamped: bool) -> Self {
-        Self { stream, stamped, arrival: None, first_wait: None }
+        Self { stream, stamped, arrival: None, first_wait: None, sent: 0 }
     }
 
     #[must_use]
@@ -164,6 +177,15 @@ impl Socket {
 impl Arrives for Socket {
     fn arrival(&self) -> Option<Tick> {
         self.arrival
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    fn acked(&self) -> Option<u64> {
+        // The handshake's SYN counts as one.
+        tcp_info::bytes_acked(&self.stream).map(|bytes| bytes.saturating_sub(1))
     }
 }
 
@@ -234,7 +256,10 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, data))?;
+        this.sent += count as u64;
+        Poll::Ready(Ok(count))
     }
 
     #[inline]
@@ -243,7 +268,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
+        this.sent += count as u64;
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {

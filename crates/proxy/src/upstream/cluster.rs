@@ -343,6 +343,7 @@ impl ClusterPools {
                     let new = self.of(worker, cluster);
                     if !Rc::ptr_eq(&old, &new) {
                         retire_missing(&old, &new);
+                        new.pools().for_each(|pool| pool.trim());
                     }
                 }
                 None => {

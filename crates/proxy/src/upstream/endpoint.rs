@@ -123,7 +123,7 @@ impl Lease {
     /// request that could not be sent again. HTTP/2 says itself what it did not process.
     pub fn has_ended(&self) -> bool {
         match self {
-            Self::H1(lease) => lease.conn.requests > 0 && !super::tcp_info::is_silent(lease.conn.wire.io().tcp()),
+            Self::H1(lease) => lease.conn.requests > 0 && !crate::net::tcp_info::is_silent(lease.conn.wire.io().tcp()),
             Self::H2(_) => false,
         }
     }
@@ -162,6 +162,8 @@ pub struct EndpointPool {
     waiters: RefCell<VecDeque<Waiter>>,
     connecting: Cell<u32>,
     speaks: Cell<Speaks>,
+    /// On the last HTTP/2 connection, as the server said.
+    streams_allowed: Rc<Cell<Option<u32>>>,
     /// Requests in flight from this worker: what LEAST_REQUEST compares.
     pub active: Cell<u32>,
     gone: Cell<bool>,
@@ -209,6 +211,7 @@ impl EndpointPool {
             waiters: RefCell::default(),
             connecting: Cell::new(0),
             speaks: Cell::new(Speaks::Unknown),
+            streams_allowed: Rc::default(),
             active: Cell::new(0),
             gone: Cell::new(false),
             turn: Cell::new(0),
@@ -389,8 +392,20 @@ impl EndpointPool {
             }
             connect::Connected::H2 { connection, client, peer, mut setup, opened, local } => {
                 self.speaks.set(Speaks::Http2);
+                // Those that wait are sent before the server says how many it takes: most likely as many as on the last
+                // connection.
+                let told = self.h2.borrow().iter().find_map(H2Conn::streams_allowed).or(self.streams_allowed.get());
+                if let Some(most) = told {
+                    client.assume_streams(most);
+                }
                 tokio::task::spawn_local(connection.run_holding(permit));
-                self.h2.borrow_mut().push(H2Conn::new(client, peer, (opened, local), self.plan.clone()));
+                self.h2.borrow_mut().push(H2Conn::new(
+                    client,
+                    peer,
+                    (opened, local),
+                    self.plan.clone(),
+                    self.streams_allowed.clone(),
+                ));
                 self.serve_waiters(&mut setup);
                 self.end_what_is_done();
             }
@@ -415,7 +430,8 @@ impl EndpointPool {
         self.plan.bytes.tell(&mut lease.told, carried);
         let spent = self.plan.max_requests.is_some_and(|most| lease.conn.requests >= u64::from(most))
             || self.plan.max_duration.is_some_and(|most| lease.opened.elapsed() >= most);
-        if self.gone.get() || spent || lease.own || !lease.conn.is_reusable() {
+        let surplus = self.shared.connections.surplus() > 0;
+        if self.gone.get() || spent || surplus || lease.own || !lease.conn.is_reusable() {
             drop(lease);
             return self.open_what_is_wanted();
         }
@@ -485,7 +501,22 @@ impl EndpointPool {
     /// Ends the HTTP/2 connections that are not in use and are to end, or are wanted elsewhere.
     fn end_what_is_done(&self) {
         let wanted = || self.shared.someone_starves() && self.plan.starvation.others_starve(self);
-        self.h2.borrow_mut().retain(|conn| conn.in_use() > 0 || !conn.end_if_done(self.gone.get() || wanted()));
+        let mut surplus = self.shared.connections.surplus();
+        self.h2.borrow_mut().retain(|conn| {
+            let ended = conn.in_use() == 0 && conn.end_if_done(self.gone.get() || surplus > 0 || wanted());
+            surplus = surplus.saturating_sub(u32::from(ended));
+            !ended
+        });
+    }
+
+    /// Closes idle connections while there are more than the limit allows: it may have been lowered. Those in use close when they
+    /// are given back.
+    pub fn trim(&self) {
+        for _ in 0..self.shared.connections.surplus() {
+            if !self.close_one_idle() {
+                break;
+            }
+        }
     }
 
     pub fn has_waiters(&self) -> bool {

@@ -7,7 +7,6 @@ mod multiplexed;
 pub mod shared;
 pub mod starvation;
 pub mod stream;
-pub mod tcp_info;
 
 pub use endpoint::{AcquireError, EndpointPool, Lease};
 pub use shared::ClusterShared;

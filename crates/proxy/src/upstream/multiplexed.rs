@@ -47,6 +47,8 @@ pub(super) struct H2Conn {
     plan: Rc<Plan>,
     told: Cell<Bytes>,
     turn: RefCell<Turn>,
+    /// Where it leaves word, for the next one, of how many streams the server allows.
+    last_word: Rc<Cell<Option<u32>>>,
 }
 
 enum Turn {
@@ -71,6 +73,7 @@ impl H2Conn {
         peer: Option<Rc<Peer>>,
         (opened, local): (Instant, Option<SocketAddr>),
         plan: Rc<Plan>,
+        last_word: Rc<Cell<Option<u32>>>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -84,6 +87,7 @@ impl H2Conn {
             plan,
             told: Cell::default(),
             turn: RefCell::new(Turn::Since(now)),
+            last_word,
         }
     }
 
@@ -101,6 +105,11 @@ impl H2Conn {
         self.client.available_streams() > leased
             && self.in_use() < self.plan.streams_per_connection() as usize
             && !self.is_draining()
+    }
+
+    /// How many streams the server allows, where it has said so.
+    pub(super) fn streams_allowed(&self) -> Option<u32> {
+        self.client.streams_allowed()
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -162,5 +171,8 @@ impl H2Conn {
 impl Drop for H2Conn {
     fn drop(&mut self) {
         self.tell_bytes();
+        if let Some(most) = self.streams_allowed() {
+            self.last_word.set(Some(most));
+        }
     }
 }

@@ -57,6 +57,11 @@ impl Gate {
     }
 
     /// `u32::MAX` is Envoy's way to say that there is no limit.
+    /// How many are taken beyond the limit, which may have been lowered.
+    pub fn surplus(&self) -> u32 {
+        self.used().saturating_sub(self.limit())
+    }
+
     pub fn is_unlimited(&self) -> bool {
         self.limit() == u32::MAX
     }

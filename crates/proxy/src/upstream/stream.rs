@@ -76,8 +76,32 @@ impl From<io::Error> for AttemptError {
 }
 
 enum Kind {
-    H1 { lease: Option<Box<H1Lease>>, reused: bool, acked_max: Option<u64>, read_before: u64 },
-    H2 { stream: Option<h2::ClientStream>, has_piece: bool, taken: usize, to_head: bool, ended: bool },
+    H1 {
+        lease: Option<Box<H1Lease>>,
+        reused: bool,
+        acked_max: Option<u64>,
+        read_before: u64,
+    },
+    H2 {
+        stream: Option<h2::ClientStream>,
+        has_piece: bool,
+        taken: usize,
+        to_head: bool,
+        ended: bool,
+        reused: bool,
+        limit_known: bool,
+    },
+}
+
+/// What became of a request whose HTTP/2 stream failed before it was answered. `reused`: the connection had carried others.
+/// `limit_known`: the server had said how many streams it takes.
+fn unanswered(error: h2::Error, reused: bool, limit_known: bool) -> AttemptError {
+    match AttemptError::from(error) {
+        // More than it takes, which could not be known: as good as never sent.
+        AttemptError::Refused if !limit_known => AttemptError::Unprocessed(error.to_string()),
+        AttemptError::Reset(reason) if reused => AttemptError::Idle(reason),
+        other => other,
+    }
 }
 
 /// How often the kernel is asked for a round trip.
@@ -109,7 +133,9 @@ impl UpstreamStream {
                 let acked_max = match wire.io().is_tls() {
                     // The handshake's SYN counts as one acknowledged byte.
                     false => Some(wire.written_bytes + 1),
-                    true if reused && !head.method.is_idempotent() => super::tcp_info::bytes_acked(wire.io().tcp()),
+                    true if reused && !head.method.is_idempotent() => {
+                        crate::net::tcp_info::bytes_acked(wire.io().tcp())
+                    }
                     true => None,
                 };
                 lease.conn.start(head, length);
@@ -117,11 +143,12 @@ impl UpstreamStream {
             }
             Lease::H2(lease) => {
                 let ended = length == BodyLength::Empty;
+                let (reused, limit_known) = (lease.client.is_used(), lease.client.is_confirmed());
                 let started = lease.client.start(head, ended);
                 drop(lease);
                 let stream = started.inspect_err(|_| pool.stream_ended())?;
                 let to_head = head.method == Method::Head;
-                Kind::H2 { stream: Some(stream), has_piece: false, taken: 0, to_head, ended }
+                Kind::H2 { stream: Some(stream), has_piece: false, taken: 0, to_head, ended, reused, limit_known }
             }
         };
         pool.active.set(pool.active.get() + 1);
@@ -179,8 +206,9 @@ impl UpstreamStream {
                     error => error.into(),
                 }))
             }
-            Kind::H2 { stream: Some(stream), .. } => {
-                Poll::Ready(Ok(ready!(stream.split().0.poll_data(cx, data, false))?))
+            Kind::H2 { stream: Some(stream), reused, limit_known, .. } => {
+                let sent = ready!(stream.split().0.poll_data(cx, data, false));
+                Poll::Ready(sent.map_err(|error| unanswered(error, *reused, *limit_known)))
             }
             _ => Poll::Ready(Err(AttemptError::Reset("the stream is over".into()))),
         }
@@ -191,13 +219,12 @@ impl UpstreamStream {
         match &mut self.kind {
             Kind::H1 { lease: Some(lease), .. } => Poll::Ready(Ok(lease.conn.finish(trailers)?)),
             Kind::H2 { ended: true, .. } => Poll::Ready(Ok(())),
-            Kind::H2 { stream: Some(stream), ended, .. } => {
-                match trailers {
-                    Some(trailers) => stream.split().0.trailers(trailers)?,
-                    None => {
-                        ready!(stream.split().0.poll_data(cx, &[], true))?;
-                    }
-                }
+            Kind::H2 { stream: Some(stream), ended, reused, limit_known, .. } => {
+                let sent = match trailers {
+                    Some(trailers) => stream.split().0.trailers(trailers),
+                    None => ready!(stream.split().0.poll_data(cx, &[], true)).map(|_| ()),
+                };
+                sent.map_err(|error| unanswered(error, *reused, *limit_known))?;
                 *ended = true;
                 Poll::Ready(Ok(()))
             }
@@ -237,8 +264,12 @@ impl UpstreamStream {
                     Poll::Ready(Err(self.classify(AttemptError::Reset(error.to_string()), was_reset)))
                 }
             },
-            Kind::H2 { stream: Some(stream), to_head, .. } => {
-                ready!(stream.poll_head_into(cx, head))?;
+            Kind::H2 { stream: Some(stream), to_head, reused, limit_known, .. } => {
+                if let Err(error) = ready!(stream.poll_head_into(cx, head)) {
+                    return Poll::Ready(Err(unanswered(error, *reused, *limit_known)));
+                }
+                // An interim response says that the request arrived.
+                (*reused, *limit_known) = (false, true);
                 let bodyless = *to_head || matches!(head.status, 204 | 304) || head.status < 200;
                 let length = if bodyless || stream.is_body_done() {
                     BodyLength::Empty
@@ -310,7 +341,7 @@ impl UpstreamStream {
                 error
             }
             (Kind::H1 { lease: Some(lease), reused: true, acked_max, .. }, AttemptError::Reset(reason)) => {
-                let acked = super::tcp_info::bytes_acked(lease.conn.wire.io().tcp());
+                let acked = crate::net::tcp_info::bytes_acked(lease.conn.wire.io().tcp());
                 match (acked, acked_max) {
                     (Some(acked), Some(most)) if !was_reset && acked <= *most => AttemptError::Unprocessed(reason),
                     _ => AttemptError::Idle(reason),
@@ -331,16 +362,11 @@ impl UpstreamStream {
             self.pool.round_trip.set((count.wrapping_add(1), last));
             return Some(last);
         }
-        let us = super::tcp_info::round_trip_us(lease.conn.wire.io().tcp())?;
+        let us = crate::net::tcp_info::round_trip_us(lease.conn.wire.io().tcp())?;
         // What is measured later is at best as good: the acknowledgement comes with the answer.
         let us = if known { us.min(last) } else { us };
         self.pool.round_trip.set((count.wrapping_add(1), us));
         Some(us)
-    }
-
-    /// Whether the connection had carried a request before this one.
-    pub fn was_reused(&self) -> bool {
-        matches!(self.kind, Kind::H1 { reused: true, .. })
     }
 }
 
@@ -364,6 +390,17 @@ impl Drop for UpstreamStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_answered_is_told_by_what_was_known() {
+        let of = |kind, reused, limit_known| unanswered(h2::Error::new(kind), reused, limit_known);
+        assert!(matches!(of(h2::Kind::Closed, true, true), AttemptError::Idle(_)));
+        assert!(matches!(of(h2::Kind::Closed, false, true), AttemptError::Reset(_)));
+        let refused = || h2::Kind::PeerReset(h2::Code::REFUSED_STREAM);
+        assert!(matches!(of(refused(), true, true), AttemptError::Refused));
+        assert!(matches!(of(refused(), true, false), AttemptError::Unprocessed(_)));
+        assert!(matches!(of(h2::Kind::PeerReset(h2::Code::CANCEL), true, true), AttemptError::RemoteReset(_)));
+    }
 
     #[test]
     fn every_end_has_envoys_flag() {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-struct Case {
-    pool: &'static str,
+struct Case<'a> {
+    pool: &'a str,
     workers: usize,
     endpoints: usize,
     delay_ms: u64,
@@ -16,10 +16,13 @@ struct Case {
     requests_each: usize,
 }
 
-impl Case {
+impl Case<'_> {
     /// Every request must get its 200 within the client's patience.
     fn run(&self) -> (Sidecar, Arc<Counts>) {
-        let counts = Arc::new(Counts::default());
+        self.run_with(Arc::default())
+    }
+
+    fn run_with(&self, counts: Arc<Counts>) -> (Sidecar, Arc<Counts>) {
         let endpoints: Vec<_> =
             (0..self.endpoints).map(|_| upstream::start(Duration::from_millis(self.delay_ms), &counts)).collect();
         let sidecar = Sidecar::start_with(&(service("users", &endpoints) + &rule(self.pool)), self.workers);
@@ -63,6 +66,16 @@ fn a_connections_own_limit_of_requests_costs_no_request_and_no_time() {
         let (_, counts) = Case { pool, workers, endpoints: 1, delay_ms: 5, clients: 10, requests_each: 20 }.run();
         assert!(counts.accepted.load(Ordering::SeqCst) >= 200 / limit, "{pool}");
         assert!(began.elapsed() < Duration::from_secs(20), "{pool}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_server_that_takes_few_streams_costs_no_request() {
+    for (limit, workers) in [(1, 2), (3, 2), (1, 1)] {
+        let pool = format!("{{tcp: {{maxConnections: {limit}}}, http: {{h2UpgradePolicy: UPGRADE}}}}");
+        let counts = Arc::new(Counts { streams_max: 2.into(), ..Counts::default() });
+        let case = Case { pool: &pool, workers, endpoints: 1, delay_ms: 20, clients: 16, requests_each: 10 };
+        case.run_with(counts);
     }
 }
 

@@ -10,6 +10,8 @@ use tokio::task::LocalSet;
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// Streams that it takes on a connection, and says so; 0: it says nothing.
+    pub(crate) streams_max: AtomicU32,
     pub(crate) accepted: AtomicU32,
     pub(crate) open: AtomicU32,
     pub(crate) open_max: AtomicU32,
@@ -37,7 +39,12 @@ async fn serve(stream: TcpStream, delay: Duration, counts: Arc<Counts>) {
     counts.accepted.fetch_add(1, Ordering::SeqCst);
     let open = counts.open.fetch_add(1, Ordering::SeqCst) + 1;
     counts.open_max.fetch_max(open, Ordering::SeqCst);
-    if let Ok(mut connection) = h2::server::handshake(stream).await {
+    let mut server = h2::server::Builder::new();
+    match counts.streams_max.load(Ordering::SeqCst) {
+        0 => {}
+        most => _ = server.max_concurrent_streams(most),
+    }
+    if let Ok(mut connection) = server.handshake::<_, Bytes>(stream).await {
         while let Some(Ok((_, mut respond))) = connection.accept().await {
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(delay).await;

@@ -1,6 +1,6 @@
 //! Limits of time and number that come from patches.
 
-use super::common::{Sidecar, envoy_filter, scripted, service};
+use super::common::{Sidecar, envoy_filter, eventually, scripted, service};
 use celerity_testkit::Upstream;
 use std::time::{Duration, Instant};
 
@@ -43,4 +43,41 @@ fn headers_are_counted() {
     assert_eq!(client.request("GET", "users", "/", &many[..4], b"").expect("answered").status, 200);
     assert_eq!(client.request("GET", "users", "/", &many, b"").expect("answered").status, 431);
     assert_eq!(upstream.requests(), 1);
+}
+
+#[test]
+fn a_limit_that_is_lowered_acts_on_connections_that_are_open() {
+    let upstream = Upstream::start("users");
+    let users = service("users", &[upstream.address()]);
+    let limit = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: users}\nspec: {host: users, trafficPolicy: {connectionPool: {tcp: {maxConnections: 2}}}}\n";
+    let sidecar = Sidecar::start_with(&users, 2);
+    let ask = |clients: &mut Vec<celerity_testkit::Client>| {
+        clients
+            .iter_mut()
+            .for_each(|client| client.send(b"GET /delay/150 HTTP/1.1\r\nHost: users\r\n\r\n").expect("sent"));
+    };
+    let hear = |clients: &mut Vec<celerity_testkit::Client>| {
+        for client in clients {
+            assert_eq!(client.read_response(false).expect("answered").status, 200);
+        }
+    };
+    let mut clients: Vec<_> = (0..10).map(|_| sidecar.client()).collect();
+    ask(&mut clients);
+    hear(&mut clients);
+    assert!(upstream.open() > 2, "without a limit there are more");
+    // Some are idle when it comes, and some in use.
+    let mut busy = clients.split_off(4);
+    ask(&mut busy);
+    eventually("they are under way", || upstream.requests() == 16);
+    sidecar.apply(&(users + limit));
+    hear(&mut busy);
+    eventually("what is beyond the limit is closed", || upstream.open() <= 2);
+    clients.append(&mut busy);
+    ask(&mut clients);
+    let done = upstream.completed() + 10;
+    while upstream.completed() < done {
+        assert!(upstream.open() <= 2);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    hear(&mut clients);
 }
