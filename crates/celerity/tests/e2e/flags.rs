@@ -75,6 +75,27 @@ fn a_retry_gives_its_unit_of_the_limit_back_before_the_next_takes_one() {
 }
 
 #[test]
+fn what_had_no_place_to_wait_names_no_host() {
+    let slow = Upstream::start("slow");
+    slow.delay(Duration::from_millis(400));
+    let services = service("user-service", &[(&slow, "version: v1")]);
+    let policy = rule("connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}");
+    let logged = Logged::start(&[&services, &policy, &routed(NO_RETRIES)]);
+    let asked = || logged.sidecar.get("user-service", "/x").status;
+    let seen: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(asked)).collect();
+        all.into_iter().map(|one| one.join().expect("an answer")).collect()
+    });
+    // One that waits for its connection to open has the only place, as in Envoy.
+    assert!(seen.contains(&200) && seen.contains(&503), "{seen:?}");
+    eventually("all four are logged", || logged.flags("/x").len() == 4);
+    for line in logged.lines("/x") {
+        assert_eq!(line["upstream_host"].is_null(), line["response_flags"] == "UO", "{line}");
+        assert!(line["upstream_cluster"].is_string());
+    }
+}
+
+#[test]
 fn a_retry_that_the_circuit_breaker_refuses_says_so() {
     let bad = Upstream::start("bad");
     bad.answer_with(503);

@@ -274,7 +274,13 @@ impl<'a> Exchange<'a> {
                 Some(lease) => lease,
                 None => match self.wait_for_connection(down, pool).await? {
                     Ok(lease) => lease,
-                    Err(error) => return Ok(Err(End::Acquire(error))),
+                    Err(error) => {
+                        if matches!(error, AcquireError::PendingOverflow) {
+                            // As in Envoy no host is named by what had no place to wait for one.
+                            self.endpoint = None;
+                        }
+                        return Ok(Err(End::Acquire(error)));
+                    }
                 },
             };
             // Sent on a connection that the upstream has closed, it would be lost, or worse: perhaps not.
