@@ -245,6 +245,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0604", alert("alert: A, for: 5m, expr: 'rate(x[1m]) > 1'")),
         ("CEL0605", alert("alert: A, expr: up == 0")),
         ("CEL0606", alert("alert: A, for: 5m, expr: 'this is ((( not promql'")),
+        ("CEL0607", alert("alert: A, for: 5m, expr: up == 0, annotations: {a: 'of {{ $labels.pod '}")),
         ("CEL0701", SERVICES.split("---\n").nth(1).unwrap_or_default().to_owned()),
         ("CEL0702", SERVICES.split("---\n").next().unwrap_or_default().to_owned()),
         ("CEL0703", format!("{0}{1}", entry("a", "hosts: [a.example.com]"), entry("b", "hosts: [a.example.com]"))),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Code, Findings, codes, promql};
+use super::{Code, Findings, codes, promql, template};
 use crate::istio::{Config, Document, PrometheusRule, Rule, scalar};
 
 /// Twice Prometheus' default scrape interval.
@@ -23,7 +23,15 @@ fn one(document: &Document<PrometheusRule>, rule: &Rule, path: &str, findings: &
     let mut add = |code: &Code, field: &str, reason: String, mend: String| {
         findings.add(code, "PrometheusRule", document, &format!("{path}.{field}"), reason, mend);
     };
-    let expr = rule.expr.as_str();
+    let expr = rule.expr.0.as_str();
+    let of_alert = rule.alert.iter().flat_map(|_| [("annotations", &rule.annotations), ("labels", &rule.labels)]);
+    for (field, texts) in of_alert {
+        for (key, text) in texts {
+            if let Some(reason) = template::mistake(text) {
+                add(&codes::NO_TEMPLATE, &format!("{field}.{key}"), reason, codes::NO_TEMPLATE.mend.to_owned());
+            }
+        }
+    }
     if let Some(found) = promql::mistake(expr) {
         let reason = format!("character {}: {}", found.position, found.message);
         add(&codes::NO_PROMQL, "expr", reason, codes::NO_PROMQL.mend.to_owned());

@@ -272,8 +272,11 @@ codes! {
         reason "Without for, a single evaluation fires the alert."
         mend "for: 5m" example "an alert without for";
     NO_PROMQL = "CEL0606" Error "The expression is no PromQL"
-        reason "Prometheus refuses the whole file of rules when one expression cannot be read. The reason names the first character that does not fit, counted from 1 within the expression."
+        reason "Prometheus refuses the whole file of rules when one expression cannot be read, calls a function that there is not, or joins what does not go together, such as rate of a series without a range. The reason names the first character that does not fit, counted from 1 within the expression. The measure is Prometheus 2.42 with the functions of later releases."
         mend "Mend the expression at this place." example "expr: sum(rate(x[5m]) > 1";
+    NO_TEMPLATE = "CEL0607" Error "The text is no template"
+        reason "Labels and annotations of an alert are templates of Go. Prometheus refuses the whole file of rules when braces are not closed, a function is unknown or a variable is not defined."
+        mend "Mend the text at this place." example "summary: 'down: {{ $labels.instance '";
 
     SLICE_WITHOUT_SERVICE = "CEL0701" Warning "The EndpointSlice belongs to no service"
         reason "The label kubernetes.io/service-name is missing, or names a Service that is not there."

@@ -12,6 +12,7 @@ mod services;
 mod settings;
 mod shadow;
 mod taken;
+mod template;
 mod world;
 mod yaml;
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::config_map::{CpuQuantity, MemoryQuantity, Resolver, ResolverTransport};
 use super::kubernetes::TargetPort;
 use super::policy::PortPolicy;
+use super::prometheus_rule::Expression;
 use super::scalar::PromDuration;
 use super::service_entry::Locality;
 use super::virtual_service::{GrpcStatus, ResponseBody, StringMatch};
@@ -60,6 +61,7 @@ as_json! {
     Value: |v| v.clone();
     IpAddr: |v| Value::from(v.to_string());
     Locality: |v| Value::from(v.to_string());
+    Expression: |v| Value::from(v.0.as_str());
     GrpcStatus: |v| Value::from(v.0.to_string());
     Duration: |v| Value::from(duration_text(*v));
     PromDuration: |v| Value::from(duration_text(v.0));

@@ -10,6 +10,7 @@ use super::config_map::{
 use super::kubernetes::TargetPort;
 use super::node::{self, Entry, Node, Style, Value};
 use super::policy::{PortPolicy, TrafficPolicy};
+use super::prometheus_rule::Expression;
 use super::reader::{Cx, ErrorKind, Fields, FromNode, leaf, nearest, parsed, text};
 use super::scalar;
 use super::service_entry::Locality;
@@ -36,6 +37,13 @@ leaf!(TargetPort, |node, cx| {
             u16::read(node, cx).map(Self::Number)
         }
         _ => text(node, cx, "a port by number or name").map(|name| Self::Name(name.to_owned())),
+    }
+});
+
+leaf!(Expression, |node, cx| {
+    match &node.value {
+        Value::Scalar { text, style: Style::Plain } if node::integer(text).is_some() => Some(Self(text.to_string())),
+        _ => text(node, cx, "a string").map(|text| Self(text.to_owned())),
     }
 });
 

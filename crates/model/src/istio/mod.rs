@@ -23,6 +23,7 @@ mod service_entry;
 mod support;
 mod virtual_service;
 
+pub(crate) use check::beyond_re2;
 pub use config::*;
 pub use config_map::*;
 pub use destination_rule::*;
@@ -34,6 +35,7 @@ pub use peer_authentication::*;
 pub use policy::*;
 pub use prometheus_rule::*;
 pub use read::{read, read_found, read_partial, read_parts};
+pub(crate) use reader::nearest;
 pub use reader::{ERRORS_MAX, ErrorKind, ReadError};
 pub use service_entry::*;
 pub use support::support_table;

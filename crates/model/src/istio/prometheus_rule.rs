@@ -22,7 +22,7 @@ record! {
         limit: Option<u32> = "limit", idle;
         /// Looks back from this much before now.
         query_offset: Option<PromDuration> = "query_offset", idle;
-        labels: BTreeMap<String, String> = "labels" [labels];
+        labels: BTreeMap<String, String> = "labels" [rule_labels];
         rules: Vec<Rule> = "rules";
     }
     refused {
@@ -36,12 +36,16 @@ record! {
         alert: Option<String> = "alert" [not_empty];
         record: Option<String> = "record" [metric_name];
         /// PromQL.
-        expr: String = "expr" [not_empty];
+        expr: Expression = "expr" [expression];
         /// How long the expression must hold before the alert fires.
         for_: Option<PromDuration> = "for";
         /// How long it fires on after the expression no longer holds.
         keep_firing_for: Option<PromDuration> = "keep_firing_for", idle;
-        labels: BTreeMap<String, String> = "labels" [prometheus_labels];
-        annotations: BTreeMap<String, String> = "annotations" [prometheus_labels];
+        labels: BTreeMap<String, String> = "labels" [rule_labels];
+        annotations: BTreeMap<String, String> = "annotations" [annotation_names];
     }
 }
+
+/// PromQL; a whole number may stand without quotes, as the operator's schema says (`x-kubernetes-int-or-string`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expression(pub String);

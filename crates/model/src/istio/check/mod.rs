@@ -7,5 +7,6 @@ mod values;
 
 pub(super) use records::*;
 pub(super) use routes::*;
+pub(crate) use text::beyond_re2;
 pub(super) use text::*;
 pub(super) use values::*;

@@ -149,7 +149,7 @@ pub(crate) fn regex_or_star(pattern: &str, cx: &mut Cx) {
 }
 
 /// What the expression uses that this program's matcher knows and RE2 does not, or reads otherwise.
-fn beyond_re2(pattern: &str) -> Option<&'static str> {
+pub(crate) fn beyond_re2(pattern: &str) -> Option<&'static str> {
     let tree = ast::parse::Parser::new().parse(pattern).ok()?;
     ast::visit(&tree, Beyond).err()
 }
@@ -220,6 +220,9 @@ impl ast::Visitor for Beyond {
                 StartLine | EndLine | StartText | EndText | WordBoundary | NotWordBoundary => Ok(()),
                 _ => Err("it has a word boundary other than \\b and \\B"),
             },
+            ast::Ast::Repetition(one) if matches!(*one.ast, ast::Ast::Repetition(_)) => {
+                Err("a repetition is repeated; put the inner one in parentheses")
+            }
             ast::Ast::Repetition(one) => match &one.op.kind {
                 ast::RepetitionKind::Range(
                     ast::RepetitionRange::Exactly(n)
@@ -267,6 +270,7 @@ mod tests {
             r"\u00e9",
             r"a{1001}",
             r"[\p{Alphabetic}]",
+            r"a**",
         ] {
             assert!(compile(pattern).is_err() || beyond_re2(pattern).is_some(), "{pattern}");
         }

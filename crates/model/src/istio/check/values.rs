@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::policy::PortPolicy;
+use super::super::prometheus_rule::Expression;
 use super::super::reader::{Cx, ErrorKind, nearest};
 
 /// Words that guides give for a field and that are written in another one.
@@ -251,7 +252,19 @@ pub(crate) fn selector_labels(values: &BTreeMap<String, String>, cx: &mut Cx) {
     labels(values, cx);
 }
 
-pub(crate) fn prometheus_labels(values: &BTreeMap<String, String>, cx: &mut Cx) {
+/// As `promtool`: the name of a series is no label to set.
+pub(crate) fn rule_labels(values: &BTreeMap<String, String>, cx: &mut Cx) {
+    if values.contains_key("__name__") {
+        cx.bad("__name__ is the name of the series and no label to set; remove it, or name the series with record");
+    }
+    annotation_names(values, cx);
+}
+
+pub(crate) fn expression(expr: &Expression, cx: &mut Cx) {
+    not_empty(&expr.0, cx);
+}
+
+pub(crate) fn annotation_names(values: &BTreeMap<String, String>, cx: &mut Cx) {
     for name in values.keys() {
         let fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !fits || name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
