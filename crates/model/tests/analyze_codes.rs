@@ -126,6 +126,7 @@ fn examples() -> Vec<(&'static str, String)> {
             "CEL0221",
             format!("{SERVICES}{}", policy("{portLevelSettings: [{port: {number: 81}, tls: {mode: DISABLE}}]}")),
         ),
+        ("CEL0222", policy("{loadBalancer: {simple: PASSTHROUGH}}")),
         ("CEL0317", routes(&format!("  - {to}")).replace("hosts: [reviews]", "hosts: [rewiews]")),
         ("CEL0318", routes(&format!("  - match: [{{port: 81}}]\n    {to}\n  - {to}"))),
         ("CEL0301", routes(&format!("  - {to}\n  - match: [{{uri: {{prefix: /a}}}}]\n    {to}"))),
@@ -253,6 +254,7 @@ fn examples() -> Vec<(&'static str, String)> {
         ("CEL0705", entry("a", "hosts: [a.example.com], resolution: STATIC, endpoints: [{network: n}]")),
         ("CEL0710", SERVICES.replace("name: http", "name: tcp-db")),
         ("CEL0711", SERVICES.replace("port: 80}]}", "port: 80, targetPort: web}]}").replace("8080", "15006")),
+        ("CEL0712", entry("a", "hosts: [a.example.com], ports: [{number: 80, name: http}]")),
         ("CEL0709", SERVICES.replace("ports: [{name: http, port: 8080}]", "ports: [{name: web, port: 8080}]")),
         ("CEL0708", format!("{NAMED}{}", rule("r", "workloadSelector: {matchLabels: {app: b}}"))),
         ("CEL0707", format!("{}{NAMED}", entry("a", SELECTING))),
@@ -304,6 +306,25 @@ fn a_port_of_another_protocol_than_http_is_told() {
     let found = findings(service);
     let told: Vec<_> = found.iter().filter(|f| f.code == "CEL0710").map(|f| f.field.as_str()).collect();
     assert_eq!(told, ["spec.ports[0].appProtocol"], "nothing carries UDP, in Istio neither");
+}
+
+#[test]
+fn a_wildcard_is_one_destination() {
+    let entries = entry(
+        "e",
+        "hosts: ['*.example.com', b.example.org], resolution: STATIC, endpoints: [{address: 10.0.0.1}], ports: [{number: 80, name: http}]",
+    );
+    for (host, codes) in [
+        ("'*.example.com'", vec![]),
+        ("b.example.org", vec![]),
+        ("a.example.com", vec!["CEL0304"]),
+        ("'*.example.org'", vec!["CEL0304"]),
+        ("'*.com'", vec!["CEL0304"]),
+    ] {
+        let text = format!("{entries}{}", routes(&format!("  - route: [{{destination: {{host: {host}}}}}]")));
+        let found: Vec<_> = codes_of(&text).into_iter().filter(|code| code.starts_with("CEL03")).collect();
+        assert_eq!(found, codes, "{host}");
+    }
 }
 
 /// What is said of a filter for the inbound side, beside `documents`.

@@ -141,6 +141,9 @@ codes! {
     POLICY_OF_NO_PORT = "CEL0221" Warning "A policy for a port that the host does not have"
         reason "The host has no such port, so the policy acts on nothing. It is the service's port that is meant, not the endpoints'."
         mend "Name one of the service's ports." example "portLevelSettings: [{port: {number: 81}}]";
+    PASSES_THROUGH = "CEL0222" Warning "PASSTHROUGH goes past the service's endpoints"
+        reason "A request goes to the address that its client connected to, whatever endpoints the service has. That address is known of connections that iptables redirected; a request that a client sends to the proxy itself has none and fails with 503."
+        mend "Use another balancer, such as simple: LEAST_REQUEST, unless every client's connections are redirected." example "loadBalancer: {simple: PASSTHROUGH}";
 
     SHADOWED_ROUTE = "CEL0301" Warning "The route is never reached"
         reason "An earlier route of the same VirtualService matches everything that this one matches."
@@ -311,6 +314,9 @@ codes! {
     NAMED_TARGET_PORT = "CEL0711" Warning "The application's port is known by name alone"
         reason "The EndpointSlice names the sidecar's inbound port, so the Service's targetPort says where the application listens; a name of a Pod's port means nothing without the Pod. The Service's own port is taken."
         mend "targetPort: 8080" example "ports: [{name: http, port: 80, targetPort: web}] with a slice's ports: [{name: http, port: 15006}]";
+    RESOLUTION_NONE = "CEL0712" Info "Only redirected requests reach the host"
+        reason "With resolution NONE, the default, a request goes to the address that its client connected to. That address is known of connections that iptables redirected; a request that a client sends to the proxy itself has none and fails with 503."
+        mend "resolution: DNS, or STATIC with endpoints, unless every client's connections are redirected." example "hosts: [api.example.com], resolution: NONE";
 }
 
 /// The reference of all codes, as `docs/analysis.md` has it.

@@ -179,6 +179,9 @@ impl Place<'_> {
         if balancer.simple == Some(SimpleBalancer::LeastConn) {
             self.plain(&codes::LEAST_CONN, path, "simple", findings);
         }
+        if balancer.simple == Some(SimpleBalancer::Passthrough) {
+            self.plain(&codes::PASSES_THROUGH, path, "simple", findings);
+        }
         if let Some(hash) = &balancer.consistent_hash {
             match hash.key() {
                 None => self.plain(&codes::HASH_WITHOUT_KEY, path, "consistentHash", findings),

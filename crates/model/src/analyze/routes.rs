@@ -226,8 +226,14 @@ impl Route<'_> {
         let loss = if is_mirror { "every copy is lost" } else { "every request of this route fails with 503" };
         let host = full_name(&destination.host, &self.document.meta.namespace);
         if world.knows_hosts_like(&host) {
-            if !world.is_known(&host) {
-                let reason = format!("no Service and no ServiceEntry has the host {host}: {loss}");
+            if !world.is_destination(&host) {
+                let below =
+                    world.wildcards.iter().find(|suffix| !host.starts_with('*') && host.ends_with(suffix.as_str()));
+                let hint = below.map(|suffix| {
+                    format!(" (the ServiceEntry of *{suffix} is one destination, *{suffix}; it has none for {host})")
+                });
+                let reason =
+                    format!("no Service and no ServiceEntry has the host {host}{}: {loss}", hint.unwrap_or_default());
                 let code = or_mirror(&codes::UNKNOWN_DESTINATION);
                 self.add(code, &format!("{field}.host"), reason, code.mend.to_owned(), findings);
             }

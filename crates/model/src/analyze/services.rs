@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::world::{World, full_name, has_labels, has_name};
 use super::{Findings, codes};
 use crate::istio::{
-    Config, Document, EndpointSlice, InternalTrafficPolicy, ROOT_NAMESPACE, SERVICE_NAME_LABEL, Service,
-    SessionAffinity, TargetPort, TrafficDistribution, TransportProtocol,
+    Config, Document, EndpointSlice, InternalTrafficPolicy, ROOT_NAMESPACE, Resolution, SERVICE_NAME_LABEL, Service,
+    ServiceEntryPort, SessionAffinity, TargetPort, TrafficDistribution, TransportProtocol,
 };
 use crate::translate::{Node, Protocol};
 
@@ -26,6 +26,7 @@ pub(super) fn check(config: &Config, world: &World<'_>, findings: &mut Findings)
     names_without_dns(config, findings);
     ports_of_slices(config, findings);
     not_carried(config, findings);
+    redirected_only(config, findings);
     selectors(config, findings);
     let mut seen: HashMap<String, String> = HashMap::new();
     for document in &config.services {
@@ -192,6 +193,18 @@ fn not_carried(config: &Config, findings: &mut Findings) {
             let field = if stated.is_some() { "protocol" } else { "name" };
             let field = format!("spec.ports[{index}].{field}");
             findings.add(code, "ServiceEntry", document, &field, reason, code.mend.to_owned());
+        }
+    }
+}
+
+/// Entries whose requests go where their clients meant to go, for ports that are carried.
+fn redirected_only(config: &Config, findings: &mut Findings) {
+    let code = &codes::RESOLUTION_NONE;
+    for document in &config.service_entries {
+        let carried = |port: &ServiceEntryPort| Protocol::of(port.protocol.as_deref(), &port.name) != Protocol::Opaque;
+        if document.spec.resolution.unwrap_or_default() == Resolution::None && document.spec.ports.iter().any(carried) {
+            let (reason, mend) = (code.reason.to_owned(), code.mend.to_owned());
+            findings.add(code, "ServiceEntry", document, "spec.resolution", reason, mend);
         }
     }
 }

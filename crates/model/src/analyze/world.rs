@@ -176,6 +176,15 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether requests can be sent there: by its own name, since a ServiceEntry's wildcard is one destination, and not one for
+    /// each name below it.
+    pub(super) fn is_destination(&self, host: &str) -> bool {
+        match host.strip_prefix('*') {
+            Some(suffix) => self.wildcards.iter().any(|known| known == suffix),
+            None => self.hosts.contains_key(host),
+        }
+    }
+
     /// Names of the subsets that any rule defines for a host, or nothing when there is no rule.
     pub(super) fn subsets(&self, host: &str) -> HashSet<&'a str> {
         let matches = |rule_host: &str| match rule_host.strip_prefix('*') {

@@ -113,7 +113,7 @@ record! {
     /// Where requests go.
     pub struct Destination {
         /// A short name resolves in the document's namespace.
-        host: String = "host" [host];
+        host: String = "host" [destination_host];
         subset: Option<String> = "subset" [dns_label];
         port: Option<PortSelector> = "port";
     }
