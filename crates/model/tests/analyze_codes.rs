@@ -64,6 +64,8 @@ fn peer(name: &str, namespace: &str) -> String {
 
 const CHAIN: &str = "listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}";
 
+const PLAIN_CHAIN_REMOVED: &str = "{applyTo: FILTER_CHAIN, match: {context: SIDECAR_INBOUND, listener: {filterChain: {transportProtocol: raw_buffer}}}, patch: {operation: REMOVE}}";
+
 fn lua() -> String {
     format!(
         "{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_OUTBOUND, {CHAIN}}}, patch: {{operation: INSERT_FIRST, value: {{name: envoy.filters.http.lua, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, inline_code: x}}}}}}}}"
@@ -226,6 +228,7 @@ fn examples() -> Vec<(&'static str, String)> {
                 "{applyTo: CLUSTER, match: {proxy: {proxyVersion: '^1\\.9.*'}}, patch: {operation: MERGE, value: {}}}",
             ),
         ),
+        ("CEL0413", patch(PLAIN_CHAIN_REMOVED)),
         ("CEL0501", config_map("c", "note: hello")),
         (
             "CEL0502",
@@ -363,6 +366,23 @@ fn an_inbound_patch_is_tried_where_no_endpoint_was_read_and_with_a_certificate()
     }
     assert_eq!(said_of_inbound(&two, "portNumber: 9090, ", true), ["CEL0409"]);
     assert_eq!(said_of_inbound(&two, "portNumber: 7070, ", true), ["CEL0404", "CEL0409"]);
+}
+
+#[test]
+fn what_some_sidecars_refuse_is_no_error_for_all() {
+    for documents in ["", SERVICES] {
+        let found = findings(&format!("{documents}{}", patch(PLAIN_CHAIN_REMOVED)));
+        let about: Vec<_> = found.iter().filter(|f| f.code.starts_with("CEL04")).collect();
+        assert_eq!(about.iter().map(|f| f.code).collect::<Vec<_>>(), ["CEL0413"], "{found:?}");
+        assert!(
+            about[0].reason.starts_with("a sidecar without a certificate refuses it (listener inbound: filter_chains"),
+            "{about:?}"
+        );
+    }
+    // Whoever has this chain refuses what becomes of it.
+    let tls = PLAIN_CHAIN_REMOVED.replace("raw_buffer", "tls");
+    let strict = format!("{SERVICES}{}{}", peer("p", "default"), patch(&tls));
+    assert!(codes_of(&strict).contains(&"CEL0411"), "{:?}", findings(&strict));
 }
 
 #[test]

@@ -236,6 +236,9 @@ codes! {
     OTHER_VERSION = "CEL0412" Info "The patch is for another version of Istio"
         reason "match.proxy.proxyVersion is a regular expression over the version of Istio; the semantics here are those of 1.30.0. The patch is passed over, as Istio does."
         mend "Remove match.proxy.proxyVersion if the patch is meant for this proxy." example "match: {proxy: {proxyVersion: '^1\\.9.*'}}";
+    PATCH_NOT_TAKEN_BY_ALL = "CEL0413" Warning "Some sidecars refuse what the patch makes"
+        reason "Sidecars with and without a certificate, and of different services, have different listeners. For some of them the outcome of the patch is one that the proxy does not run with, such as a listener whose only filter chain was removed; those refuse the whole configuration. Others act on it."
+        mend "Give every workload that the patch is for a certificate, or narrow the patch by a workloadSelector." example "applyTo: FILTER_CHAIN, operation: REMOVE, match: {context: SIDECAR_INBOUND, listener: {filterChain: {transportProtocol: raw_buffer}}}";
 
     CONFIG_MAP_WITHOUT_EFFECT = "CEL0501" Info "The ConfigMap has no effect"
         reason "Only the keys dns.yaml, and config.yaml with proxy in it, mean something to the mesh; outside istio-system only if they hold one of its settings, and proxy alone, for other programs have files of these names too."

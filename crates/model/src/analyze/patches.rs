@@ -2,7 +2,7 @@
 //! findings here.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -40,20 +40,18 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         }
     }
     let mut reports: Vec<PatchReport> = Vec::new();
-    let mut blamed: HashSet<(String, u32, usize)> = HashSet::new();
+    let mut refusals = Refusals::default();
     let mut config = Cow::Borrowed(config);
     let nodes = nodes(&mut config);
     let config = &*config;
     for node in nodes {
         match translate(config, &node) {
             Ok(resources) => {
-                if Snapshot::build(&resources, None).is_err() {
-                    for (origin, errors) in not_taken(config, &node) {
-                        if blamed.insert((origin.file.clone(), origin.line, origin.index)) {
-                            findings.list.push(not_taken_finding(&origin, &errors));
-                        }
-                    }
-                }
+                let refused = match Snapshot::build(&resources, None) {
+                    Ok(_) => Vec::new(),
+                    Err(_) => not_taken(config, &node),
+                };
+                refusals.add(&node, refused, &resources.patches);
                 for report in resources.patches {
                     match reports.iter_mut().find(|known| known.origin == report.origin) {
                         // Matched for any proxy is matched.
@@ -72,7 +70,69 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             }
         }
     }
+    findings.list.extend(refusals.findings());
     findings.list.extend(patch_findings(&reports));
+}
+
+/// What the proxies that are tried make of the patches that they cannot run with.
+#[derive(Default)]
+struct Refusals {
+    /// With the errors of the first that refused, and whether any that refused has a certificate and any has none.
+    refused: Vec<(Origin, Vec<BuildError>, [bool; 2])>,
+    /// Patches that acted and were taken, and whether by one without a certificate and by one with.
+    taken: Vec<(Origin, [bool; 2])>,
+}
+
+impl Refusals {
+    fn add(&mut self, node: &Node, refused: Vec<(Origin, Vec<BuildError>)>, reports: &[PatchReport]) {
+        let with = usize::from(node.certificates.is_some());
+        let acted = reports.iter().filter(|report| matches!(report.outcome, Outcome::Matched { .. }));
+        for origin in acted.map(|report| &report.origin).filter(|origin| !refused.iter().any(|(one, _)| one == *origin))
+        {
+            let known = self.taken.iter().position(|(one, _)| one == origin);
+            let index = known.unwrap_or_else(|| {
+                self.taken.push((origin.clone(), [false; 2]));
+                self.taken.len() - 1
+            });
+            if let Some(seen) = self.taken.get_mut(index).and_then(|(_, seen)| seen.get_mut(with)) {
+                *seen = true;
+            }
+        }
+        for (origin, errors) in refused {
+            let known = self.refused.iter().position(|(one, ..)| *one == origin);
+            let index = known.unwrap_or_else(|| {
+                self.refused.push((origin, errors, [false; 2]));
+                self.refused.len() - 1
+            });
+            if let Some(seen) = self.refused.get_mut(index).and_then(|(.., seen)| seen.get_mut(with)) {
+                *seen = true;
+            }
+        }
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let one = |(origin, errors, refused): &(Origin, Vec<BuildError>, [bool; 2])| {
+            let taken = self.taken.iter().find(|(taken, _)| taken == origin).map(|(_, taken)| taken);
+            let Some(taken) = taken else { return not_taken_finding(origin, errors) };
+            // What some run with is not wrong for all.
+            let who = match (refused, taken) {
+                ([true, false], [false, true]) => "a sidecar without a certificate refuses it",
+                ([false, true], [true, false]) => "a sidecar with a certificate refuses it",
+                _ => "some sidecars refuse it",
+            };
+            let code = &codes::PATCH_NOT_TAKEN_BY_ALL;
+            let all = not_taken_finding(origin, errors);
+            Finding {
+                code: code.id,
+                severity: code.severity,
+                title: code.title,
+                reason: format!("{who} ({}), and the others run with it", all.reason),
+                mend: code.mend.to_owned(),
+                ..all
+            }
+        };
+        self.refused.iter().map(one).collect()
+    }
 }
 
 fn rank(outcome: &Outcome) -> u8 {
