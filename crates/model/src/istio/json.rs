@@ -62,7 +62,7 @@ as_json! {
     IpAddr: |v| Value::from(v.to_string());
     Locality: |v| Value::from(v.to_string());
     Expression: |v| Value::from(v.0.as_str());
-    GrpcStatus: |v| Value::from(v.0.to_string());
+    GrpcStatus: |v| Value::from(v.name());
     Duration: |v| Value::from(duration_text(*v));
     PromDuration: |v| Value::from(duration_text(v.0));
     CpuQuantity: |v| Value::from(format!("{}m", v.millicores));

@@ -15,13 +15,17 @@ use super::reader::{Cx, ErrorKind, Fields, FromNode, leaf, nearest, parsed, text
 use super::scalar;
 use super::service_entry::Locality;
 use super::support::Support;
-use super::virtual_service::{GrpcStatus, PortSelector, ResponseBody, StringMatch};
+use super::virtual_service::{GRPC_STATUSES, GrpcStatus, PortSelector, ResponseBody, StringMatch};
 
 const DNS_PORT: u16 = 53;
 /// Largest body of a direct response, in bytes.
 const RESPONSE_BODY_BYTES_MAX: usize = 1 << 20;
 
-leaf!(Locality, |node, cx| text(node, cx, "a string").map(Locality::parse));
+leaf!(Locality, |node, cx| {
+    let text = text(node, cx, "a string")?;
+    super::check::at_most_2048(text, cx);
+    Some(Self::parse(text))
+});
 leaf!(CpuQuantity, |node, cx| {
     parsed(node, cx, "CPU as 500m or 2", scalar::cpu_millicores).map(|millicores| CpuQuantity { millicores })
 });
@@ -29,7 +33,10 @@ leaf!(MemoryQuantity, |node, cx| {
     parsed(node, cx, "memory as 128Mi", scalar::memory_bytes).map(|bytes| MemoryQuantity { bytes })
 });
 leaf!(Resolver, |node, cx| parsed(node, cx, "a resolver as udp://8.8.8.8:53", resolver));
-leaf!(GrpcStatus, |node, cx| parsed(node, cx, "a gRPC status as UNAVAILABLE", grpc_status).map(GrpcStatus));
+leaf!(GrpcStatus, |node, cx| {
+    let text = text(node, cx, "the name of a gRPC status, such as UNAVAILABLE")?;
+    grpc_status(text).map_err(|reason| cx.bad(reason)).ok().map(Self)
+});
 
 leaf!(TargetPort, |node, cx| {
     match &node.value {
@@ -135,32 +142,13 @@ fn resolver(text: &str) -> Result<Resolver, &'static str> {
     address.filter(|a| a.port() != 0).map(|address| Resolver { transport, address }).ok_or(SYNTAX)
 }
 
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-fn grpc_status(text: &str) -> Result<u32, &'static str> {
-    let named = GRPC_STATUSES.iter().position(|name| *name == text);
-    named
-        .or_else(|| text.parse().ok().filter(|n| *n < GRPC_STATUSES.len()))
-        .and_then(|n| u32::try_from(n).ok())
-        .ok_or("write a gRPC status by name, such as UNAVAILABLE, or a number from 0 to 16")
+/// By name alone, as Istio (pkg/util/grpc/codes.go).
+fn grpc_status(text: &str) -> Result<u32, String> {
+    let named = GRPC_STATUSES.iter().position(|name| *name == text).and_then(|n| u32::try_from(n).ok());
+    named.ok_or_else(|| {
+        let meant = text.parse().ok().and_then(|n: usize| GRPC_STATUSES.get(n)).unwrap_or(&"UNAVAILABLE");
+        format!("{text:?} is no name of a gRPC status; write {meant}")
+    })
 }
 
 impl FromNode for PortPolicy {

@@ -59,7 +59,7 @@ record! {
     /// A port of the service.
     pub struct ServiceEntryPort {
         number: u16 = "number" [port];
-        name: String = "name" [not_empty];
+        name: String = "name" [not_empty, at_most_256];
         /// HTTP, HTTP2, GRPC, HTTPS, TCP, TLS and so on; unset: from the name.
         protocol: Option<String> = "protocol" [protocol];
         /// Port of the endpoints; unset: `number`.
@@ -83,11 +83,11 @@ record! {
         ports: BTreeMap<String, u16> = "ports" [named_ports];
         labels: BTreeMap<String, String> = "labels" [labels];
         /// One network is taken for granted: every endpoint is reached at its address.
-        network: Option<String> = "network", idle;
+        network: Option<String> = "network" [at_most_2048], idle;
         locality: Option<Locality> = "locality";
         /// Share relative to the others. Unset or 0: 1.
         weight: Option<u32> = "weight";
-        service_account: Option<String> = "serviceAccount";
+        service_account: Option<String> = "serviceAccount" [at_most_253];
     }
 }
 

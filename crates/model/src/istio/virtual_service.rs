@@ -11,7 +11,7 @@ record! {
         /// Short names (resolved in the document's namespace), full names, wildcards or addresses.
         hosts: Vec<String> = "hosts" [hosts];
         /// `mesh`, the sidecars, must be among them; empty means the same. Others do not act.
-        gateways: Vec<String> = "gateways" [with_mesh];
+        gateways: Vec<String> = "gateways" [gateway_names, with_mesh];
         /// In order; the first route that matches stands.
         http: Vec<HttpRoute> = "http";
         /// Namespaces that see the document; empty: all. `.` is its own, `*` all.
@@ -71,9 +71,9 @@ record! {
         /// Client workloads that carry these labels.
         source_labels: BTreeMap<String, String> = "sourceLabels" [labels];
         /// Namespace of the client workload.
-        source_namespace: Option<String> = "sourceNamespace";
+        source_namespace: Option<String> = "sourceNamespace" [namespace_or_empty];
         /// Empty or with `mesh`: for sidecars. Others never match here.
-        gateways: Vec<String> = "gateways";
+        gateways: Vec<String> = "gateways" [gateway_names];
     }
     refused {
         "statPrefix": "statistics of a single route",
@@ -244,7 +244,7 @@ record! {
     pub struct FaultAbort checked check_abort {
         /// 200 to 599.
         http_status: Option<u16> = "httpStatus" [response_status];
-        /// A gRPC status, by name (`UNAVAILABLE`) or number.
+        /// A gRPC status by name (`UNAVAILABLE`).
         grpc_status: Option<GrpcStatus> = "grpcStatus";
         /// Unset: no request, as in Istio.
         percentage: Option<Percent> = "percentage";
@@ -264,6 +264,34 @@ impl FaultAbort {
 /// A gRPC status code, 0 to 16.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GrpcStatus(pub u32);
+
+impl GrpcStatus {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        usize::try_from(self.0).ok().and_then(|code| GRPC_STATUSES.get(code)).copied().unwrap_or("UNKNOWN")
+    }
+}
+
+/// Their names, by code (Istio, pkg/util/grpc/codes.go).
+pub(crate) const GRPC_STATUSES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
 
 record! {
     /// A percentage with fractions; the finest step is 0.0001 %.

@@ -287,7 +287,9 @@ fn redirect_action(redirect: &istio::Redirect, port: &Port) -> RedirectAction {
         308 => RedirectResponseCode::PermanentRedirect,
         _ => RedirectResponseCode::MovedPermanently,
     };
-    let path = redirect.uri.clone().map(PathRewriteSpecifier::PathRedirect);
+    // An empty text is as if it were not written.
+    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let path = set(&redirect.uri).map(PathRewriteSpecifier::PathRedirect);
     RedirectAction {
         host_redirect: redirect.authority.clone().unwrap_or_default(),
         port_redirect,
@@ -297,8 +299,7 @@ fn redirect_action(redirect: &istio::Redirect, port: &Port) -> RedirectAction {
             .clone()
             .filter(|scheme| !scheme.is_empty())
             .map(SchemeRewriteSpecifier::SchemeRedirect),
-        path_rewrite_specifier: path
-            .or_else(|| redirect.prefix_rewrite.clone().map(PathRewriteSpecifier::PrefixRewrite)),
+        path_rewrite_specifier: path.or_else(|| set(&redirect.prefix_rewrite).map(PathRewriteSpecifier::PrefixRewrite)),
         ..RedirectAction::default()
     }
 }

@@ -16,6 +16,31 @@ pub(crate) fn check_virtual_service(service: &VirtualService, cx: &mut Cx) {
     if service.http.is_empty() {
         cx.missing("http", "a VirtualService needs at least one route");
     }
+    let for_sidecars = service.gateways.is_empty() || service.gateways.iter().any(|gateway| gateway == "mesh");
+    for (index, host) in service.hosts.iter().enumerate() {
+        if host == "*" && for_sidecars {
+            let reason = "for sidecars a host cannot be a wildcard alone; name a domain, as *.example.com";
+            cx.error_at(&format!("hosts[{index}]"), ErrorKind::BadValue, reason);
+            continue;
+        }
+        // Equal ones are told by the check of the list.
+        let earlier = service.hosts.iter().take(index).find(|earlier| *earlier != host && overlap(earlier, host));
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != "*" || !for_sidecars) {
+            let reason =
+                format!("{earlier} and {host} have names in common, which Istio calls duplicate hosts; keep one");
+            cx.error_at(&format!("hosts[{index}]"), ErrorKind::Conflict, reason);
+        }
+    }
+}
+
+/// Whether two hosts as they are written have names in common (Istio, host.Name.Matches).
+fn overlap(one: &str, other: &str) -> bool {
+    match (one.strip_prefix('*'), other.strip_prefix('*')) {
+        (Some(one), Some(other)) => one.ends_with(other) || other.ends_with(one),
+        (Some(suffix), None) => other.ends_with(suffix),
+        (None, Some(suffix)) => one.ends_with(suffix),
+        (None, None) => one == other,
+    }
 }
 
 pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
@@ -41,7 +66,7 @@ pub(crate) fn check_route(route: &HttpRoute, cx: &mut Cx) {
     if sum > u64::from(u32::MAX) {
         cx.error_at("route", ErrorKind::BadValue, "the weights add up to more than 4294967295; make them smaller");
     }
-    let prefix_only = route.redirect.as_ref().is_some_and(|r| r.prefix_rewrite.is_some());
+    let prefix_only = route.redirect.as_ref().is_some_and(|r| is_set(r.prefix_rewrite.as_ref()));
     let all_prefix = route.matches.iter().all(|m| matches!(m.uri, None | Some(StringMatch::Prefix(_))));
     if prefix_only && !all_prefix {
         let reason = "prefixRewrite goes only with matches of a path's prefix; write uri";
@@ -87,23 +112,31 @@ pub(crate) fn check_header_changes(changes: &HeaderChanges, cx: &mut Cx) {
     }
 }
 
+/// An empty text is as if it were not written, as in Istio's messages.
+fn is_set(text: Option<&String>) -> bool {
+    text.is_some_and(|text| !text.is_empty())
+}
+
 pub(crate) fn check_redirect(redirect: &Redirect, cx: &mut Cx) {
-    if redirect.uri.is_some() && redirect.prefix_rewrite.is_some() {
+    let (uri, prefix) = (is_set(redirect.uri.as_ref()), is_set(redirect.prefix_rewrite.as_ref()));
+    if uri && prefix {
         conflict(cx, "uri and prefixRewrite exclude each other; keep one");
     }
     if redirect.port.is_some() && redirect.derive_port.is_some() {
         conflict(cx, "port and derivePort exclude each other; keep one");
     }
-    if *redirect == (Redirect { redirect_code: redirect.redirect_code, ..Redirect::default() }) {
+    let elsewhere = uri || prefix || is_set(redirect.authority.as_ref()) || is_set(redirect.scheme.as_ref());
+    if !elsewhere && redirect.port.is_none() && redirect.derive_port.is_none() {
         conflict(cx, "a redirect to the same place never ends; set uri, authority, scheme or port");
     }
 }
 
 pub(crate) fn check_rewrite(rewrite: &Rewrite, cx: &mut Cx) {
-    if *rewrite == Rewrite::default() {
+    let uri = is_set(rewrite.uri.as_ref());
+    if !uri && rewrite.uri_regex_rewrite.is_none() && !is_set(rewrite.authority.as_ref()) {
         conflict(cx, "a rewrite needs uri, uriRegexRewrite or authority");
     }
-    if rewrite.uri.is_some() && rewrite.uri_regex_rewrite.is_some() {
+    if uri && rewrite.uri_regex_rewrite.is_some() {
         conflict(cx, "uri and uriRegexRewrite exclude each other; keep one");
     }
 }

@@ -130,6 +130,25 @@ pub(crate) fn not_empty(value: &str, cx: &mut Cx) {
     }
 }
 
+/// Longest text of a field in characters, from Istio's schema (manifests/charts/base/files/crd-all.gen.yaml, `maxLength`).
+fn at_most(chars: usize, value: &str, cx: &mut Cx) {
+    if value.chars().count() > chars {
+        cx.bad(format!("this is longer than {chars} characters, the bound of Istio's schema; make it shorter"));
+    }
+}
+
+pub(crate) fn at_most_253(value: &str, cx: &mut Cx) {
+    at_most(253, value, cx);
+}
+
+pub(crate) fn at_most_256(value: &str, cx: &mut Cx) {
+    at_most(256, value, cx);
+}
+
+pub(crate) fn at_most_2048(value: &str, cx: &mut Cx) {
+    at_most(2_048, value, cx);
+}
+
 pub(crate) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
@@ -291,9 +310,31 @@ pub(crate) fn metric_name(name: &str, cx: &mut Cx) {
     }
 }
 
+/// `mesh`, `NAMESPACE/NAME`, or the old form with dots (Istio, validateGatewayNames).
+fn is_gateway(name: &str) -> bool {
+    match name.split_once('/') {
+        Some((namespace, name)) => is_dns_label(namespace) && is_dns_label(name),
+        None => name.len() <= 255 && name.strip_suffix('.').unwrap_or(name).split('.').all(is_dns_label),
+    }
+}
+
+pub(crate) fn gateway_names(values: &[String], cx: &mut Cx) {
+    for (index, value) in values.iter().enumerate().filter(|(_, value)| !is_gateway(value)) {
+        let reason = format!("{value:?} is no gateway; write mesh, or NAMESPACE/NAME");
+        cx.error_at(&format!("[{index}]"), ErrorKind::BadValue, reason);
+    }
+}
+
+pub(crate) fn namespace_or_empty(value: &str, cx: &mut Cx) {
+    if !value.is_empty() && !is_dns_label(value) {
+        cx.bad(format!("{value:?} is no namespace; write its name such as default"));
+    }
+}
+
 /// Routes that no sidecar has are refused whole: with gateways alone nothing of them would act.
 pub(crate) fn with_mesh(values: &[String], cx: &mut Cx) {
-    if !values.is_empty() && !values.iter().any(|value| value == "mesh") {
+    if !values.is_empty() && values.iter().all(|value| is_gateway(value)) && !values.iter().any(|value| value == "mesh")
+    {
         let reason = format!(
             "not supported yet: gateways ({}); only mesh, the sidecars, acts; add mesh if these routes are for them too",
             values.join(", ")
