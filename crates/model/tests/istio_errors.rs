@@ -190,6 +190,15 @@ fn a_config_map_of_another_program_is_data() {
         ("config.yaml", "a: 1\n---\nb: 2"),
         ("dns.yaml", "zones: [example.com]"),
         ("dns.yaml", "- a\n- b"),
+        ("dns.yml", "zones: [example.com]"),
+        ("config.yml", "proxy: {service: {type: LoadBalancer}}"),
+        ("config.yaml", "concurrency: 4"),
+        ("config.yaml", "resources: {limits: {cpu: 1}}\nconcurrency: 4"),
+        ("config.yaml", "concurrency: 4\nproxyMetadata: {}\nqueue: a"),
+        ("config.yaml", "prod: {database: a}"),
+        ("config.yaml", "Proxy: {host: a}"),
+        ("config.yaml", "proxi: {concurrency: 4}\nqueue: a"),
+        ("values.yaml", "proxy: {concurrency: 4}"),
     ] {
         let read = common::read(&map("jupyter", key, text)).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
         let spec = &read.config_maps[0].spec;
@@ -205,8 +214,31 @@ fn a_config_map_of_another_program_is_data() {
         ("istio-system", "config.yaml", "proxy: {concurrency: 2}\nhub: {}"),
         ("istio-system", "config.yaml", "proxy: {{ template }}"),
         ("istio-system", "dns.yaml", "zones: [example.com]"),
+        ("team", "config.yaml", "prxy: {concurrency: 2}"),
+        ("team", "config.yaml", "Proxy: {concurrency: 2}"),
+        ("team", "config.yaml", "thread_pool: {core_size: 2}"),
+        ("team", "config.yml", "proxy: {concurrency: 2}"),
+        ("team", "dns.yml", "dns_refresh_rate: 300s"),
+        ("istio-system", "config.yaml", "prxy: {concurrency: 2}"),
+        ("istio-system", "config.yaml", "Proxy: {workers: 2}"),
+        ("istio-system", "config.yaml", "concurrency: 2"),
+        ("istio-system", "config.yml", "proxy: {workers: 2}"),
+        ("istio-system", "Config.YAML", "proxy: {concurrency: 2}"),
     ] {
         assert_eq!(errors(&map(namespace, key, text)).len(), 1, "{text}");
+    }
+    for (key, text, wanted) in [
+        ("config.yaml", "prxy: {concurrency: 2}", "did you mean proxy?"),
+        ("config.yaml", "Proxy: {concurrency: 2}", "did you mean proxy?"),
+        ("config.yaml", "concurrency: 2", "write proxy: before it"),
+        ("config.yml", "proxy: {concurrency: 2}", "write config.yaml"),
+    ] {
+        let error = one(&map("istio-system", key, text));
+        assert!(error.reason.contains(wanted) && error.line >= 5, "{error}");
+    }
+    // Kiali's and others of the mesh's namespace.
+    for (key, text) in [("config.yaml", "auth: {strategy: a}\ndeployment: {}"), ("dns.yml", "zones: [example.com]")] {
+        common::read(&map("istio-system", key, text)).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
     }
     let read = common::read(&map("team", "config.yaml", "proxy: {concurrency: 2}")).expect("it is right");
     assert_eq!(read.proxy_settings("team").concurrency, Some(2));

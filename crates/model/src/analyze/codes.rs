@@ -241,7 +241,7 @@ codes! {
         mend "Give every workload that the patch is for a certificate, or narrow the patch by a workloadSelector." example "applyTo: FILTER_CHAIN, operation: REMOVE, match: {context: SIDECAR_INBOUND, listener: {filterChain: {transportProtocol: raw_buffer}}}";
 
     CONFIG_MAP_WITHOUT_EFFECT = "CEL0501" Info "The ConfigMap has no effect"
-        reason "Only the keys dns.yaml, and config.yaml with proxy in it, mean something to the mesh; outside istio-system only if they hold one of its settings, and proxy alone, for other programs have files of these names too."
+        reason "Only the keys dns.yaml, and config.yaml with proxy in it, mean something to the mesh; outside istio-system only if they hold one of its settings, and proxy alone, for other programs have files of these names too. What is nearly the mesh's is refused (CEL0002): a misspelt proxy over a setting, a setting without proxy above it (outside istio-system only one that no other program has, such as thread_pool), and such a text under config.yml."
         mend "Remove the document, or use these keys." example "data: {settings.txt: a}";
     SETTINGS_DISAGREE = "CEL0502" Warning "ConfigMaps disagree"
         reason "Several ConfigMaps set the same setting to different values; the later one read stands."

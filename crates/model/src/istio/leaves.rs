@@ -1,17 +1,13 @@
 //! How the types that are no plain records are read.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::config::ROOT_NAMESPACE;
-use super::config_map::{
-    ConfigMap, CpuQuantity, DnsSettings, MemoryQuantity, ProxyConfigFile, ProxySettings, Resolver, ResolverTransport,
-};
+use super::config_map::{CpuQuantity, MemoryQuantity, Resolver, ResolverTransport};
 use super::kubernetes::TargetPort;
-use super::node::{self, Entry, Node, Style, Value};
+use super::node::{self, Node, Style, Value};
 use super::policy::{PortPolicy, TrafficPolicy};
 use super::prometheus_rule::Expression;
-use super::reader::{Cx, ErrorKind, Fields, FromNode, leaf, nearest, parsed, text};
+use super::reader::{Cx, ErrorKind, Fields, FromNode, leaf, parsed, text};
 use super::scalar;
 use super::service_entry::Locality;
 use super::support::Support;
@@ -179,105 +175,6 @@ impl FromNode for PortPolicy {
     fn support(table: &mut Support) {
         TrafficPolicy::support(table);
     }
-}
-
-/// Reads the root of a ConfigMap: `data`, and the YAML within the keys that act.
-pub(crate) fn config_map(
-    fields: &mut Fields<'_>,
-    namespace: &str,
-    cx: &mut Cx,
-    inner_lines: &mut Vec<(String, Vec<(u64, u32)>)>,
-) -> Option<ConfigMap> {
-    let Some(entry) = fields.take("data").filter(|entry| !entry.node.is_null()) else {
-        return Some(ConfigMap::default());
-    };
-    let own = namespace == ROOT_NAMESPACE;
-    cx.within("data", (entry.line, entry.column), |cx| {
-        let mut map = ConfigMap { data: BTreeMap::read(&entry.node, cx)?, ..ConfigMap::default() };
-        let Value::Map(entries) = &entry.node.value else { return Some(map) };
-        let mut whole = true;
-        for inner in entries {
-            let Value::Scalar { text, .. } = &inner.node.value else { continue };
-            let key = inner.key.as_ref();
-            if key != DNS_KEY && key != PROXY_KEY {
-                continue;
-            }
-            // The parser puts the text of a block scalar on its first own line, after the `|`.
-            let line = inner.node.line.saturating_sub(1);
-            let read = cx.within(key, (inner.line, inner.column), |cx| {
-                let piece = node::Piece { text, lines_before: line };
-                let roots = match node::parse(&piece) {
-                    Ok(roots) => roots,
-                    // A template, or no YAML at all: some other program's, unless it speaks of what only a mesh has.
-                    Err(_) if !own && !DISTINCTIVE.iter().any(|setting| text.contains(setting)) => return Some(()),
-                    Err(error) => {
-                        cx.within("", (error.line, error.column), |cx| cx.error(ErrorKind::Syntax, error.reason));
-                        return None;
-                    }
-                };
-                if !roots.iter().any(|root| is_of_mesh(key, root, own)) {
-                    return Some(());
-                }
-                let mut roots = roots.into_iter();
-                let Some(root) = roots.next() else { return Some(()) };
-                if let Some(second) = roots.next() {
-                    let reason =
-                        "only the first YAML document of this text would be read; merge the two, or remove one";
-                    cx.within("", (second.line, second.column), |cx| cx.error(ErrorKind::Conflict, reason));
-                    return None;
-                }
-                let mut pairs = Vec::new();
-                super::read::collect_lines(
-                    &root,
-                    super::config::path_hash(super::config::PATH_HASH_START, &format!("data.{key}")),
-                    &mut pairs,
-                );
-                inner_lines.push((key.to_owned(), pairs));
-                if key == DNS_KEY {
-                    map.dns = Some(DnsSettings::read(&root, cx)?);
-                } else {
-                    map.proxy = ProxyConfigFile::read(&root, cx)?.proxy;
-                }
-                Some(())
-            });
-            whole &= read.is_some();
-        }
-        whole.then_some(map)
-    })
-}
-
-const DNS_KEY: &str = "dns.yaml";
-const PROXY_KEY: &str = "config.yaml";
-
-/// Settings that no other program is likely to have, by which a text that is broken is known.
-const DISTINCTIVE: [&str; 8] = [
-    "concurrency:",
-    "thread_pool:",
-    "proxyMetadata:",
-    "envoy_stats_config:",
-    "use_all_default_tags:",
-    "dns_refresh_rate:",
-    "dns_lookup_family:",
-    "dns_resolution_config:",
-];
-
-/// Whether a text is for the mesh. Other programs keep a `config.yaml` too, some with a `proxy` in it, and a `dns.yaml`. In the
-/// mesh's `own` namespace the key says enough; elsewhere the text must hold a setting that is known, or misspelt, and nothing of
-/// another program beside `proxy`.
-fn is_of_mesh(key: &str, root: &Node<'_>, own: bool) -> bool {
-    let Value::Map(entries) = &root.value else { return own && key == DNS_KEY };
-    let knows = |entries: &[Entry<'_>], known: &[&'static str]| {
-        entries.iter().any(|entry| nearest(&entry.key, known.iter().copied()).is_some())
-    };
-    if key == DNS_KEY {
-        return own || knows(entries, DnsSettings::KNOWN);
-    }
-    let Some(proxy) = entries.iter().find(|entry| entry.key == "proxy") else { return false };
-    let settings = match &proxy.node.value {
-        Value::Map(settings) => settings.as_slice(),
-        _ => &[],
-    };
-    own || (entries.len() == 1 && knows(settings, ProxySettings::KNOWN))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod check;
 mod config;
 mod config_map;
+mod config_map_read;
 mod destination_rule;
 mod envoy_filter;
 mod fast;

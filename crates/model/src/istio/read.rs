@@ -7,10 +7,10 @@ use super::config::{
     Config, DEFAULT_NAMESPACE, Document, Lines, Metadata, PATH_HASH_START, PassedOver, Source, path_hash,
 };
 use super::config_map::{DnsSettings, ProxyConfigFile};
+use super::config_map_read;
 use super::destination_rule::DestinationRule;
 use super::envoy_filter::EnvoyFilter;
 use super::kubernetes::{EndpointSlice, Service};
-use super::leaves;
 use super::node::{self, Entry, FILE_BYTES_MAX, Node, Piece, Value};
 use super::others;
 use super::parts::PartText;
@@ -90,7 +90,7 @@ pub(crate) const KINDS: &[Kind] = &[
         },
         read: |_, head, fields, root, cx, config| {
             let mut inner = Vec::new();
-            if let Some(spec) = leaves::config_map(fields, &head.meta.namespace, cx, &mut inner) {
+            if let Some(spec) = config_map_read::config_map(fields, &head.meta.namespace, cx, &mut inner) {
                 let mut pairs = Vec::new();
                 collect_lines(root, PATH_HASH_START, &mut pairs);
                 pairs.extend(inner.into_iter().flat_map(|(_, pairs)| pairs));
