@@ -521,6 +521,49 @@ fn values_that_would_be_refused_later_are_refused_here() {
 }
 
 #[test]
+fn what_has_no_bearing_on_a_mesh_has_its_type_too() {
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80, nodePort: 30080}}], {spec}}}\n"
+        )
+    };
+    let slice = |more: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a}}\naddressType: IPv4\nendpoints: [{{addresses: [10.0.0.1], {more}}}]\n"
+        )
+    };
+    for (text, field) in [
+        (service("selector: 3"), "spec.selector"),
+        (service("selector: {app: [x]}"), "spec.selector.app"),
+        (service("selector: {app: 3}"), "spec.selector.app"),
+        (service("ipFamilies: 3"), "spec.ipFamilies"),
+        (service("ipFamilies: [4]"), "spec.ipFamilies[0]"),
+        (service("ipFamilyPolicy: {a: b}"), "spec.ipFamilyPolicy"),
+        (service("sessionAffinityConfig: x"), "spec.sessionAffinityConfig"),
+        (service("externalTrafficPolicy: []"), "spec.externalTrafficPolicy"),
+        (service("healthCheckNodePort: x"), "spec.healthCheckNodePort"),
+        (service("allocateLoadBalancerNodePorts: 'true'"), "spec.allocateLoadBalancerNodePorts"),
+        (service("loadBalancerClass: 3"), "spec.loadBalancerClass"),
+        (service("loadBalancerSourceRanges: 10.0.0.0/8"), "spec.loadBalancerSourceRanges"),
+        (service("").replace("30080", "x"), "spec.ports[0].nodePort"),
+        (slice("hints: x"), "endpoints[0].hints"),
+        (slice("targetRef: []"), "endpoints[0].targetRef"),
+        (slice("deprecatedTopology: {a: 1}"), "endpoints[0].deprecatedTopology.a"),
+    ] {
+        let error = one(&text);
+        assert_eq!((error.kind, error.field.as_str()), (ErrorKind::WrongType, field), "{error}");
+    }
+    assert_eq!(one(&service("ipFamilies: [IPv5]")).kind, ErrorKind::BadValue);
+    for text in [
+        service("selector: {app: a}, ipFamilies: [IPv4, IPv6], ipFamilyPolicy: PreferDualStack, loadBalancerIP: null"),
+        service("sessionAffinityConfig: {clientIP: {timeoutSeconds: 3}}, externalTrafficPolicy: Local"),
+        slice("hints: {forZones: [{name: a}]}, targetRef: {kind: Pod, name: a}"),
+    ] {
+        common::read(&text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+    }
+}
+
+#[test]
 fn errors_beyond_the_bound_are_counted() {
     let many: String = (0..1_500).map(|n| format!("  unknown{n}: 1\n")).collect();
     let found = errors(&rule(&format!("  host: a\n{many}")));

@@ -77,8 +77,10 @@ record! {
         internal_traffic_policy: Option<InternalTrafficPolicy> = "internalTrafficPolicy", idle;
     }
     ignored {
-        "selector", "sessionAffinityConfig", "externalTrafficPolicy", "healthCheckNodePort", "ipFamilies", "ipFamilyPolicy",
-        "allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges",
+        "selector": text_map, "sessionAffinityConfig": mapping, "externalTrafficPolicy": traffic_policy,
+        "healthCheckNodePort": whole_number, "ipFamilies": ip_families, "ipFamilyPolicy": ip_family_policy,
+        "allocateLoadBalancerNodePorts": boolean, "loadBalancerClass": string, "loadBalancerIP": string,
+        "loadBalancerSourceRanges": strings,
     }
 }
 
@@ -94,7 +96,7 @@ record! {
         /// `http`, `http2`, `grpc`, `kubernetes.io/h2c`, `tcp` and so on; unset: from the name's prefix.
         app_protocol: Option<String> = "appProtocol";
     }
-    ignored { "nodePort" }
+    ignored { "nodePort": whole_number }
 }
 
 /// A port by number or by name.
@@ -134,7 +136,7 @@ record! {
         hostname: Option<String> = "hostname", idle;
         node_name: Option<String> = "nodeName", idle;
     }
-    ignored { "targetRef", "deprecatedTopology", "hints" }
+    ignored { "targetRef": mapping, "deprecatedTopology": text_map, "hints": mapping }
 }
 
 impl Endpoint {

@@ -21,6 +21,7 @@ mod reader;
 mod record;
 pub mod scalar;
 mod service_entry;
+mod shape;
 mod support;
 mod virtual_service;
 

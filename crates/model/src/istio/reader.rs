@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::node::{self, Entry, Node, PlainKind, Style, Value};
 use super::scalar::{self, PromDuration};
+use super::shape::Shape;
 use super::support::Support;
 
 /// Errors that are kept of one load; a file that is something else entirely would give one for each line.
@@ -166,7 +167,7 @@ impl Cx {
         result
     }
 
-    fn wrong_type(&mut self, node: &Node<'_>, wanted: &str) {
+    pub(crate) fn wrong_type(&mut self, node: &Node<'_>, wanted: &str) {
         let found = node.describe();
         self.error(ErrorKind::WrongType, format!("this is {found}; write {wanted}"));
     }
@@ -242,6 +243,12 @@ impl<'n> Fields<'n> {
             }
             Some(value)
         })
+    }
+
+    /// Checks the type of a field of which nothing is kept.
+    pub(crate) fn shaped(&mut self, key: &str, shape: Shape, cx: &mut Cx) -> bool {
+        let Some(entry) = self.take(key).filter(|entry| !entry.node.is_null()) else { return true };
+        cx.within(key, (entry.line, entry.column), |cx| shape(&entry.node, cx))
     }
 
     /// Refuses what nobody took.

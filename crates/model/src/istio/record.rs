@@ -5,7 +5,8 @@
 ///
 /// Each field is `name: Type = "yamlKey" [check, ...] later "reason";`. `[check]` runs on the value once read;
 /// `later` keeps the typed field but refuses the key by name; `idle` reads and checks it, though nothing here acts on it.
-/// `refused` lists keys that are known and refused, `ignored` keys that belong to Kubernetes and have no bearing on a mesh.
+/// `refused` lists keys that are known and refused, `ignored` keys that belong to Kubernetes and have no bearing on a mesh, each with
+/// its type (`shape`).
 macro_rules! record {
     (
         $(#[$meta:meta])*
@@ -13,7 +14,7 @@ macro_rules! record {
             $( $(#[$fmeta:meta])* $field:ident : $ty:ty = $key:literal $([ $($fcheck:ident),+ ])? $(later $later:literal)? $(, $idle:ident)? ; )*
         }
         $(refused { $($rkey:literal : $rwhy:literal),* $(,)? })?
-        $(ignored { $($ikey:literal),* $(,)? })?
+        $(ignored { $($ikey:literal : $ishape:ident),* $(,)? })?
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,7 +37,12 @@ macro_rules! record {
                         $( $( super::check::$fcheck(_value, _cx); )+ )?
                     });
                 )*
+                let _fits = true;
+                $( $( let _fits = fields.shaped($ikey, super::shape::$ishape, cx) && _fits; )* )?
                 let value = Self { $( $field: $field?, )* };
+                if !_fits {
+                    return None;
+                }
                 $( super::check::$check(&value, cx); )?
                 Some(value)
             }
