@@ -196,10 +196,11 @@ fn what_matches_nothing_says_why() {
         .patches
         .iter()
         .map(|report| match &report.outcome {
-            Outcome::Unmatched(reason) => reason.as_str(),
-            _ => panic!("{report:?}"),
+            Outcome::Unmatched(reason) | Outcome::Elsewhere(reason) => reason.as_str(),
+            Outcome::Matched { .. } => panic!("{report:?}"),
         })
         .collect();
+    assert!(matches!(resources.patches[2].outcome, Outcome::Elsewhere(_)), "{:?}", resources.patches);
     assert!(reasons[0].contains("no HTTP filter matches; there is envoy.filters.http.fault"), "{reasons:?}");
     assert!(reasons[1].contains("no listener matches; there is outbound, inbound"), "{reasons:?}");
     assert!(reasons[2].contains("GATEWAY"), "{reasons:?}");

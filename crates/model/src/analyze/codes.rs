@@ -201,7 +201,7 @@ codes! {
         mend "Name one of the service's ports, or remove port." example "match: [{port: 81}]";
 
     FILTER_NAMED_BY_VALUE = "CEL0401" Warning "A filter is named by value instead of subFilter"
-        reason "The patch has no subFilter. On Istio such a REMOVE or MERGE matches every filter, the router included, and breaks the chain. Here it acts on the filter that value.name names."
+        reason "The patch has no subFilter. On Istio such a REMOVE or REPLACE does nothing, and such a MERGE goes into every filter, the router included. Here it acts on the filter that value.name names."
         mend "Name the filter under match.listener.filterChain.filter.subFilter." example "operation: REMOVE, value: {name: envoy.filters.http.fault}";
     WRONG_FORM = "CEL0402" Warning "The value has a field that Envoy does not"
         reason "The value is understood as its author meant it, but Envoy itself refuses it."

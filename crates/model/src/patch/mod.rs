@@ -6,7 +6,8 @@
 //!
 //! Differences from Istio, each because the author's meaning is plain:
 //! - REMOVE and MERGE of a filter without `subFilter` (or `filter`) but with `value.name` act on the filter of that name.
-//!   Istio lets such a patch match every filter, the router included. Without either name it is refused.
+//!   In Istio such a REMOVE or REPLACE does nothing, and a MERGE goes into every filter, the router included
+//!   (envoyfilter/listener_patch.go). Without either name it is refused.
 //! - The outbound side has one listener and one route configuration, and so has the inbound side where it serves several ports; a
 //!   port in `routeConfiguration` then selects virtual hosts.
 //! - `match.proxy.proxyVersion` is met by [`ISTIO_VERSION`], whatever the version of this program.
@@ -155,14 +156,15 @@ impl PatchSet {
                 }
                 ApplyTo::Cluster => apply::clusters(&mut resources.clusters, compiled, &mut trace),
             }
-            if compiled.patch.context == Context::Gateway {
-                trace.near(u8::MAX, || "the proxy is a sidecar, the context is GATEWAY".to_owned());
-            }
+            let outcome = match compiled.patch.context {
+                Context::Gateway => Outcome::Elsewhere("the proxy is a sidecar, the context is GATEWAY".to_owned()),
+                _ => trace.outcome(),
+            };
             let report = PatchReport {
                 origin: compiled.patch.origin.clone(),
                 apply_to: compiled.patch.apply_to,
                 operation: compiled.patch.operation,
-                outcome: trace.outcome(),
+                outcome,
                 warnings: warnings.clone(),
             };
             reports.push((*position, report));
@@ -310,6 +312,10 @@ fn named_filter(patch: &Patch, warnings: &mut Vec<PatchWarning>) -> Result<Optio
         return Ok(named);
     }
     let operation = patch.operation.as_str();
+    let on_istio = match patch.operation {
+        Operation::Merge | Operation::MergeAndReplaceList => "goes into every filter",
+        _ => "does nothing",
+    };
     match patch.operation {
         Operation::Remove | Operation::Merge | Operation::MergeAndReplaceList | Operation::Replace => {
             match patch.value.get("name").and_then(Value::as_str) {
@@ -317,7 +323,7 @@ fn named_filter(patch: &Patch, warnings: &mut Vec<PatchWarning>) -> Result<Optio
                     warnings.push(PatchWarning {
                     kind: WarningKind::FilterNamedByValue,
                     message: format!(
-                        "{operation} names the filter {name} in its value only; on Istio this matches every filter, here the named one"
+                        "{operation} names the filter {name} in its value only; on Istio this {on_istio}, here it acts on the named one"
                     ),
                     mend: match patch.apply_to {
                         ApplyTo::HttpFilter => format!(

@@ -212,7 +212,7 @@ pub struct PatchWarning {
 /// Stable kinds, for whoever gives them codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WarningKind {
-    /// REMOVE or MERGE of a filter that only `value.name` names: on Istio it matches every filter.
+    /// A change of a filter that only `value.name` names: on Istio a MERGE goes into every filter, and the others do nothing.
     FilterNamedByValue,
     /// A field or type that Envoy does not have, mended.
     WrongForm,
