@@ -34,6 +34,11 @@ pub(crate) fn describe(given: &Given<'_>) -> anyhow::Result<Node> {
     if let Some(namespace) = given.namespace {
         node.namespace = namespace.to_owned();
     }
+    for (index, (key, value)) in given.labels.iter().enumerate() {
+        if let Some((_, earlier)) = given.labels.iter().take(index).find(|(known, _)| known == key) {
+            anyhow::bail!("--labels names {key} twice, as {earlier} and as {value}: keep one");
+        }
+    }
     node.labels.extend(given.labels.iter().cloned());
     if let Some(locality) = given.locality {
         node.locality = Locality::parse(locality);

@@ -18,6 +18,8 @@ fn wrong_usage_is_two_and_says_what_is_known() {
         &["proxy"],
         &["up", "--for", "30"],
         &["proxy", "--config", "x", "--admin", "15000"],
+        &["proxy", "--config", "x", "--locality", "a/b/c/d"],
+        &["proxy", "--config", "x", "--locality", "a//c"],
     ] {
         let output = celerity(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -25,6 +27,16 @@ fn wrong_usage_is_two_and_says_what_is_known() {
     }
     assert!(stderr(&celerity(&["analyse"])).contains("analyze"));
     assert!(stderr(&celerity(&["up", "--for", "30"])).contains("30s, 5m or 250ms"));
+}
+
+#[test]
+fn a_label_that_is_given_twice_is_refused() {
+    let root = celerity_testkit::environment::root().join("examples/mesh").display().to_string();
+    for labels in [&["a=b,a=c"][..], &["a=b", "--labels", "a=c"]] {
+        let output = celerity(&[&["proxy", "--config", &root, "--labels"], labels].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stderr(&output), "error: --labels names a twice, as b and as c: keep one\n");
+    }
 }
 
 #[test]

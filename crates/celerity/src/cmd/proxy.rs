@@ -75,7 +75,7 @@ pub(crate) struct Args {
     pub(crate) labels: Vec<(String, String)>,
 
     /// Where the workload runs, for locality-aware balancing
-    #[arg(long, value_name = "REGION/ZONE/SUBZONE")]
+    #[arg(long, value_name = "REGION/ZONE/SUBZONE", value_parser = locality)]
     pub(crate) locality: Option<String>,
 
     /// What becomes of hosts that no service has: ALLOW_ANY sends connections that iptables redirected here to where they
@@ -131,13 +131,21 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn locality(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts.len() <= 3 && parts.iter().all(|part| !part.is_empty()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is not a locality: write REGION/ZONE/SUBZONE, or less of it from the left")),
+    }
+}
+
 /// After a signal, requests under way get this long; Kubernetes kills after 30 s.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Between two looks at whether somebody asked for a drain at the admin port.
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let log = Log { level_max: args.log_level };
+    let log = Log::from(args.log_level);
     let loader = Loader::new(args.config.clone());
     let (changed, mut changes) = mpsc::channel(1);
     // Watching begins before reading, so that no change falls between the two.
