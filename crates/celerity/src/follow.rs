@@ -7,7 +7,7 @@ use celerity_model::snapshot::BuildReport;
 
 use crate::config::files;
 use crate::config::inventory::{Difference, Inventory};
-use crate::config::{LoadError, Loader};
+use crate::config::{LoadError, Loader, unmatched_notes};
 use crate::sidecar::{Plan, Sidecar};
 
 /// A sidecar, and what of its files it has taken up.
@@ -77,9 +77,9 @@ impl Follower {
                 }
                 Difference::Some(change) => {
                     if let Some((prepared, served)) = self.sidecar.prepare_change(&change.config, &change.hosts)? {
-                        let report = prepared.report();
+                        let (report, before) = (prepared.report(), self.sidecar.unmatched());
                         self.sidecar.apply(prepared, &change.config)?;
-                        let notes = self.notes(&change.config);
+                        let notes = self.notes(&change.config, &before);
                         self.inventory = change.next;
                         self.inventory.served = served;
                         let (documents, parts_new) = (self.inventory.len(), Some(change.parts_new));
@@ -94,17 +94,19 @@ impl Follower {
         let read = Unsettled::read(&self.loader)?;
         self.inventory.consider(&read.sources, read.config.len())?;
         let prepared = self.sidecar.prepare(&read.config)?;
-        let report = prepared.report();
+        let (report, before) = (prepared.report(), self.sidecar.unmatched());
         self.sidecar.apply(prepared, &read.config)?;
         let took = begun.elapsed();
-        let notes = self.notes(&read.config);
+        let notes = self.notes(&read.config, &before);
         let documents = read.config.len();
         self.settle(read);
         Ok(Some(TakenUp { documents, parts_new: None, report, took, notes }))
     }
 
-    fn notes(&self, config: &Config) -> Vec<String> {
-        self.sidecar.restart_note(config).into_iter().chain(self.sidecar.identity_note()).collect()
+    /// `before`: the patches that matched nothing until now.
+    fn notes(&self, config: &Config, before: &[String]) -> Vec<String> {
+        let notes = self.sidecar.restart_note(config).into_iter().chain(self.sidecar.identity_note());
+        notes.chain(unmatched_notes(self.sidecar.unmatched(), before)).collect()
     }
 }
 
@@ -133,6 +135,7 @@ mod tests {
     use celerity_testkit::TempDir;
 
     use super::*;
+    use crate::log::Log;
     use crate::sidecar::Listen;
 
     fn service(name: &str, address: &str, endpoints: u8) -> String {
@@ -169,6 +172,7 @@ mod tests {
             workers: Some(1),
             access_log: None,
             ledger: true,
+            log: Log::default(),
         }
     }
 

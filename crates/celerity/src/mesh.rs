@@ -13,6 +13,7 @@ use crate::config::files::{FilesError, Source};
 use crate::config::held::Held;
 use crate::config::watch::Watcher;
 use crate::config::{LoadError, Loader};
+use crate::log::Log;
 use crate::sample::lab::Workload;
 use crate::session::StatusLine;
 use crate::sidecar::{Listen, Plan, Sidecar};
@@ -168,6 +169,7 @@ fn plan(workload: &Workload, identities: &Identities) -> Plan {
         workers: None,
         access_log: None,
         ledger: true,
+        log: Log::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use celerity_model::snapshot::{BuildError, BuildReport, Replaced, Snapshot};
 use celerity_model::translate::{self, INBOUND, Index, Node, OUTBOUND, Resources};
 use celerity_proxy::blocking;
 use celerity_proxy::proxy::Describe;
-use celerity_proxy::sizing::{Machine, Workers};
+use celerity_proxy::sizing::{Machine, Reason, Workers};
 use celerity_proxy::tls::Source;
 use celerity_proxy::{Handle, NotTakenUp, Proxy, Settings, StartError, Tuning};
 use celerity_telemetry::access_log::{Choice, Target};
@@ -22,6 +22,7 @@ use celerity_telemetry::metrics::Peer;
 
 use crate::config::packed::{Kept, is_replaced};
 use crate::config::{self, Refused};
+use crate::log::Log;
 use crate::{memory, node};
 
 /// Where a sidecar listens; `None` where it does not.
@@ -46,6 +47,7 @@ pub(crate) struct Plan {
     pub(crate) workers: Option<u32>,
     pub(crate) access_log: Option<Target>,
     pub(crate) ledger: bool,
+    pub(crate) log: Log,
 }
 
 pub(crate) struct Sidecar {
@@ -62,6 +64,8 @@ struct State {
     shown: Arc<Kept>,
     /// Its services can change one by one.
     divisible: bool,
+    /// Patches that are for this proxy and match nothing, and why.
+    unmatched: Vec<String>,
 }
 
 /// A configuration made ready, and not yet taken up.
@@ -70,6 +74,7 @@ pub(crate) struct Prepared {
     tuning: Tuning,
     shown: Arc<Kept>,
     divisible: bool,
+    unmatched: Vec<String>,
 }
 
 impl Prepared {
@@ -102,6 +107,7 @@ impl Sidecar {
             health: plan.listen.health,
             access_log: plan.access_log.clone().map(|target| (target, Choice::ALL)),
             ledger: plan.ledger,
+            log: plan.log,
             describe: describe(&prepared.shown),
             tuning: prepared.tuning,
         });
@@ -112,7 +118,11 @@ impl Sidecar {
         Ok(Self {
             plan,
             handle,
-            state: Mutex::new(State { shown: prepared.shown, divisible: prepared.divisible }),
+            state: Mutex::new(State {
+                shown: prepared.shown,
+                divisible: prepared.divisible,
+                unmatched: prepared.unmatched,
+            }),
             workers,
         })
     }
@@ -122,7 +132,8 @@ impl Sidecar {
         let wanted = workers(config, &self.plan);
         (wanted.count != self.workers.count).then(|| {
             let reason = wanted.reason.as_str();
-            format!("{} workers run and {reason} now says {}: a restart brings them", self.workers.count, wanted.count)
+            let run = if self.workers.count == 1 { "runs" } else { "run" };
+            format!("{} {run} and {reason} now says {}: only a restart acts on it", self.workers, wanted.count)
         })
     }
 
@@ -140,6 +151,11 @@ impl Sidecar {
             "requests to {first}{others} get 503: a rule wants ISTIO_MUTUAL, and this sidecar has no certificate. Give it one with \
              --identity, or the rule another mode"
         ))
+    }
+
+    /// The patches that are for this sidecar and match nothing, a sentence each.
+    pub(crate) fn unmatched(&self) -> Vec<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).unmatched.clone()
     }
 
     /// Makes a configuration ready without touching the running one. What did not change is shared with it.
@@ -176,10 +192,12 @@ impl Sidecar {
             Replaced::VirtualHost(name) => hosts.contains(&translate::host_key(translate::host_of_virtual_host(name))),
         };
         // What is wrong is said by building everything: it knows of more than this change.
+        let unmatched = config::unmatched(&resources.patches);
         let Ok(snapshot) = self.handle.control().configured().update(&resources, replaced) else { return Ok(None) };
         let shown = Arc::new(Kept::changed(&before, hosts.clone(), resources));
         let tuning = tuning(config, &self.plan);
-        Ok(Some((Prepared { snapshot: Arc::new(snapshot), tuning, shown, divisible: true }, served)))
+        let snapshot = Arc::new(snapshot);
+        Ok(Some((Prepared { snapshot, tuning, shown, divisible: true, unmatched }, served)))
     }
 
     #[cfg(test)]
@@ -200,10 +218,10 @@ impl Sidecar {
     /// Takes it up, or says why a certificate that it names cannot be used; the running one then stays.
     /// `config` is what it was made of.
     pub(crate) fn apply(&self, prepared: Prepared, config: &Config) -> Result<(), Refused> {
-        let Prepared { snapshot, tuning, shown, divisible } = prepared;
+        let Prepared { snapshot, tuning, shown, divisible, unmatched } = prepared;
         let applied = self.handle.apply_described(snapshot, tuning, describe(&shown));
         applied.map_err(|refused| with_documents(&refused, config, &self.plan))?;
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { shown, divisible };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { shown, divisible, unmatched };
         Ok(())
     }
 
@@ -273,9 +291,11 @@ fn prepare(config: &Config, plan: &Plan, previous: Option<&Snapshot>) -> Result<
     let mut resources = config::resources(config, &node)?;
     retain_listeners(&mut resources, plan);
     let divisible = !resources.contended_domains;
+    let unmatched = config::unmatched(&resources.patches);
     let snapshot =
         Snapshot::build(&resources, previous).map(Arc::new).map_err(|errors| with_patches(&errors, config, &node))?;
-    Ok(Prepared { snapshot, tuning: tuning(config, plan), shown: Arc::new(Kept::new(resources)), divisible })
+    let shown = Arc::new(Kept::new(resources));
+    Ok(Prepared { snapshot, tuning: tuning(config, plan), shown, divisible, unmatched })
 }
 
 /// Names the patches that made what cannot be run with.
@@ -329,7 +349,8 @@ fn addressed(plan: &Plan, config: &Config) -> Node {
 /// How many workers: a flag wins over the configuration, and that over the machine.
 fn workers(config: &Config, plan: &Plan) -> Workers {
     let settings = config.proxy_settings(&plan.node.namespace);
-    machine(&settings).workers(plan.workers.or(settings.concurrency))
+    let by_flag = plan.workers.map(|count| Workers { reason: Reason::Flag, ..machine(&settings).workers(Some(count)) });
+    by_flag.unwrap_or_else(|| machine(&settings).workers(settings.concurrency))
 }
 
 /// What this process may use: what the kernel says and what the configuration allows.

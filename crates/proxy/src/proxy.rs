@@ -5,7 +5,7 @@ use crate::apply::{NotTakenUp, Running, Unusable};
 use crate::blocking::{self, BlockingPool};
 use crate::dns::{self, NameServer};
 use crate::drain::LEAVE_TIME;
-use crate::log;
+use crate::log::Log;
 use crate::sockets::{BindError, Listen};
 use crate::tls::{Secrets, Source};
 use crate::worker::{self, COMMANDS_MAX, Command, Opened, Place, ProxyShared};
@@ -38,6 +38,7 @@ pub struct Settings {
     pub access_log: Option<(Target, Choice)>,
     /// Whether each request's time is accounted for. Without it there is no ledger anywhere; durations stay.
     pub ledger: bool,
+    pub log: Log,
     /// The resources that the snapshot was made of.
     pub describe: Describe,
     pub tuning: Tuning,
@@ -161,7 +162,7 @@ impl Control {
                 self.hand_over(Arc::new(running), Vec::new());
             }
             // Every certificate is loaded already, so this is a mistake of ours; the old addresses serve on.
-            Err(errors) => log::line(format_args!("new addresses were not taken up: {errors}")),
+            Err(errors) => self.shared.log.error(format_args!("new addresses were not taken up: {errors}")),
         }
     }
 
@@ -194,7 +195,7 @@ impl Control {
         for (worker, opened) in self.workers.iter().zip(opened) {
             // The queue is emptied faster than files change; a worker that hangs must not hang the control side.
             if worker.try_send(Command::Apply { running: running.clone(), opened }).is_err() {
-                log::line(format_args!("a worker did not take the new configuration: it is busy or gone"));
+                self.shared.log.error(format_args!("a worker did not take the new configuration: it is busy or gone"));
             }
         }
     }
@@ -218,7 +219,7 @@ impl Control {
 
     /// A change that could not be read, translated or loaded: said wherever one would look.
     pub fn rejected(&self, reason: &str) {
-        log::line(format_args!("configuration refused, the running one stays: {reason}"));
+        self.shared.log.error(format_args!("configuration refused, the running one stays: {reason}"));
         self.rejected_silently(reason);
     }
 
@@ -311,7 +312,13 @@ impl Proxy {
             log.register(&registry);
         }
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let shared = Arc::new(ProxyShared::new(registry, hostname.trim().into(), Arc::new(settings.workload), choice));
+        let shared = Arc::new(ProxyShared::new(
+            registry,
+            hostname.trim().into(),
+            Arc::new(settings.workload),
+            choice,
+            settings.log,
+        ));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
         let control = Arc::new(Control {
             shared: shared.clone(),

@@ -35,7 +35,9 @@ pub struct Workers {
 /// Where a number of workers comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// `concurrency` in the configuration, or `--workers`.
+    /// `--workers`.
+    Flag,
+    /// `concurrency` in the configuration.
     Setting,
     /// The cgroup's CPU quota or `limits.cpu`, rounded up.
     Quota,
@@ -48,10 +50,17 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Flag => "--workers",
             Self::Setting => "the concurrency setting",
             Self::Quota => "the CPU limit",
             Self::Cpus => "the CPUs this process may run on",
         }
+    }
+}
+
+impl std::fmt::Display for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.count, if self.count == 1 { "worker" } else { "workers" })
     }
 }
 

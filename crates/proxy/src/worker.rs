@@ -10,6 +10,7 @@ use crate::drain::Leaving;
 use crate::exchange::{Account, Exchange};
 use crate::filters::cache::{Cache, CacheLimits};
 use crate::http::ResponseHead;
+use crate::log::{Level, Log};
 use crate::outlier::{Event, EventKind};
 use crate::timers::Timers;
 use crate::upstream::ClusterShared;
@@ -75,6 +76,7 @@ pub struct ProxyShared {
     pub introduction: Option<Box<[u8]>>,
     pub cache: Cache,
     pub log_choice: Choice,
+    pub log: Log,
     /// Open client connections of all workers, written by each about its own.
     pub connections: AtomicUsize,
     /// Injected faults under way in all workers.
@@ -93,7 +95,7 @@ fn take_up_health(shared: &ClusterShared, cluster: &Cluster) {
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 impl ProxyShared {
-    pub fn new(registry: Arc<Registry>, hostname: Arc<str>, workload: Arc<Peer>, log_choice: Choice) -> Self {
+    pub fn new(registry: Arc<Registry>, hostname: Arc<str>, workload: Arc<Peer>, log_choice: Choice, log: Log) -> Self {
         Self {
             clusters: Mutex::default(),
             registry,
@@ -102,6 +104,7 @@ impl ProxyShared {
             workload,
             cache: Cache::new(CacheLimits::default()),
             log_choice,
+            log,
             connections: AtomicUsize::new(0),
             active_faults: AtomicU32::new(0),
             overloaded: AtomicBool::new(false),
@@ -153,7 +156,8 @@ impl ProxyShared {
                 );
             }
             EventKind::Returned => {
-                self.log_limited("returned", format_args!("{address} of {name} is back from its ejection"));
+                let text = format_args!("{address} of {name} is back from its ejection");
+                self.log_at(Level::Info, "returned", text);
             }
             EventKind::NotEnforced { .. } => {}
         }
@@ -183,8 +187,12 @@ impl ProxyShared {
         }
     }
 
-    /// A line on the log that a flood of failures can't turn into a flood of lines.
+    /// A warning on the log that a flood of failures can't turn into a flood of lines.
     pub fn log_limited(&self, kind: &'static str, text: fmt::Arguments<'_>) {
+        self.log_at(Level::Warn, kind, text);
+    }
+
+    fn log_at(&self, level: Level, kind: &'static str, text: fmt::Arguments<'_>) {
         let now = Instant::now();
         let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         let left_out = match quiet.get_mut(kind) {
@@ -203,7 +211,7 @@ impl ProxyShared {
         };
         drop(quiet);
         let more = if left_out > 0 { format!(" ({left_out} more like it before)") } else { String::new() };
-        crate::log::line(format_args!("{text}{more}"));
+        self.log.write(level, &format_args!("{text}{more}"));
     }
 }
 

@@ -15,6 +15,7 @@ use celerity_model::istio::Config;
 use crate::client::{self, Client};
 use crate::cmd::analyze::Format;
 use crate::config::Loader;
+use crate::log::Log;
 use crate::node::{self, Given};
 use crate::sidecar::{Listen, Plan, Sidecar};
 use crate::{duration, experiment, interrupt, term};
@@ -261,6 +262,7 @@ impl Asked {
             workers: None,
             access_log: None,
             ledger: true,
+            log: Log::default(),
         };
         let sidecar =
             Sidecar::start(&config, sidecar).with_context(|| format!("the sidecar with {name} cannot start"))?;

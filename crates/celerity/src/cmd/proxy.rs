@@ -10,8 +10,8 @@ use celerity_telemetry::access_log::Target;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::Loader;
 use crate::config::watch::Watcher;
+use crate::config::{self, Loader};
 use crate::follow::Follower;
 use crate::log::{Level, Log};
 use crate::node::{self, Given};
@@ -162,8 +162,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(note) = sidecar.identity_note() {
         log.warn(note);
     }
+    for note in config::unmatched_notes(sidecar.unmatched(), &[]) {
+        log.warn(note);
+    }
     let workers = sidecar.workers;
-    log.info(format_args!("{} workers, by {}", workers.count, workers.reason.as_str()));
+    log.info(format_args!("{workers}, by {}", workers.reason.as_str()));
     let passed_over = match read.config.passed_over.len() {
         0 => String::new(),
         some => format!(", {some} passed over that say nothing to a mesh"),
@@ -253,5 +256,6 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         workers: args.workers.map(u32::from),
         access_log,
         ledger: args.ledger == Switch::On,
+        log: args.log_level.into(),
     })
 }

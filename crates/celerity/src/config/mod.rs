@@ -116,9 +116,45 @@ pub(crate) fn patch_line(report: &PatchReport) -> String {
     }
 }
 
+/// The patches that are for this proxy and match nothing, and why.
+pub(crate) fn unmatched(reports: &[PatchReport]) -> Vec<String> {
+    let of = |report: &PatchReport| match &report.outcome {
+        Outcome::Unmatched(reason) => Some(format!("{}: it matches nothing: {reason}", report.origin)),
+        Outcome::Matched { .. } | Outcome::Elsewhere(_) => None,
+    };
+    reports.iter().filter_map(of).collect()
+}
+
+/// Patches without a match that are told one by one; a file for another mesh would fill the log.
+const UNMATCHED_SHOWN: usize = 10;
+
+/// What the log says of patches without a match that were not told before.
+pub(crate) fn unmatched_notes(now: Vec<String>, before: &[String]) -> Vec<String> {
+    let mut new: Vec<String> = now.into_iter().filter(|one| !before.contains(one)).collect();
+    let more = new.len().saturating_sub(UNMATCHED_SHOWN);
+    new.truncate(UNMATCHED_SHOWN);
+    if more > 0 {
+        let patches = if more == 1 { "patch matches" } else { "patches match" };
+        new.push(format!("{more} more {patches} nothing; see patches at /config_dump"));
+    }
+    new
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_patches_without_a_match_ten_are_told_and_each_once() {
+        let list = |count: u32| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(unmatched_notes(list(10), &[]).len(), 10);
+        let notes = unmatched_notes(list(13), &[]);
+        assert_eq!(
+            (notes.len(), notes[10].as_str()),
+            (11, "3 more patches match nothing; see patches at /config_dump")
+        );
+        assert_eq!(unmatched_notes(list(3), &list(2)), ["2"]);
+    }
 
     fn source(text: &str) -> Source {
         Source { name: "a.yaml".to_owned(), text: text.to_owned() }

@@ -11,6 +11,7 @@ mod framing;
 mod grpc;
 mod labels;
 mod ledger;
+mod log;
 mod mtls;
 mod passthrough;
 mod resilience;

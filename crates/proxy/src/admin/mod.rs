@@ -8,7 +8,7 @@ mod stats;
 use crate::downstream::stream::DownstreamStream;
 use crate::h1::{BodyLength, ServerConn, Wire};
 use crate::http::{Method, RequestHead, ResponseHead};
-use crate::log;
+use crate::log::Level;
 use crate::net::{Io, Socket};
 use crate::proxy::Control;
 use crate::sizing;
@@ -69,7 +69,7 @@ impl Page {
 pub fn run(control: &Arc<Control>, admin: Admin) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return log::line(format_args!("the admin port could not start: {error}")),
+        Err(error) => return control.shared.log.error(format_args!("the admin port could not start: {error}")),
     };
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -77,19 +77,20 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
         for (socket, pages) in admin.sockets {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => drop(tokio::task::spawn_local(accept(control.clone(), socket, pages, open.clone()))),
-                Err(error) => log::line(format_args!("an admin port could not start: {error}")),
+                Err(error) => control.shared.log.error(format_args!("an admin port could not start: {error}")),
             }
         }
         let secrets = control.secrets.clone();
+        let log = control.shared.log;
         stats::register(control);
         tokio::task::spawn_local(guard_memory(control.clone()));
-        tokio::task::spawn_local(secrets.watch(control.blocking.clone(), |store, result| match result {
+        tokio::task::spawn_local(secrets.watch(control.blocking.clone(), move |store, result| match result {
             Ok(Reloaded::Swapped { trust_changed }) => {
                 let trust = if trust_changed { ", with another trust bundle" } else { "" };
-                log::line(format_args!("certificates were reloaded{trust}: {}", store.source()));
+                log.info(format_args!("certificates were reloaded{trust}: {}", store.source()));
             }
             Ok(Reloaded::Unchanged) => {}
-            Err(error) => log::line(format_args!("certificates were not reloaded, the running ones stay: {error}")),
+            Err(error) => log.warn(format_args!("certificates were not reloaded, the running ones stay: {error}")),
         }));
         let registry = control.shared.registry.clone();
         tokio::task::spawn_local(async move {
@@ -117,8 +118,12 @@ async fn guard_memory(control: Arc<Control>) {
         if is != was {
             control.shared.overloaded.store(is, Ordering::Relaxed);
             let (limit, resident) = known.unwrap_or_default();
-            let doing = if is { "new requests are refused" } else { "requests are taken again" };
-            log::line(format_args!("{resident} bytes of memory are held and the limit is {limit}: {doing}"));
+            let (level, doing) = match is {
+                true => (Level::Warn, "new requests are refused"),
+                false => (Level::Info, "requests are taken again"),
+            };
+            let text = format_args!("{resident} bytes of memory are held and the limit is {limit}: {doing}");
+            control.shared.log.write(level, &text);
         }
     }
 }

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 use super::driver::{NameServer, Resolver};
 use super::plan::{Answer, Name, Table, Wanted};
-use crate::log;
 use crate::proxy::Control;
 
 /// Between two tries to find a resolver, when the machine names none.
@@ -124,7 +123,7 @@ pub(crate) async fn follow(control: Arc<Control>) {
                     }
                 }
                 Err(error) => {
-                    log::line(format_args!("{error}"));
+                    control.shared.log.warn(format_args!("{error}"));
                     tokio::select! {
                         () = tokio::time::sleep(NO_RESOLVER_PAUSE) => {}
                         _ = other_servers => {}

@@ -42,6 +42,7 @@ impl Sidecar {
             prometheus: None,
             health: None,
             access_log: None,
+            log: celerity_proxy::log::Log::default(),
             describe: Arc::new(|| serde_json::Value::Null),
             tuning: Default::default(),
         });
