@@ -539,7 +539,7 @@ mod tests {
         assert_eq!(counts.failed.load(Relaxed), 5);
         assert!(counts.last_error().is_some());
         let mut text = Vec::new();
-        registry.expose(std::time::Instant::now(), &mut text).unwrap();
+        registry.expose(Instant::now(), &mut text).unwrap();
         assert!(String::from_utf8(text).unwrap().contains("{result=\"failed\"} 5"));
     }
 
