@@ -191,7 +191,10 @@ fn what_matches_nothing_says_why() {
         &http("SIDECAR_OUTBOUND", ", subFilter: {name: envoy.filters.http.lua}", "INSERT_AFTER"),
         "{applyTo: LISTENER, match: {context: SIDECAR_OUTBOUND, listener: {portNumber: 80}}, patch: {operation: REMOVE}}",
         "{applyTo: CLUSTER, match: {context: GATEWAY}, patch: {operation: REMOVE}}",
+        "{applyTo: CLUSTER, match: {context: GATEWAY}, patch: {operation: INSERT_FIRST, value: {name: of-gateways, connect_timeout: 1s}}}",
     ]);
+    assert!(resources.clusters.iter().all(|cluster| cluster.name != "of-gateways"));
+    assert_eq!(resources.patches[3].operation.as_str(), "INSERT_FIRST", "as it was written");
     let reasons: Vec<&str> = resources
         .patches
         .iter()
@@ -200,7 +203,7 @@ fn what_matches_nothing_says_why() {
             Outcome::Matched { .. } => panic!("{report:?}"),
         })
         .collect();
-    assert!(matches!(resources.patches[2].outcome, Outcome::Elsewhere(_)), "{:?}", resources.patches);
+    assert!(resources.patches[2..].iter().all(|report| matches!(report.outcome, Outcome::Elsewhere(_))));
     assert!(reasons[0].contains("no HTTP filter matches; there is envoy.filters.http.fault"), "{reasons:?}");
     assert!(reasons[1].contains("no listener matches; there is outbound, inbound"), "{reasons:?}");
     assert!(reasons[2].contains("GATEWAY"), "{reasons:?}");
@@ -416,12 +419,34 @@ fn of_several_inbound_ports_one_is_meant() {
             "{{applyTo: HTTP_ROUTE, match: {{context: SIDECAR_INBOUND, routeConfiguration: {{{condition}}}}}, patch: {{operation: MERGE, value: {{route: {{timeout: 3s}}}}}}}}"
         );
         let resources = attempt(&format!("{second}{}", filter("one", "", &[&patch]))).expect("applies");
+        let mut changed = 0;
         for host in inbound_routes(&resources)[0]["virtual_hosts"].as_array().expect("hosts") {
             let goes_there = host["routes"][0]["route"]["cluster"] == "inbound|8081||";
             let expected = if goes_there && hit { "3s" } else { "0s" };
             assert_eq!(host["routes"][0]["route"]["timeout"], expected, "{condition}: {host}");
+            changed += usize::from(expected == "3s");
         }
+        assert_eq!(changed > 0, hit, "{condition}");
     }
+    // In plain text 8080 takes nothing: its names have no routes, and a patch for the other port gives them none.
+    let strict = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: strict}\nspec:\n  selector: {matchLabels: {app: user-service}}\n  mtls: {mode: PERMISSIVE}\n  portLevelMtls: {8080: {mode: STRICT}}\n";
+    let add = "{applyTo: HTTP_ROUTE, match: {context: SIDECAR_INBOUND, routeConfiguration: {portNumber: 8081}}, patch: {operation: ADD, value: {name: new, match: {prefix: /}, route: {cluster: 'inbound|8081||'}}}}";
+    let me = Node {
+        addresses: vec![[127, 0, 1, 4].into()],
+        certificates: Some(certificates()),
+        labels: [("app".to_owned(), "user-service".to_owned())].into(),
+        ..node()
+    };
+    let yaml = format!("{}{second}{strict}{}", service_and_endpoints(), filter("one", "", &[add]));
+    let plain = inbound_routes(&translate(&config(&yaml), &me).expect("applies"))[1].clone();
+    let counts: Vec<usize> = plain["virtual_hosts"]
+        .as_array()
+        .expect("hosts")
+        .iter()
+        .filter(|host| host["name"].as_str().is_some_and(|name| name.contains("user-service")))
+        .map(|host| host["routes"].as_array().map_or(0, Vec::len))
+        .collect();
+    assert!(!counts.is_empty() && counts.iter().all(|count| *count == 0), "{plain}");
 }
 
 #[test]

@@ -209,9 +209,13 @@ pub(crate) fn routes(
     for config in outbound {
         apply_routes(config, compiled, trace);
     }
-    let inbound = listeners.iter_mut().filter(|listener| direction(listener) == Context::SidecarInbound);
-    let chains =
-        inbound.flat_map(|listener| listener.filter_chains.iter_mut().chain(listener.default_filter_chain.as_mut()));
+    let is_meant = |listener: &&mut Listener| {
+        direction(listener) == Context::SidecarInbound && in_context(compiled.patch.context, Context::SidecarInbound)
+    };
+    let chains = listeners
+        .iter_mut()
+        .filter(is_meant)
+        .flat_map(|listener| listener.filter_chains.iter_mut().chain(listener.default_filter_chain.as_mut()));
     for filter in chains.flat_map(|chain| &mut chain.filters) {
         let Some(ConfigType::TypedConfig(any)) = &mut filter.config_type else { continue };
         let Some(mut manager) = unpack::<HttpConnectionManager>(any) else { continue };

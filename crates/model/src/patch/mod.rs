@@ -50,6 +50,8 @@ pub struct PatchSet {
 struct Checked {
     compiled: Compiled,
     warnings: Vec<PatchWarning>,
+    /// As it was written, for reports.
+    written: Operation,
     /// Among the patches as they were given, for reports.
     position: usize,
 }
@@ -116,8 +118,18 @@ impl PatchSet {
                 });
                 continue;
             }
+            let written = patch.operation;
             match compile(patch) {
-                Ok((compiled, warnings)) => set.patches.push(Checked { compiled, warnings, position }),
+                Ok((compiled, warnings)) if compiled.patch.context == Context::Gateway => {
+                    set.elsewhere.push(PatchReport {
+                        origin: compiled.patch.origin,
+                        apply_to: compiled.patch.apply_to,
+                        operation: written,
+                        outcome: Outcome::Elsewhere("the proxy is a sidecar, the context is GATEWAY".to_owned()),
+                        warnings,
+                    });
+                }
+                Ok((compiled, warnings)) => set.patches.push(Checked { compiled, warnings, written, position }),
                 Err(mut more) => errors.append(&mut more),
             }
         }
@@ -145,7 +157,7 @@ impl PatchSet {
     /// Applies every patch to the whole of a proxy's resources and says what became of each; those for other proxies last.
     pub fn apply(&self, resources: &mut Resources) -> Vec<PatchReport> {
         let mut reports = Vec::with_capacity(self.patches.len());
-        for Checked { compiled, warnings, position } in &self.patches {
+        for Checked { compiled, warnings, written, position } in &self.patches {
             let mut trace = Trace::default();
             match compiled.patch.apply_to {
                 ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::NetworkFilter | ApplyTo::HttpFilter => {
@@ -156,15 +168,11 @@ impl PatchSet {
                 }
                 ApplyTo::Cluster => apply::clusters(&mut resources.clusters, compiled, &mut trace),
             }
-            let outcome = match compiled.patch.context {
-                Context::Gateway => Outcome::Elsewhere("the proxy is a sidecar, the context is GATEWAY".to_owned()),
-                _ => trace.outcome(),
-            };
             let report = PatchReport {
                 origin: compiled.patch.origin.clone(),
                 apply_to: compiled.patch.apply_to,
-                operation: compiled.patch.operation,
-                outcome,
+                operation: *written,
+                outcome: trace.outcome(),
                 warnings: warnings.clone(),
             };
             reports.push((*position, report));

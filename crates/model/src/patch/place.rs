@@ -217,7 +217,10 @@ pub(crate) fn vhost_matches(host: &VirtualHost, condition: Option<&VhostMatch>, 
     let inbound = host.name.starts_with("inbound|");
     let port_right = |port: u32| match inbound {
         // By the application's port, as Istio's inbound route configurations are named.
-        true => host.routes.iter().all(|route| cluster_port(route).is_none_or(|is| is == port)),
+        true => {
+            let mut ports = host.routes.iter().filter_map(cluster_port).peekable();
+            ports.peek().is_some() && ports.all(|is| is == port)
+        }
         false => host.name.rsplit(':').next() == Some(port.to_string().as_str()),
     };
     // Where several services share a port, `inbound|http|80|HOST` are the parts of Istio's `inbound|http|80`.
