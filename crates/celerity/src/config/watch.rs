@@ -19,7 +19,7 @@ use notify::{EventKind, RecursiveMode, Watcher as _};
 
 use super::files::{self, Mark};
 
-/// With `QUIET_WAIT_MAX` under a second together: a change is taken up within one.
+/// With `QUIET_WAIT_MAX` under a second together: a change is taken up within one, once its writer is done.
 const POLL: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(60);
 const QUIET_WAIT_MAX: Duration = Duration::from_millis(300);
@@ -113,13 +113,13 @@ impl Written {
             // Events were lost, and with them perhaps the end of a writing.
             written.clear();
         }
-        for path in event.paths.iter().map(|path| plain(path)) {
+        for path in event.paths.iter().map(|path| whole(path)) {
             match event.kind {
                 EventKind::Modify(ModifyKind::Data(_)) if written.len() < WRITTEN_MAX => {
                     // The time of the first write stays.
-                    written.entry(path.to_owned()).or_insert_with(Instant::now);
+                    written.entry(path).or_insert_with(Instant::now);
                 }
-                CLOSED | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => _ = written.remove(path),
+                CLOSED | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => _ = written.remove(&path),
                 _ => {}
             }
         }
@@ -130,13 +130,13 @@ impl Written {
     fn is_open(&self, files: Option<&[(PathBuf, Mark)]>) -> bool {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         written.retain(|_, since| since.elapsed() < WRITER_MAX);
-        !written.is_empty() && files.unwrap_or_default().iter().any(|(path, _)| written.contains_key(plain(path)))
+        !written.is_empty() && files.unwrap_or_default().iter().any(|(path, _)| written.contains_key(&whole(path)))
     }
 }
 
-/// A path without the `./` that one of two ways to name a file may put before it.
-fn plain(path: &Path) -> &Path {
-    path.strip_prefix(".").unwrap_or(path)
+/// A path from the root: notifications name files so, whatever they are called here.
+fn whole(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// An editor replaces a file by renaming another over it, which ends a watch on the file itself: watch its folder.
@@ -182,11 +182,20 @@ mod tests {
 
     #[test]
     fn a_file_is_waited_for_until_its_writer_closes_it() {
-        use std::io::Write as _;
         let folder = TempDir::new();
+        waits_for_the_writer(&folder, folder.path().to_owned());
+        // The same, as a user would name it.
+        let folder = TempDir::new();
+        let up = std::env::current_dir().expect("a directory").components().map(|_| "..").collect::<PathBuf>();
+        let from_root = folder.path().strip_prefix("/").expect("a path from the root");
+        waits_for_the_writer(&folder, up.join(from_root));
+    }
+
+    fn waits_for_the_writer(folder: &TempDir, named: PathBuf) {
+        use std::io::Write as _;
         let file = folder.write("a.yaml", "one");
         let (tell, told) = mpsc::channel();
-        let _watcher = Watcher::start(vec![folder.path().to_owned()], move || _ = tell.send(())).expect("a watcher");
+        let _watcher = Watcher::start(vec![named], move || _ = tell.send(())).expect("a watcher");
         // The watcher's notifications begin a moment after it does.
         folder.write("b.yaml", "two");
         told.recv_timeout(PATIENCE).expect("the new file");
