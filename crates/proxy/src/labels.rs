@@ -74,7 +74,7 @@ const BLACK_HOLE: &str = "BlackHoleCluster";
 /// Host, short name and namespace of the service that was asked for: that of the cluster, else that of the virtual host. Istio
 /// falls back to the `Host` header; the virtual host is as much of it as a client cannot make up.
 fn service(destination: &Peer, x: &Exchange<'_>, side: Reporter) -> [Box<str>; 3] {
-    let known = x.cluster.as_ref().map(|cluster| &cluster.cluster.service).filter(|service| !service.host.is_empty());
+    let known = x.asked_cluster().map(|cluster| cluster.told_as()).filter(|service| !service.host.is_empty());
     if let Some(service) = known {
         return [service.host.clone(), service.short.clone(), service.namespace.clone()];
     }

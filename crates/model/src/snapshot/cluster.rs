@@ -21,8 +21,10 @@ pub struct Cluster {
     pub pool_key: u64,
     /// Hash of the whole configuration, endpoints included. While it stays, nothing about the cluster has changed.
     pub fingerprint: u128,
-    /// What the name says, for metric labels.
+    /// What the name says.
     pub service: ServiceName,
+    /// What the metadata says, where it is something else. It serves for labels only: anybody may write it.
+    pub described: Option<Box<ServiceName>>,
     pub discovery: Discovery,
     pub policy: Arc<ClusterPolicy>,
     /// Every endpoint, grouped: `localities` hold ranges of it. Sorted by priority.
@@ -98,15 +100,22 @@ pub struct ClusterPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ServiceName {
     pub inbound: bool,
-    /// Empty where nothing says it: an inbound cluster's name does not.
+    /// Empty in an inbound cluster's name.
     pub host: Box<str>,
     pub port: u16,
     /// Empty where the cluster is the whole service.
     pub subset: Box<str>,
     /// First label of a Kubernetes host name, or the whole host.
     pub short: Box<str>,
-    /// That of the document; without one, the second label of a Kubernetes host name, and empty for others.
+    /// Second label of a Kubernetes host name; empty for others.
     pub namespace: Box<str>,
+}
+
+impl Cluster {
+    /// The service under which its requests are counted.
+    pub fn told_as(&self) -> &ServiceName {
+        self.described.as_deref().unwrap_or(&self.service)
+    }
 }
 
 impl ServiceName {

@@ -40,6 +40,7 @@ fn cluster(settings: LoadBalancing, localities: &[(u32, Option<u32>, &[u32])]) -
         pool_key: 1,
         fingerprint: 1,
         service: ServiceName::default(),
+        described: None,
         discovery: Discovery::Eds,
         policy: Arc::new(ClusterPolicy { load_balancing: settings, ..ClusterPolicy::default() }),
         endpoints: endpoints.into(),

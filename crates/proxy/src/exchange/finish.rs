@@ -124,7 +124,7 @@ impl Exchange<'_> {
             bytes_received: self.upload.bytes,
             bytes_sent: self.response_bytes,
             route_name: self.matched.map(|(_, route)| &*route.name).unwrap_or_default(),
-            upstream_cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.cluster.name),
+            upstream_cluster: self.asked_cluster().map_or("", |cluster| &cluster.name),
             upstream_host: upstream.text(),
             upstream_local_address: upstream_local.text(),
             upstream_transport_failure_reason: self.transport.as_deref().unwrap_or_default(),

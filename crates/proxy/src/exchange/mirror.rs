@@ -73,7 +73,9 @@ impl Exchange<'_> {
             if !mirror.fraction.hits(self.rng()) {
                 continue;
             }
-            let Some(cluster) = self.snapshot.cluster(&mirror.cluster).cloned() else {
+            let known = self.snapshot.cluster(&mirror.cluster);
+            let Some(cluster) = known.map(|cluster| self.cluster_now(cluster).unwrap_or_else(|| cluster.clone()))
+            else {
                 let text = format_args!("a request is not mirrored: {} is not configured", mirror.cluster.name);
                 self.worker.shared.log_limited("mirror", text);
                 continue;

@@ -92,6 +92,7 @@ pub(super) fn read(
             }
         }
     }
+    let service = ServiceName::parse(&name);
     let (policy, policy_hash) = interner.policy(policy);
     let mut pool_key = policy_hash;
     for transport in transports.iter() {
@@ -103,7 +104,8 @@ pub(super) fn read(
         identity: xxh64(name.as_bytes(), 0),
         pool_key,
         fingerprint,
-        service: service_name(&name, source.metadata.as_ref()),
+        described: described(&service, source.metadata.as_ref()).map(Box::new),
+        service,
         name: name.into(),
         discovery,
         policy,
@@ -114,29 +116,25 @@ pub(super) fn read(
     }
 }
 
-/// Which service a cluster is, from Istio's own place for it (`filter_metadata.istio.services`, of which the first counts), which
-/// knows more than the name: an inbound cluster's has no host, and one outside of the cluster no namespace.
-fn service_name(cluster: &str, metadata: Option<&Metadata>) -> ServiceName {
-    let named = ServiceName::parse(cluster);
-    let first = metadata.and_then(|metadata| {
-        match metadata.filter_metadata.get("istio")?.fields.get("services")?.kind.as_ref()? {
-            Kind::ListValue(services) => match services.values.first()?.kind.as_ref()? {
-                Kind::StructValue(service) => Some(service),
-                _ => None,
-            },
-            _ => None,
-        }
-    });
-    let text = |key: &str| match first?.fields.get(key)?.kind.as_ref()? {
+/// Which service a cluster stands for, from Istio's own place for it (`filter_metadata.istio.services`, of which the first counts).
+/// That knows more than the name: an inbound cluster's has no host, and one outside of the cluster no namespace.
+fn described(named: &ServiceName, metadata: Option<&Metadata>) -> Option<ServiceName> {
+    let Kind::ListValue(services) = metadata?.filter_metadata.get("istio")?.fields.get("services")?.kind.as_ref()?
+    else {
+        return None;
+    };
+    let Kind::StructValue(first) = services.values.first()?.kind.as_ref()? else { return None };
+    let text = |key: &str| match first.fields.get(key)?.kind.as_ref()? {
         Kind::StringValue(text) if !text.is_empty() => Some(text.as_str().into()),
         _ => None,
     };
-    ServiceName {
-        host: text("host").unwrap_or(named.host),
-        short: text("name").unwrap_or(named.short),
-        namespace: text("namespace").unwrap_or(named.namespace),
-        ..named
-    }
+    let described = ServiceName {
+        host: text("host").unwrap_or_else(|| named.host.clone()),
+        short: text("name").unwrap_or_else(|| named.short.clone()),
+        namespace: text("namespace").unwrap_or_else(|| named.namespace.clone()),
+        ..named.clone()
+    };
+    (described != *named).then_some(described)
 }
 
 fn lacks_identity(source: &EnvoyCluster) -> bool {
