@@ -333,17 +333,15 @@ impl Proxy {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             stopped: tokio::sync::Notify::new(),
-            live_workers: AtomicUsize::new(workers),
+            live_workers: AtomicUsize::new(0),
             workers: senders.clone(),
             worker_count: workers,
             applying: Mutex::new(listening),
         });
         control.tune(tuning);
-        let mut threads = Vec::new();
-        let (starting, started) = std::sync::mpsc::channel();
-        for (id, (commands, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
+        let starts = receivers.into_iter().zip(sockets).enumerate().map(|(id, (commands, sockets))| {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != id).map(|(_, sender)| sender.clone());
-            let start = worker::Start {
+            worker::Start {
                 id,
                 shared: shared.clone(),
                 running: running.clone(),
@@ -353,25 +351,17 @@ impl Proxy {
                 shard: shared.registry.shard(),
                 log: log.as_ref().and_then(AccessLogWriter::worker),
                 ledger: settings.ledger,
-            };
-            let (control, starting) = (control.clone(), starting.clone());
-            threads.push(spawn(&format!("worker-{id}"), move || {
-                worker::run(start, move |result| _ = starting.send(result));
-                control.live_workers.fetch_sub(1, Ordering::AcqRel);
-            })?);
+            }
+        });
+        let starts: Vec<_> = starts.collect();
+        let mut handle = Handle { control, addresses, threads: Vec::new(), log };
+        match handle.begin(starts, admin) {
+            Ok(()) => Ok(handle),
+            Err(error) => {
+                handle.stop(GIVE_UP_MAX);
+                Err(error)
+            }
         }
-        drop(starting);
-        // Whoever is told that the proxy has started finds it accepting; and on a core that is shared, workers get it now and not
-        // when this thread has done what can wait.
-        while let Ok(result) = started.recv() {
-            result.map_err(|error| {
-                control.start_draining(Duration::ZERO);
-                StartError::Thread(error)
-            })?;
-        }
-        let control_side = control.clone();
-        threads.push(spawn("control", move || admin::run(&control_side, admin))?);
-        Ok(Handle { control, addresses, threads, log })
     }
 }
 
@@ -405,10 +395,40 @@ const LISTENER_CLOSES_MAX: Duration = Duration::from_secs(1);
 /// Between two looks at whether it is.
 const LISTENER_LOOK: Duration = Duration::from_millis(20);
 
+/// For the threads of a proxy that could not start as a whole: they have nothing to do yet.
+const GIVE_UP_MAX: Duration = Duration::from_secs(5);
+
 /// Between two looks at whether a drain is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
 impl Handle {
+    /// Starts the threads, workers first, and waits until every one of those accepts connections: whoever is told that the proxy has
+    /// started finds it so; and on a core that is shared, workers get it now and not when this thread has done what can wait.
+    fn begin(&mut self, starts: Vec<worker::Start>, admin: Admin) -> Result<(), StartError> {
+        let (starting, started) = std::sync::mpsc::channel();
+        let mut missing = starts.len();
+        for start in starts {
+            let (control, starting) = (self.control.clone(), starting.clone());
+            self.control.live_workers.fetch_add(1, Ordering::AcqRel);
+            let thread = spawn(&format!("worker-{}", start.id), move || {
+                worker::run(start, move |result| _ = starting.send(result));
+                control.live_workers.fetch_sub(1, Ordering::AcqRel);
+            });
+            self.threads.push(thread.inspect_err(|_| _ = self.control.live_workers.fetch_sub(1, Ordering::AcqRel))?);
+        }
+        drop(starting);
+        while let Ok(result) = started.recv() {
+            result.map_err(StartError::Thread)?;
+            missing -= 1;
+        }
+        if missing > 0 {
+            return Err(StartError::Thread(std::io::Error::other("a worker ended before it began")));
+        }
+        let control = self.control.clone();
+        self.threads.push(spawn("control", move || admin::run(&control, admin))?);
+        Ok(())
+    }
+
     /// Takes a new configuration up, whole or not at all.
     ///
     /// # Errors

@@ -270,6 +270,8 @@ pub struct Worker {
     spare_heads: RefCell<Vec<ResponseHead>>,
     date: RefCell<(u64, [u8; 29])>,
     counters: RefCell<HashMap<&'static str, Counter>>,
+    /// Requests that were none, by the reason.
+    protocol_errors: RefCell<HashMap<&'static str, Counter>>,
     /// By the listener's name.
     activities: RefCell<HashMap<Box<str>, Rc<Activity>>>,
     /// Series of requests that never had an endpoint, and of inbound ones, by who talks to whom.
@@ -314,6 +316,7 @@ pub fn run(start: Start, started: impl FnOnce(std::io::Result<()>)) {
             spare_heads: RefCell::default(),
             date: RefCell::new((0, [0; 29])),
             counters: RefCell::default(),
+            protocol_errors: RefCell::default(),
             activities: RefCell::default(),
             series: RefCell::default(),
         });
@@ -503,8 +506,10 @@ impl Worker {
 
     /// A request that was none. Rare enough to look its counter up.
     pub fn bad_request(&self, reason: &'static str) {
+        // Whoever floods pays for no look-up in the registry that all workers share.
+        let mut known = self.protocol_errors.borrow_mut();
         let labels = [("side", "downstream"), ("reason", reason)];
-        self.shard.counter(&names::PROXY_PROTOCOL_ERRORS, &labels).inc();
+        known.entry(reason).or_insert_with(|| self.shard.counter(&names::PROXY_PROTOCOL_ERRORS, &labels)).inc();
     }
 
     /// The `date` of now (RFC 9110, section 5.6.7), formatted once a second.
@@ -540,8 +545,8 @@ impl Worker {
 
     /// Inbound requests, and those that never had an endpoint. The last one of the connection is tried first.
     fn other_series(&self, x: &Exchange<'_>, side: Reporter) -> Rc<RequestSeries> {
-        let about = match (&x.cluster, x.host) {
-            (Some(cluster), _) => cluster.cluster.identity,
+        let about = match (x.asked_cluster(), x.host) {
+            (Some(cluster), _) => cluster.identity,
             (None, Some(host)) => host.fingerprint as u64,
             (None, None) => 0,
         };

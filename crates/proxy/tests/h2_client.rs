@@ -138,6 +138,29 @@ fn what_a_reset_stream_said_in_the_same_breath_is_read_first() {
 }
 
 #[test]
+fn what_is_called_unprocessed_is_not_written_afterwards() {
+    local(async {
+        let (client, mut far) = start(ClientSettings::default());
+        let mut first = client.start(&head("/first"), true).unwrap();
+        assert!(far.read(&mut vec![0; 10_000]).await.unwrap() > 0);
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let answer = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+        far.write_all(&[&settings[..], &answer].concat()).await.unwrap();
+        assert_eq!(first.head().await.unwrap().status, 200);
+        drop(first);
+        // DATA on no stream ends the connection; it lies there when the next request is started.
+        far.write_all(&[0, 0, 1, 0, 0, 0, 0, 0, 0, b'x']).await.unwrap();
+        let mut second = client.start(&head("/second"), true).unwrap();
+        let error = second.head().await.unwrap_err();
+        assert!(error.is_unprocessed() && matches!(error.kind(), Kind::Violation(..)), "{error:?}");
+        let mut written = Vec::new();
+        far.read_to_end(&mut written).await.unwrap();
+        assert!(!written.windows(7).any(|seen| seen == b"/second"));
+        assert!(written.windows(4).any(|seen| seen == [0, 0, 8, 7]), "it hears why");
+    });
+}
+
+#[test]
 fn what_a_closed_peer_never_took_may_be_sent_again() {
     local(async {
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];

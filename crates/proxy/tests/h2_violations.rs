@@ -346,6 +346,22 @@ fn malformed_requests_are_reset() {
     }
 }
 
+#[test]
+fn a_header_block_that_does_not_end_is_not_waited_for() {
+    local(async {
+        let mut settings = ServerSettings::default();
+        settings.common.owed_within = Duration::from_millis(200);
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (connection, _incoming) = accept(near, settings);
+        let run = tokio::task::spawn_local(connection.run());
+        far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        far.write_all(&[frame(SETTINGS, 0, 0, b""), frame(HEADERS, 0, 1, &[0x82])].concat()).await.unwrap();
+        assert_eq!(answer(&mut far).await, Answer::GoAway(Code::ENHANCE_YOUR_CALM));
+        drop(far);
+        assert_eq!(run.await.unwrap().unwrap_err().code(), Some(Code::ENHANCE_YOUR_CALM));
+    });
+}
+
 /// A peer that owes its SETTINGS, or the answer to the PING of a shutdown, does not hold a connection for ever.
 #[test]
 fn a_peer_that_says_nothing_is_not_waited_for() {

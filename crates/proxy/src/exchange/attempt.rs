@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 /// nothing. More often than this and something else is wrong.
 const REPLAYS_MAX: u32 = 3;
 
-/// Swaps of the configuration that one request may meet while it waits for a connection. Each costs it nothing but the time,
+/// Swaps of the configuration that one request may meet while it waits for connections. Each costs it nothing but the time,
 /// which its timeouts bound; the number only ends what would go on for ever.
 const MOVES_MAX: u32 = 100;
 
@@ -247,7 +247,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The cluster as it is now, its settings and endpoints included, where it is another than this one.
-    fn cluster_now(&self, cluster: &Arc<Cluster>) -> Option<Arc<Cluster>> {
+    pub(super) fn cluster_now(&self, cluster: &Arc<Cluster>) -> Option<Arc<Cluster>> {
         let running = self.worker.running();
         if std::ptr::eq(&*running.snapshot, self.snapshot) {
             return None;
@@ -409,11 +409,14 @@ impl<'a> Exchange<'a> {
 
     /// Says where the request would have gone that a filter has answered: as in Envoy it belongs to that cluster's service.
     pub(super) fn name_cluster(&mut self, forward: &'a Forward) {
-        if self.cluster.is_some() {
-            return;
+        if self.cluster.is_none() && self.chosen.is_none() {
+            self.chosen = self.choose(forward).ok();
         }
-        let chosen = self.chosen.clone().or_else(|| self.choose(forward).ok());
-        self.cluster = chosen.map(|cluster| self.worker.clusters.of(self.worker, &cluster));
+    }
+
+    /// The cluster that the request was for, whether or not it got there.
+    pub fn asked_cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref().map(|pool| &pool.cluster).or(self.chosen.as_ref())
     }
 
     pub(super) fn choose(&mut self, forward: &'a Forward) -> Result<Arc<Cluster>, Failure> {
@@ -546,7 +549,8 @@ impl<'a> Exchange<'a> {
     /// been processed, and a client's route without retries (`attempts: 0`) wants none then.
     fn is_free_replay(&self, end: &End, policy: Option<&RetryPolicy>, replays: u32) -> bool {
         match end {
-            End::Attempt(AttemptError::Unprocessed(_)) => true,
+            // More streams than it takes, which could not be known: as good as never sent.
+            End::Attempt(AttemptError::Unprocessed(_) | AttemptError::Refused { limit_known: false }) => true,
             // Whether a body can be sent again is for the caller to see.
             End::Attempt(AttemptError::Idle(_)) => {
                 // And once only (RFC 9110, section 9.2.2: a failed automatic retry is not retried); what the route's retries
@@ -569,7 +573,7 @@ impl<'a> Exchange<'a> {
             &match end {
                 End::Acquire(AcquireError::PendingOverflow) => AttemptEnd::Overflow,
                 End::Acquire(_) => AttemptEnd::ConnectFailed,
-                End::Attempt(AttemptError::Refused) => AttemptEnd::Refused,
+                End::Attempt(AttemptError::Refused { .. }) => AttemptEnd::Refused,
                 End::Attempt(AttemptError::Unprocessed(_)) => AttemptEnd::ResetBeforeRequest,
                 End::Attempt(_) => AttemptEnd::Reset,
                 End::PerTry | End::PerTryIdle => AttemptEnd::PerTryTimeout,

@@ -160,11 +160,11 @@ pub struct Exchange<'a> {
     pub upstream_local: Option<SocketAddr>,
     pub last: bool,
     pub http_10: bool,
-    /// Where the request belongs. `None`: nowhere, or it was answered before one looked.
-    /// Whose name was asked for.
+    /// Whose name was asked for. `None`: nobody's, or it was answered before one looked.
     pub host: Option<&'a VirtualHost>,
+    /// Where the request belongs there. `None`: nowhere.
     pub matched: Option<(&'a VirtualHost, &'a Route)>,
-    /// The route's cluster where a filter had to know it; otherwise it is chosen when the request goes on.
+    /// The route's cluster where a filter had to know it, or answered; otherwise it is chosen when the request goes on.
     pub(super) chosen: Option<Arc<Cluster>>,
     /// The one that was drawn, where the route has several.
     pub(super) weighted: Option<&'a WeightedCluster>,

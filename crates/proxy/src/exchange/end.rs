@@ -75,7 +75,7 @@ pub(super) fn failure_of(end: &End) -> Failure {
 pub(super) fn reset_of(error: &AttemptError) -> details::Reset {
     match error {
         AttemptError::Protocol(_) => details::PROTOCOL_ERROR,
-        AttemptError::Refused => details::REMOTE_REFUSED,
+        AttemptError::Refused { .. } => details::REMOTE_REFUSED,
         AttemptError::RemoteReset(_) => details::REMOTE_RESET,
         _ => details::CONNECTION_TERMINATION,
     }

@@ -118,9 +118,15 @@ pub(super) fn is_grpc(content_type: &[u8]) -> bool {
 
 /// Takes off a request's trailers what says who it comes from: an application that merges them with the head must not believe it.
 pub(super) fn clean_trailers(trailers: &mut Headers) {
-    for id in
-        [HeaderId::XForwardedClientCert, HeaderId::XCelerityPeer, HeaderId::XCelerityHop, HeaderId::XCelerityLedger]
-    {
+    for id in [
+        HeaderId::XForwardedClientCert,
+        HeaderId::XForwardedProto,
+        HeaderId::XEnvoyControl,
+        HeaderId::XEnvoyExpectedRqTimeoutMs,
+        HeaderId::XCelerityPeer,
+        HeaderId::XCelerityHop,
+        HeaderId::XCelerityLedger,
+    ] {
         trailers.remove_id(id);
     }
 }

@@ -41,7 +41,9 @@ impl<'a> Exchange<'a> {
             grpc_status: None,
         };
         // Stored before the client sees its end: who asks again then is answered from the cache, by whichever worker.
-        let mut messages = self.is_grpc.then_some(&mut self.response_messages);
+        // A gateway's page of HTML is no gRPC.
+        let speaks_grpc = || self.response.headers.get_id(HeaderId::ContentType).is_some_and(fields::is_grpc);
+        let mut messages = (self.is_grpc && speaks_grpc()).then_some(&mut self.response_messages);
         let tee = |piece: Option<&[u8]>| match piece {
             Some(piece) => {
                 if let Some(messages) = &mut messages {

@@ -19,7 +19,7 @@ pub enum UploadError {
 fn trailers(down: &mut DownstreamStream<'_>) -> Option<Headers> {
     let mut trailers = down.take_trailers()?;
     super::fields::clean_trailers(&mut trailers);
-    Some(trailers)
+    (!trailers.is_empty()).then_some(trailers)
 }
 
 #[derive(Debug)]
@@ -97,6 +97,9 @@ impl Upload {
             if ready!(down.poll_body(cx))? {
                 down.with_body(|piece| {
                     self.kept.extend_from_slice(piece);
+                    if let Some(messages) = &mut self.messages {
+                        messages.take(piece);
+                    }
                     (piece.len(), ())
                 });
                 if self.kept.len() > limit {
@@ -108,9 +111,6 @@ impl Upload {
             }
         }
         self.bytes = self.kept.len() as u64;
-        if let Some(messages) = &mut self.messages {
-            messages.take(&self.kept);
-        }
         if self.trailers.is_none() {
             self.length = if self.kept.is_empty() { BodyLength::Empty } else { BodyLength::Exact(self.bytes) };
             self.finished = self.kept.is_empty();

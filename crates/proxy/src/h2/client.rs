@@ -84,10 +84,9 @@ impl Client {
         self.core.borrow().peer.known
     }
 
-    /// How many streams the server allows, once that is known.
-    pub fn streams_allowed(&self) -> Option<u32> {
-        let core = self.core.borrow();
-        core.peer.known.then_some(core.peer.max_concurrent_streams)
+    /// Has `tell` hear, once, how many streams the server allows. It is called while the connection reads and must not touch it.
+    pub fn on_settings(&self, tell: impl FnOnce(u32) + 'static) {
+        self.core.borrow_mut().on_settings = Some(Box::new(tell));
     }
 
     /// Takes the server to allow so many streams until it says how many; without that 100.

@@ -52,6 +52,8 @@ pub struct Connection<Io> {
     keepalive: Option<Pin<Box<Sleep>>>,
     /// For what the peer owes: its SETTINGS at first, the answer to our PING at the end. None while it owes nothing.
     owed: Option<Pin<Box<Sleep>>>,
+    /// For the rest of a header block that has begun.
+    block_due: Option<Pin<Box<Sleep>>>,
     shutting_down: bool,
     peer_closed: bool,
     /// What the transport had sent before the first of the streams that were started since there was none.
@@ -86,6 +88,7 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
             last_read: now,
             keepalive: keepalive.map(|keepalive| Box::pin(sleep_until(now + keepalive.interval))),
             owed: Some(Box::pin(sleep_until(now + owed_within))),
+            block_due: None,
             shutting_down: false,
             peer_closed: false,
             sent_before: 0,
@@ -170,12 +173,15 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
         }
         core.grant_turns();
         self.poll_owed(core, cx);
+        self.poll_block(core, cx);
 
         for _ in 0..READS_PER_TURN {
             match self.poll_read(core, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(self.failed(core, error)),
                 Poll::Pending => {
+                    // What was read last may have begun one.
+                    self.poll_block(core, cx);
                     if self.filled == 0 {
                         give_back(std::mem::take(&mut self.input));
                     }
@@ -218,7 +224,7 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
         };
         // A peer that closed an idle connection took nothing of what came after, as far as its kernel has acknowledged none of it.
         // A reset says less: it may overtake the acknowledgement of a request that was read.
-        if error.kind() == Kind::Closed
+        if self.peer_closed
             && core.role == Role::Client
             && self.io.acked().is_some_and(|acked| acked <= self.sent_before)
         {
@@ -316,6 +322,21 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
             core.close_with(Code::SETTINGS_TIMEOUT, Error::new(Kind::Violation(Code::SETTINGS_TIMEOUT, why)));
         }
         self.owed = None;
+    }
+
+    /// Ends the wait for a header block that does not end: nothing else may be sent meanwhile, and no stream is there yet whose
+    /// time would run.
+    fn poll_block(&mut self, core: &mut Core, cx: &mut Context<'_>) {
+        if core.block_of.is_none() {
+            self.block_due = None;
+            return;
+        }
+        let limit = Instant::now() + core.settings.owed_within;
+        let due = self.block_due.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        if due.as_mut().poll(cx).is_ready() {
+            let why = "a header block did not end in time";
+            core.close_with(Code::ENHANCE_YOUR_CALM, Error::new(Kind::Violation(Code::ENHANCE_YOUR_CALM, why)));
+        }
     }
 
     /// A PING on a connection that has been quiet for the interval; the end if its answer does not come.

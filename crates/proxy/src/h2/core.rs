@@ -91,6 +91,8 @@ pub(crate) struct Core {
     pub(crate) written: u64,
     /// Where, counted so, the streams begin that were started since there was none.
     pub(crate) busy_from: u64,
+    /// Whether there had been others before those, and what had been read by then.
+    pub(crate) idle_before: Option<u64>,
     /// From where on the peer has certainly seen nothing.
     pub(crate) unseen_from: Option<u64>,
     /// Octets read, of the whole connection.
@@ -118,6 +120,8 @@ pub(crate) struct Core {
     pub(crate) acceptor: Option<Waker>,
     /// Is told what was refused here, and so never arrives.
     pub(crate) on_refused: Option<Box<TellRefused>>,
+    /// Is told how many streams the server allows, when it says so first.
+    pub(crate) on_settings: Option<Box<dyn FnOnce(u32)>>,
     /// Whether new streams have a taker: `Incoming` on a server, any `Client` on a client.
     pub(crate) handles: usize,
     pub(crate) ready_waiters: Vec<Waker>,
@@ -176,6 +180,7 @@ impl Core {
             sent: 0,
             written: 0,
             busy_from: 0,
+            idle_before: None,
             unseen_from: None,
             received: 0,
             arrived: None,
@@ -193,6 +198,7 @@ impl Core {
             arrivals: VecDeque::new(),
             acceptor: None,
             on_refused: None,
+            on_settings: None,
             handles: 1,
             ready_waiters: Vec::new(),
             phase: Phase::Open,
@@ -401,11 +407,22 @@ impl Core {
         }
         // A dying connection is rare: collecting the slots costs one allocation.
         let slots: Vec<usize> = self.ids.values().copied().collect();
+        let is_client = self.role == Role::Client;
         let unseen_from = self.unseen_from.map_or(self.written, |from| from.min(self.written));
+        // The connection was idle, and has said nothing since.
+        let was_idle = is_client
+            && matches!(error.kind(), Kind::Closed | Kind::Io(_))
+            && self.idle_before.is_some_and(|received| received == self.received);
         for slot in slots {
-            let untouched =
-                self.role == Role::Client && self.streams.get(slot).is_some_and(|stream| stream.head_at >= unseen_from);
-            self.fail(slot, if untouched { error.as_unprocessed() } else { error });
+            let Some(stream) = self.streams.get(slot) else { continue };
+            let error = if is_client && stream.head_at >= unseen_from {
+                error.as_unprocessed()
+            } else if was_idle && stream.head_at >= self.busy_from {
+                error.as_of_idle()
+            } else {
+                error
+            };
+            self.fail(slot, error);
         }
         wake(&mut self.acceptor);
         self.wake_ready();
@@ -415,8 +432,25 @@ impl Core {
     /// Closes the connection because the peer broke a rule (or `Code::NO_ERROR`: because the caller wants it).
     pub(crate) fn close_with(&mut self, code: Code, error: Error) {
         if self.closed.is_none() {
+            if let Kind::Violation(_, why) = error.kind() {
+                self.tell_refused(&Refused { head: None, status: None, why });
+            }
+            self.unsay_requests();
             frame::put_goaway(&mut self.out, self.last_peer_id, code);
             self.close(error);
+        }
+    }
+
+    /// Takes back from the output the requests of which nothing was written: they are about to be called unprocessed, and whoever
+    /// sends them again must be the only one.
+    fn unsay_requests(&mut self) {
+        if self.role != Role::Client {
+            return;
+        }
+        let untouched = |slot: &usize| Some(self.streams.get(*slot)?.head_at).filter(|at| *at >= self.written);
+        // What other streams have put behind the first of them is of no use any more either.
+        if let Some(first) = self.ids.values().filter_map(untouched).min() {
+            self.out.truncate(self.sent + (first - self.written) as usize);
         }
     }
 

@@ -35,12 +35,13 @@ pub enum Kind {
 pub struct Error {
     kind: Kind,
     unprocessed: bool,
+    of_idle: bool,
 }
 
 impl Error {
     pub(crate) fn new(kind: Kind) -> Self {
         let unprocessed = matches!(kind, Kind::PeerReset(Code::REFUSED_STREAM) | Kind::NotOpen | Kind::NoCapacity);
-        Self { kind, unprocessed }
+        Self { kind, unprocessed, of_idle: false }
     }
 
     pub(crate) fn misuse(what: &'static str) -> Self {
@@ -52,6 +53,11 @@ impl Error {
         Self { unprocessed: true, ..self }
     }
 
+    /// The same failure, of a connection that had been idle and has said nothing since.
+    pub(crate) fn as_of_idle(self) -> Self {
+        Self { of_idle: true, ..self }
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -60,6 +66,11 @@ impl Error {
     /// (RFC 9113, section 8.7): refused stream, stream above the last id of GOAWAY, or nothing of it was written.
     pub fn is_unprocessed(&self) -> bool {
         self.unprocessed
+    }
+
+    /// True where a connection that had carried others was idle, and ended under the request without another word.
+    pub fn is_of_idle(&self) -> bool {
+        self.of_idle
     }
 
     /// The code that travelled in RST_STREAM or GOAWAY, where one did.

@@ -61,12 +61,7 @@ impl Core {
             other => other,
         };
         match violation {
-            Violation::Connection(code, why) => {
-                if self.closed.is_none() {
-                    self.tell_refused(&Refused { head: None, status: None, why });
-                }
-                self.close_with(code, Error::new(Kind::Violation(code, why)));
-            }
+            Violation::Connection(code, why) => self.close_with(code, Error::new(Kind::Violation(code, why))),
             Violation::Stream(id, code, why) => {
                 match self.ids.get(&id).copied() {
                     Some(slot) => self.reset(slot, code, why),
@@ -318,6 +313,10 @@ impl Core {
 
     /// Answers it without troubling anybody.
     fn refuse_large(&mut self, id: u32, end_stream: bool) -> Result<(), Violation> {
+        // Compressed such a head is small, and cheap to repeat.
+        if !self.young_resets.add(self.now_ms) {
+            return Err(Violation::calm("too many header sections that are too large"));
+        }
         let before = self.out.len();
         self.put_headers(id, true, |encoder, out| fields::put_response(encoder, &ResponseHead::new(TOO_LARGE), out));
         if !end_stream {
@@ -421,6 +420,9 @@ impl Core {
             }
         }
         self.peer.known = true;
+        if let Some(tell) = self.on_settings.take() {
+            tell(self.peer.max_concurrent_streams);
+        }
         let change = i64::from(self.peer.initial_window) - i64::from(before);
         if change != 0 {
             for slot in self.ids.values() {

@@ -61,6 +61,7 @@ impl Core {
         stream.head_at = self.written + self.pending_output() as u64;
         if self.ids.is_empty() {
             self.busy_from = stream.head_at;
+            self.idle_before = (id > 1).then_some(self.received);
         }
         stream.started_ms = self.now_ms;
         stream.bodiless = head.method == Method::Head;

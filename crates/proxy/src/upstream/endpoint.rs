@@ -15,7 +15,7 @@
 
 use super::cluster::Bytes;
 use super::connect::{self, Setup};
-use super::multiplexed::{H2Conn, Reserved};
+use super::multiplexed::{H2Conn, Held, Leaving, Reserved};
 use super::shared::{ClusterShared, ConnectionPermit, RareEvents};
 use crate::h1::ClientConn;
 use crate::h2;
@@ -120,7 +120,7 @@ impl Lease {
     }
 
     /// Whether the connection has carried a request before and the kernel knows of its end by now. A system call: for a
-    /// request that could not be sent again. HTTP/2 says itself what it did not process.
+    /// request that could not be sent again. The driver of an HTTP/2 connection looks itself before it asks on one that was idle.
     pub fn has_ended(&self) -> bool {
         match self {
             Self::H1(lease) => lease.conn.requests > 0 && !crate::net::tcp_info::is_silent(lease.conn.wire.io().tcp()),
@@ -162,8 +162,8 @@ pub struct EndpointPool {
     waiters: RefCell<VecDeque<Waiter>>,
     connecting: Cell<u32>,
     speaks: Cell<Speaks>,
-    /// On the last HTTP/2 connection, as the server said.
-    streams_allowed: Rc<Cell<Option<u32>>>,
+    /// On an HTTP/2 connection, as the server said last.
+    streams_allowed: Cell<Option<u32>>,
     /// Requests in flight from this worker: what LEAST_REQUEST compares.
     pub active: Cell<u32>,
     gone: Cell<bool>,
@@ -211,7 +211,7 @@ impl EndpointPool {
             waiters: RefCell::default(),
             connecting: Cell::new(0),
             speaks: Cell::new(Speaks::Unknown),
-            streams_allowed: Rc::default(),
+            streams_allowed: Cell::new(None),
             active: Cell::new(0),
             gone: Cell::new(false),
             turn: Cell::new(0),
@@ -345,7 +345,9 @@ impl EndpointPool {
     /// that turns out to be HTTP/1.1 is followed by the others.
     fn shared_by(&self) -> u32 {
         match self.speaks.get() {
-            Speaks::Http2 | Speaks::Unknown if self.plan.may_be_http2() => self.plan.streams_per_connection(),
+            Speaks::Http2 | Speaks::Unknown if self.plan.may_be_http2() => {
+                self.plan.streams_per_connection().min(self.streams_allowed.get().unwrap_or(u32::MAX).max(1))
+            }
             _ => 1,
         }
     }
@@ -394,18 +396,24 @@ impl EndpointPool {
                 self.speaks.set(Speaks::Http2);
                 // Those that wait are sent before the server says how many it takes: most likely as many as on the last
                 // connection.
-                let told = self.h2.borrow().iter().find_map(H2Conn::streams_allowed).or(self.streams_allowed.get());
-                if let Some(most) = told {
-                    client.assume_streams(most);
+                if let Some(most) = self.streams_allowed.get() {
+                    client.assume_streams(most.max(1));
                 }
-                tokio::task::spawn_local(connection.run_holding(permit));
-                self.h2.borrow_mut().push(H2Conn::new(
-                    client,
-                    peer,
-                    (opened, local),
-                    self.plan.clone(),
-                    self.streams_allowed.clone(),
-                ));
+                let pool = Rc::downgrade(self);
+                client.on_settings(move |most| {
+                    // The connection is being read: it must not be asked for streams now.
+                    tokio::task::spawn_local(async move {
+                        if let Some(pool) = pool.upgrade() {
+                            pool.streams_allowed.set(Some(most));
+                            pool.stream_ended();
+                            pool.open_what_is_wanted();
+                        }
+                    });
+                });
+                let leaving: Rc<Leaving> = Rc::default();
+                tokio::task::spawn_local(connection.run_holding(Held::new(permit, leaving.clone())));
+                let conn = H2Conn::new(client, peer, (opened, local), self.plan.clone(), leaving);
+                self.h2.borrow_mut().push(conn);
                 self.serve_waiters(&mut setup);
                 self.end_what_is_done();
             }
@@ -430,9 +438,10 @@ impl EndpointPool {
         self.plan.bytes.tell(&mut lease.told, carried);
         let spent = self.plan.max_requests.is_some_and(|most| lease.conn.requests >= u64::from(most))
             || self.plan.max_duration.is_some_and(|most| lease.opened.elapsed() >= most);
-        let surplus = self.shared.connections.surplus() > 0;
-        if self.gone.get() || spent || surplus || lease.own || !lease.conn.is_reusable() {
+        let shed = self.shared.try_shed();
+        if self.gone.get() || spent || shed.is_some() || lease.own || !lease.conn.is_reusable() {
             drop(lease);
+            drop(shed);
             return self.open_what_is_wanted();
         }
         let starvation = &self.plan.starvation;
@@ -501,22 +510,35 @@ impl EndpointPool {
     /// Ends the HTTP/2 connections that are not in use and are to end, or are wanted elsewhere.
     fn end_what_is_done(&self) {
         let wanted = || self.shared.someone_starves() && self.plan.starvation.others_starve(self);
-        let mut surplus = self.shared.connections.surplus();
         self.h2.borrow_mut().retain(|conn| {
-            let ended = conn.in_use() == 0 && conn.end_if_done(self.gone.get() || surplus > 0 || wanted());
-            surplus = surplus.saturating_sub(u32::from(ended));
-            !ended
+            if conn.in_use() > 0 {
+                return true;
+            }
+            if !conn.is_leaving()
+                && let Some(shed) = self.shared.try_shed()
+            {
+                conn.leave(shed);
+            }
+            !conn.end_if_done(self.gone.get() || wanted())
         });
     }
 
-    /// Closes idle connections while there are more than the limit allows: it may have been lowered. Those in use close when they
-    /// are given back.
+    /// Has connections leave while there are more than the limit allows, which may have been lowered: idle ones now, and of the
+    /// others those of HTTP/2 with their last stream. HTTP/1.1's leave when they are given back.
     pub fn trim(&self) {
-        for _ in 0..self.shared.connections.surplus() {
-            if !self.close_one_idle() {
-                break;
+        while let Some(shed) = self.shared.try_shed() {
+            let popped = self.idle.borrow_mut().pop();
+            if popped.is_some() {
+                continue;
+            }
+            let conns = self.h2.borrow();
+            let mut staying = conns.iter().filter(|conn| !conn.is_leaving());
+            match staying.clone().find(|conn| conn.in_use() == 0).or_else(|| staying.next()) {
+                Some(conn) => conn.leave(shed),
+                None => break,
             }
         }
+        self.end_what_is_done();
     }
 
     pub fn has_waiters(&self) -> bool {

@@ -18,7 +18,7 @@
 use super::cluster::Bytes;
 use super::connect::{Plan, Setup};
 use super::endpoint::{H2Lease, Lease};
-use super::shared::Yield;
+use super::shared::{ConnectionPermit, Shed, Yield};
 use crate::h2;
 use crate::tls::Peer;
 use std::cell::{Cell, RefCell};
@@ -47,8 +47,7 @@ pub(super) struct H2Conn {
     plan: Rc<Plan>,
     told: Cell<Bytes>,
     turn: RefCell<Turn>,
-    /// Where it leaves word, for the next one, of how many streams the server allows.
-    last_word: Rc<Cell<Option<u32>>>,
+    leaving: Rc<Leaving>,
 }
 
 enum Turn {
@@ -56,6 +55,30 @@ enum Turn {
     Yields(Instant, #[expect(dead_code, reason = "held for its drop")] Yield),
     /// Its streams last too long for turns.
     Kept,
+}
+
+/// Since when a connection leaves because there are too many.
+#[derive(Default)]
+pub(super) struct Leaving(RefCell<Option<(Instant, Shed)>>);
+
+/// What the task that drives a connection holds until our end is closed.
+pub(super) struct Held {
+    permit: Option<ConnectionPermit>,
+    leaving: Rc<Leaving>,
+}
+
+impl Held {
+    pub(super) fn new(permit: ConnectionPermit, leaving: Rc<Leaving>) -> Self {
+        Self { permit: Some(permit), leaving }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The unit is free before another connection may leave for it.
+        drop(self.permit.take());
+        *self.leaving.0.borrow_mut() = None;
+    }
 }
 
 /// A stream that was promised.
@@ -73,7 +96,7 @@ impl H2Conn {
         peer: Option<Rc<Peer>>,
         (opened, local): (Instant, Option<SocketAddr>),
         plan: Rc<Plan>,
-        last_word: Rc<Cell<Option<u32>>>,
+        leaving: Rc<Leaving>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -87,7 +110,7 @@ impl H2Conn {
             plan,
             told: Cell::default(),
             turn: RefCell::new(Turn::Since(now)),
-            last_word,
+            leaving,
         }
     }
 
@@ -107,9 +130,13 @@ impl H2Conn {
             && !self.is_draining()
     }
 
-    /// How many streams the server allows, where it has said so.
-    pub(super) fn streams_allowed(&self) -> Option<u32> {
-        self.client.streams_allowed()
+    /// It is one too many: takes no new streams, and ends with its last one.
+    pub(super) fn leave(&self, shed: Shed) {
+        *self.leaving.0.borrow_mut() = Some((Instant::now(), shed));
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.0.borrow().is_some()
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -120,6 +147,7 @@ impl H2Conn {
         self.plan.max_requests.is_some_and(|most| self.requests.get() >= u64::from(most))
             || self.plan.max_duration.is_some_and(|most| self.opened.elapsed() >= most)
             || matches!(*self.turn.borrow(), Turn::Yields(..))
+            || self.is_leaving()
     }
 
     /// Whether the connection has had its turn, of those that count turns.
@@ -151,6 +179,11 @@ impl H2Conn {
             if outlasted {
                 *self.turn.borrow_mut() = Turn::Kept;
             }
+            // As with turns: streams that outlast it must not keep everybody waiting. It leaves when it is idle.
+            let mut leaving = self.leaving.0.borrow_mut();
+            if leaving.as_ref().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= YIELD_MAX) {
+                *leaving = None;
+            }
             return false;
         }
         let since = self.idle_since.get().unwrap_or(now);
@@ -171,8 +204,5 @@ impl H2Conn {
 impl Drop for H2Conn {
     fn drop(&mut self) {
         self.tell_bytes();
-        if let Some(most) = self.streams_allowed() {
-            self.last_word.set(Some(most));
-        }
     }
 }

@@ -57,11 +57,6 @@ impl Gate {
     }
 
     /// `u32::MAX` is Envoy's way to say that there is no limit.
-    /// How many are taken beyond the limit, which may have been lowered.
-    pub fn surplus(&self) -> u32 {
-        self.used().saturating_sub(self.limit())
-    }
-
     pub fn is_unlimited(&self) -> bool {
         self.limit() == u32::MAX
     }
@@ -124,6 +119,8 @@ pub struct ClusterShared {
     pub events: RareEvents,
     pub health: ClusterHealth,
     /// Workers with requests that wait because the connection limit is reached.
+    /// Connections beyond a limit that was lowered, on their way out.
+    leaving: AtomicU32,
     starving: AtomicU32,
     /// Connections that take no new streams so that those workers get their units.
     yielding: AtomicU32,
@@ -142,6 +139,7 @@ impl ClusterShared {
             retries: Gate::new(limits.max_retries),
             events: RareEvents::default(),
             health: ClusterHealth::new(Instant::now()),
+            leaving: AtomicU32::new(0),
             starving: AtomicU32::new(0),
             yielding: AtomicU32::new(0),
             freed: Notify::new(),
@@ -223,6 +221,18 @@ impl ClusterShared {
         }
     }
 
+    /// Makes a connection leave if there are more than the limit allows: it may have been lowered. Never more of them than are too
+    /// many, whichever workers race.
+    pub fn try_shed(self: &Arc<Self>) -> Option<Shed> {
+        let surplus = self.connections.used().saturating_sub(self.connections.limit());
+        if surplus == 0 {
+            return None;
+        }
+        let more = |leaving| (leaving < surplus).then_some(leaving + 1);
+        let took = self.leaving.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok();
+        took.then(|| Shed(self.clone()))
+    }
+
     /// Leave for one busy connection to end its turn. No more yield than workers starve: each costs a handshake.
     pub fn try_yield(self: &Arc<Self>) -> Option<Yield> {
         let most = self.starving();
@@ -295,6 +305,16 @@ impl Drop for PlaceInLine<'_> {
 #[derive(Debug)]
 pub struct Yield(Arc<ClusterShared>);
 
+/// A connection that leaves because there are too many. Dropped when its unit of the limit is free.
+#[derive(Debug)]
+pub struct Shed(Arc<ClusterShared>);
+
+impl Drop for Shed {
+    fn drop(&mut self) {
+        self.0.leaving.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Drop for Yield {
     fn drop(&mut self) {
         self.0.yielding.fetch_sub(1, Ordering::AcqRel);
@@ -339,6 +359,24 @@ mod tests {
         assert!(shared.connection().is_none());
         shared.leave_line();
         assert!(shared.connection().is_some());
+    }
+
+    #[test]
+    fn as_many_connections_leave_as_are_too_many() {
+        let shared = ClusterShared::new("c".into(), &Limits { max_connections: 4, ..Limits::default() });
+        let mut held: Vec<_> = (0..4).map(|_| shared.connection().unwrap()).collect();
+        assert!(shared.try_shed().is_none());
+        shared.set_limits(&Limits { max_connections: 2, ..Limits::default() });
+        let first = shared.try_shed().unwrap();
+        let second = shared.try_shed().unwrap();
+        assert!(shared.try_shed().is_none());
+        // One changes its mind, one has gone.
+        drop(second);
+        drop(held.pop());
+        drop(first);
+        assert!(shared.try_shed().is_some());
+        drop(held.pop());
+        assert!(shared.try_shed().is_none());
     }
 
     #[test]

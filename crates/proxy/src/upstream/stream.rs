@@ -19,7 +19,10 @@ pub enum AttemptError {
     Unprocessed(String),
     /// REFUSED_STREAM: not processed either, and retried under its own name.
     #[error("the upstream refused the stream")]
-    Refused,
+    Refused {
+        /// It had said how many streams it takes.
+        limit_known: bool,
+    },
     /// A connection that had carried other requests ended before it answered this one.
     #[error("the idle upstream connection was closed under the request: {0}")]
     Idle(String),
@@ -36,7 +39,7 @@ impl AttemptError {
     /// What the access log says of it (Envoy `Filter::streamResetReasonToResponseFlag`).
     pub fn flags(&self) -> ResponseFlags {
         match self {
-            Self::Refused | Self::RemoteReset(_) => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            Self::Refused { .. } | Self::RemoteReset(_) => ResponseFlags::UPSTREAM_REMOTE_RESET,
             Self::Protocol(_) => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
             Self::Unprocessed(_) | Self::Idle(_) | Self::Reset(_) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
         }
@@ -46,7 +49,7 @@ impl AttemptError {
 impl From<h2::Error> for AttemptError {
     fn from(error: h2::Error) -> Self {
         match error.kind() {
-            h2::Kind::PeerReset(h2::Code::REFUSED_STREAM) => Self::Refused,
+            h2::Kind::PeerReset(h2::Code::REFUSED_STREAM) => Self::Refused { limit_known: true },
             _ if error.is_unprocessed() => Self::Unprocessed(error.to_string()),
             h2::Kind::PeerReset(_) => Self::RemoteReset(error.to_string()),
             // A stream is reset from this side for what the peer sent on it.
@@ -88,18 +91,16 @@ enum Kind {
         taken: usize,
         to_head: bool,
         ended: bool,
-        reused: bool,
         limit_known: bool,
     },
 }
 
-/// What became of a request whose HTTP/2 stream failed before it was answered. `reused`: the connection had carried others.
-/// `limit_known`: the server had said how many streams it takes.
-fn unanswered(error: h2::Error, reused: bool, limit_known: bool) -> AttemptError {
+/// What became of a request whose HTTP/2 stream failed before it was answered. `limit_known`: the server had said how many
+/// streams it takes.
+fn unanswered(error: h2::Error, limit_known: bool) -> AttemptError {
     match AttemptError::from(error) {
-        // More than it takes, which could not be known: as good as never sent.
-        AttemptError::Refused if !limit_known => AttemptError::Unprocessed(error.to_string()),
-        AttemptError::Reset(reason) if reused => AttemptError::Idle(reason),
+        AttemptError::Refused { .. } => AttemptError::Refused { limit_known },
+        AttemptError::Reset(reason) if error.is_of_idle() => AttemptError::Idle(reason),
         other => other,
     }
 }
@@ -143,12 +144,12 @@ impl UpstreamStream {
             }
             Lease::H2(lease) => {
                 let ended = length == BodyLength::Empty;
-                let (reused, limit_known) = (lease.client.is_used(), lease.client.is_confirmed());
+                let limit_known = lease.client.is_confirmed();
                 let started = lease.client.start(head, ended);
                 drop(lease);
                 let stream = started.inspect_err(|_| pool.stream_ended())?;
                 let to_head = head.method == Method::Head;
-                Kind::H2 { stream: Some(stream), has_piece: false, taken: 0, to_head, ended, reused, limit_known }
+                Kind::H2 { stream: Some(stream), has_piece: false, taken: 0, to_head, ended, limit_known }
             }
         };
         pool.active.set(pool.active.get() + 1);
@@ -206,9 +207,9 @@ impl UpstreamStream {
                     error => error.into(),
                 }))
             }
-            Kind::H2 { stream: Some(stream), reused, limit_known, .. } => {
+            Kind::H2 { stream: Some(stream), limit_known, .. } => {
                 let sent = ready!(stream.split().0.poll_data(cx, data, false));
-                Poll::Ready(sent.map_err(|error| unanswered(error, *reused, *limit_known)))
+                Poll::Ready(sent.map_err(|error| unanswered(error, *limit_known)))
             }
             _ => Poll::Ready(Err(AttemptError::Reset("the stream is over".into()))),
         }
@@ -219,12 +220,12 @@ impl UpstreamStream {
         match &mut self.kind {
             Kind::H1 { lease: Some(lease), .. } => Poll::Ready(Ok(lease.conn.finish(trailers)?)),
             Kind::H2 { ended: true, .. } => Poll::Ready(Ok(())),
-            Kind::H2 { stream: Some(stream), ended, reused, limit_known, .. } => {
+            Kind::H2 { stream: Some(stream), ended, limit_known, .. } => {
                 let sent = match trailers {
                     Some(trailers) => stream.split().0.trailers(trailers),
                     None => ready!(stream.split().0.poll_data(cx, &[], true)).map(|_| ()),
                 };
-                sent.map_err(|error| unanswered(error, *reused, *limit_known))?;
+                sent.map_err(|error| unanswered(error, *limit_known))?;
                 *ended = true;
                 Poll::Ready(Ok(()))
             }
@@ -264,12 +265,10 @@ impl UpstreamStream {
                     Poll::Ready(Err(self.classify(AttemptError::Reset(error.to_string()), was_reset)))
                 }
             },
-            Kind::H2 { stream: Some(stream), to_head, reused, limit_known, .. } => {
+            Kind::H2 { stream: Some(stream), to_head, limit_known, .. } => {
                 if let Err(error) = ready!(stream.poll_head_into(cx, head)) {
-                    return Poll::Ready(Err(unanswered(error, *reused, *limit_known)));
+                    return Poll::Ready(Err(unanswered(error, *limit_known)));
                 }
-                // An interim response says that the request arrived.
-                (*reused, *limit_known) = (false, true);
                 let bodyless = *to_head || matches!(head.status, 204 | 304) || head.status < 200;
                 let length = if bodyless || stream.is_body_done() {
                     BodyLength::Empty
@@ -393,13 +392,16 @@ mod tests {
 
     #[test]
     fn what_was_not_answered_is_told_by_what_was_known() {
-        let of = |kind, reused, limit_known| unanswered(h2::Error::new(kind), reused, limit_known);
-        assert!(matches!(of(h2::Kind::Closed, true, true), AttemptError::Idle(_)));
-        assert!(matches!(of(h2::Kind::Closed, false, true), AttemptError::Reset(_)));
-        let refused = || h2::Kind::PeerReset(h2::Code::REFUSED_STREAM);
-        assert!(matches!(of(refused(), true, true), AttemptError::Refused));
-        assert!(matches!(of(refused(), true, false), AttemptError::Unprocessed(_)));
-        assert!(matches!(of(h2::Kind::PeerReset(h2::Code::CANCEL), true, true), AttemptError::RemoteReset(_)));
+        let of = |kind, limit_known| unanswered(h2::Error::new(kind), limit_known);
+        assert!(matches!(of(h2::Kind::Closed, true), AttemptError::Reset(_)));
+        let idle = h2::Error::new(h2::Kind::Closed).as_of_idle();
+        assert!(matches!(unanswered(idle, true), AttemptError::Idle(_)));
+        for limit_known in [false, true] {
+            let refused = of(h2::Kind::PeerReset(h2::Code::REFUSED_STREAM), limit_known);
+            assert!(matches!(refused, AttemptError::Refused { limit_known: told } if told == limit_known));
+            assert_eq!(refused.flags().to_string(), "UR");
+        }
+        assert!(matches!(of(h2::Kind::PeerReset(h2::Code::CANCEL), false), AttemptError::RemoteReset(_)));
     }
 
     #[test]

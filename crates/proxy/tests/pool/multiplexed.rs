@@ -70,6 +70,35 @@ fn a_connections_own_limit_of_requests_costs_no_request_and_no_time() {
 }
 
 #[test]
+fn a_limit_that_is_lowered_acts_on_connections_that_are_open() {
+    const WIDE: &str = "{http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1}}";
+    const NARROW: &str = "{tcp: {maxConnections: 2}, http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1}}";
+    for workers in [1, 2] {
+        let counts = Arc::new(Counts::default());
+        let endpoints = [upstream::start(Duration::from_millis(50), &counts)];
+        let users = service("users", &endpoints);
+        let sidecar = Sidecar::start_with(&(users.clone() + &rule(WIDE)), workers);
+        run(&sidecar, 8, 4);
+        let open = || counts.open.load(Ordering::SeqCst);
+        assert!(open() > 2, "without a limit there are more");
+        let accepted = counts.accepted.load(Ordering::SeqCst);
+        // Idle ones, and then busy ones.
+        sidecar.apply(&(users.clone() + &rule(NARROW)));
+        eventually("what is beyond the limit is closed", || open() <= 2);
+        assert_eq!(counts.accepted.load(Ordering::SeqCst), accepted, "and no more than that");
+        assert!(workers > 1 || open() == 2);
+        run(&sidecar, 8, 4);
+        sidecar.apply(&(users.clone() + &rule(WIDE)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(&sidecar, 8, 20));
+            eventually("there are more again", || open() > 2);
+            sidecar.apply(&(users + &rule(NARROW)));
+            eventually("what is beyond the limit is closed, though it was in use", || open() <= 2);
+        });
+    }
+}
+
+#[test]
 fn a_server_that_takes_few_streams_costs_no_request() {
     for (limit, workers) in [(1, 2), (3, 2), (1, 1)] {
         let pool = format!("{{tcp: {{maxConnections: {limit}}}, http: {{h2UpgradePolicy: UPGRADE}}}}");

@@ -309,7 +309,7 @@ impl Registry {
     }
 }
 
-/// Only such series count messages.
+/// Such series count messages.
 const GRPC: &str = "request_protocol=\"grpc\"";
 
 fn expose_requests(text: &mut Exposition<'_>, series: &[(Arc<str>, Cells<RequestCells>)]) {
@@ -321,9 +321,12 @@ fn expose_requests(text: &mut Exposition<'_>, series: &[(Arc<str>, Cells<Request
     ];
     for (name, help, pick, of_grpc) in counters {
         text.family(name, help, "counter");
-        for (labels, cells) in series.iter().filter(|(labels, _)| !of_grpc || labels.contains(GRPC)) {
+        for (labels, cells) in series {
             let count: u64 = cells.iter().map(|(_, cells)| pick(cells).load(Relaxed)).sum();
-            text.sample(name, labels, count);
+            // What the budget had no room for is of every protocol.
+            if !of_grpc || count > 0 || labels.contains(GRPC) {
+                text.sample(name, labels, count);
+            }
         }
     }
     type Pick = fn(&RequestCells) -> &ClassicBuckets;
