@@ -2,7 +2,7 @@
 use celerity_testkit::{Upstream, free_port};
 
 use crate::mtls::{Authority, caller, mesh};
-use crate::support::{Sidecar, documents, loopback, service};
+use crate::support::{Sidecar, documents, eventually, loopback, service};
 
 /// `destination_service`, `destination_service_name` and `destination_service_namespace` of every series of requests.
 fn services(sidecar: &Sidecar) -> Vec<[String; 3]> {
@@ -45,8 +45,9 @@ fn both_sides_name_the_service_and_not_the_workload() {
     let answer = caller.get("user-service", "/");
     assert_eq!((answer.status, answer.header("x-patched")), (200, Some("inbound")));
     let expected = [["user-service.default.svc.cluster.local", "user-service", "default"].map(str::to_owned)];
-    assert_eq!(services(&caller), expected);
-    assert_eq!(services(&server), expected);
+    // A request is counted when its answer is out.
+    eventually("the caller counts it", || services(&caller) == expected);
+    eventually("the server counts it", || services(&server) == expected);
 }
 
 #[test]
@@ -76,5 +77,5 @@ fn a_request_belongs_to_the_service_whether_or_not_it_got_there() {
         expected.push(labels.map(str::to_owned));
     }
     expected.sort();
-    assert_eq!(services(&sidecar), expected);
+    eventually(&format!("they are counted as {expected:?}"), || services(&sidecar) == expected);
 }
