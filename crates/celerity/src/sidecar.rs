@@ -110,6 +110,7 @@ impl Sidecar {
             log: plan.log,
             describe: describe(&prepared.shown),
             tuning: prepared.tuning,
+            give_back: memory::give_back,
         });
         let handle = started.map_err(|error| match error {
             StartError::Certificates(refused) => anyhow::Error::new(with_documents(&refused, config, &plan)),

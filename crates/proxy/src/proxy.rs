@@ -39,6 +39,8 @@ pub struct Settings {
     /// Whether each request's time is accounted for. Without it there is no ledger anywhere; durations stay.
     pub ledger: bool,
     pub log: Log,
+    /// Gives memory that is free back to the kernel: the allocator keeps it, and the guard sees no difference.
+    pub give_back: fn(),
     /// The resources that the snapshot was made of.
     pub describe: Describe,
     pub tuning: Tuning,
@@ -94,6 +96,7 @@ pub struct Control {
     pub(crate) blocking: BlockingPool,
     /// 0: there is none.
     memory_limit_bytes: AtomicU64,
+    pub(crate) give_back: fn(),
     pub state: Mutex<ConfigState>,
     pub describe: Mutex<Describe>,
     pub started: Instant,
@@ -328,6 +331,7 @@ impl Proxy {
             secrets,
             blocking: BlockingPool::new(tuning.thread_pool),
             memory_limit_bytes: AtomicU64::new(0),
+            give_back: settings.give_back,
             state: Mutex::new(ConfigState { changed_unix_s: unix_s(), ..ConfigState::default() }),
             describe: Mutex::new(settings.describe),
             started: Instant::now(),

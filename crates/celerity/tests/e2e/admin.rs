@@ -103,3 +103,39 @@ fn an_idle_client_is_let_go_after_the_time_in_the_metadata() {
     client.read_to_end(&mut answer).expect("closed by the sidecar, not by patience");
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
 }
+
+#[test]
+fn the_memory_guard_ends_with_the_spike() {
+    let upstream = Upstream::start("one");
+    let services = service("user-service", &[(&upstream, "version: v1")]);
+    let limited = |mebibytes: u64| {
+        let settings = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: small, namespace: istio-system}}\ndata:\n  config.yaml: |\n    proxy: \
+             {{resources: {{limits: {{memory: {mebibytes}Mi}}}}}}"
+        );
+        documents(&[&services, &settings])
+    };
+    let sidecar = Sidecar::start(&limited(4096));
+    assert_eq!(sidecar.get("user-service", "/").status, 200);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sidecar.process.id())).expect("its status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    let kibibytes: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    sidecar.config.write("mesh.yaml", &limited(kibibytes / 1024 + 24));
+    let bytes = |megabytes: u64| (kibibytes / 1024 + megabytes) << 20;
+    eventually("the limit is taken up", || {
+        value(&sidecar.admin("/stats/prometheus"), "celerity_memory_limit_bytes") == Some(bytes(24) as f64)
+    });
+    // Uploads that do not end: what has come of each is kept in case it must be sent again.
+    let mut uploads = Vec::new();
+    let piece = vec![b'x'; 900_000];
+    eventually("the guard acts", || {
+        let mut upload = TcpStream::connect(sidecar.outbound).expect("the outbound listener accepts");
+        upload.set_write_timeout(Some(std::time::Duration::from_millis(200))).expect("a timeout");
+        let head = b"POST / HTTP/1.1\r\nhost: user-service\r\ncontent-length: 1000000\r\n\r\n";
+        let _ = upload.write_all(head).and_then(|()| upload.write_all(&piece));
+        uploads.push(upload);
+        sidecar.get("user-service", "/").status == 503
+    });
+    drop(uploads);
+    eventually("requests are taken again", || sidecar.get("user-service", "/").status == 200);
+}

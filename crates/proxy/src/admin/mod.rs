@@ -113,8 +113,16 @@ async fn guard_memory(control: Arc<Control>) {
     loop {
         tokio::time::sleep(MEMORY_LOOK).await;
         let was = control.shared.overloaded.load(Ordering::Relaxed);
-        let known = control.memory_limit_bytes().zip(sizing::resident_bytes());
-        let is = known.is_some_and(|(limit, resident)| sizing::is_overloaded(resident, limit, was));
+        let look = || {
+            let known = control.memory_limit_bytes().zip(sizing::resident_bytes());
+            (known, known.is_some_and(|(limit, resident)| sizing::is_overloaded(resident, limit, was)))
+        };
+        let (mut known, mut is) = look();
+        if is {
+            // What a spike has left behind is free and still ours: without this the guard would never end.
+            (control.give_back)();
+            (known, is) = look();
+        }
         if is != was {
             control.shared.overloaded.store(is, Ordering::Relaxed);
             let (limit, resident) = known.unwrap_or_default();

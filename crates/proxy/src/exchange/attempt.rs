@@ -549,8 +549,10 @@ impl<'a> Exchange<'a> {
     /// been processed, and a client's route without retries (`attempts: 0`) wants none then.
     fn is_free_replay(&self, end: &End, policy: Option<&RetryPolicy>, replays: u32) -> bool {
         match end {
-            // More streams than it takes, which could not be known: as good as never sent.
-            End::Attempt(AttemptError::Unprocessed(_) | AttemptError::Refused { limit_known: false }) => true,
+            End::Attempt(AttemptError::Unprocessed(_)) => true,
+            // More streams than it takes, which could not be known: as good as never sent. But one that takes none at first would
+            // be asked again and again.
+            End::Attempt(AttemptError::Refused { limit_known: false }) => replays == 0,
             // Whether a body can be sent again is for the caller to see.
             End::Attempt(AttemptError::Idle(_)) => {
                 // And once only (RFC 9110, section 9.2.2: a failed automatic retry is not retried); what the route's retries

@@ -45,6 +45,7 @@ impl Sidecar {
             log: celerity_proxy::log::Log::default(),
             describe: Arc::new(|| serde_json::Value::Null),
             tuning: Default::default(),
+            give_back: || {},
         });
         Self { handle: Some(handle.unwrap_or_else(|error| panic!("{error}"))) }
     }
