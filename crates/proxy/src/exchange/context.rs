@@ -189,6 +189,8 @@ pub struct Exchange<'a> {
     /// What the next hop said of itself in `Server-Timing`. It waits here, out of the cache's sight: stored, it would be
     /// told of requests that it knows nothing of.
     pub inner_hops: Option<Box<[u8]>>,
+    /// Whose request it is, as far as the manager believes `x-forwarded-for`.
+    pub client: SocketAddr,
     pub is_grpc: bool,
     /// Of a gRPC response.
     pub response_messages: Messages,
@@ -222,6 +224,7 @@ impl<'a> Exchange<'a> {
             conn.hear_introduction(value);
             request.headers.remove_id(HeaderId::XCelerityPeer);
         }
+        let client = fields::client_of(manager.use_remote_address, conn.client, &request.headers);
         let mut patience = Patience::new(&worker.timers, begun.began, timeouts.stream_idle, timeouts.request);
         if begun.body == BodyLength::Empty {
             patience.request_is_in();
@@ -264,6 +267,7 @@ impl<'a> Exchange<'a> {
             cors: None,
             asked,
             inner_hops: None,
+            client,
             is_grpc,
             response_messages: Messages::default(),
             is_rewritten: false,
@@ -283,7 +287,7 @@ impl<'a> Exchange<'a> {
     }
 
     pub fn view(&self) -> View<'_> {
-        View { head: self.request, source: Some(self.conn.client.ip()) }
+        View { head: self.request, source: Some(self.client.ip()) }
     }
 
     /// Makes the request one to be routed.
@@ -349,9 +353,9 @@ impl<'a> Exchange<'a> {
 
     pub fn format_context(&self) -> FormatContext<'_> {
         FormatContext {
-            client: self.conn.client,
+            client: self.client,
             upstream: self.endpoint.as_ref().map(|endpoint| endpoint.address),
-            cluster: self.cluster.as_ref().map_or("", |cluster| &cluster.cluster.name),
+            cluster: self.asked_cluster().map_or("", |cluster| &cluster.name),
             protocol: if self.conn.is_http2 { "HTTP/2" } else { "HTTP/1.1" },
             flags: self.flags,
             hostname: &self.worker.shared.hostname,

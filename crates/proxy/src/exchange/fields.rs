@@ -111,6 +111,17 @@ pub(super) fn without_port(authority: &[u8]) -> &[u8] {
     authority.get(..colon.unwrap_or(authority.len())).unwrap_or_default()
 }
 
+/// Whose request it is: without `use_remote_address` the last address of `x-forwarded-for`, where there is one, as in Envoy; it has
+/// no port. Hashes, formats and the access log go by it.
+pub(super) fn client_of(use_remote_address: bool, peer: SocketAddr, headers: &Headers) -> SocketAddr {
+    if use_remote_address {
+        return peer;
+    }
+    let last = |value: &[u8]| std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim().parse().ok();
+    let forwarded = headers.all_id(HeaderId::XForwardedFor).last().and_then(last);
+    forwarded.map_or(peer, |address| SocketAddr::new(address, 0))
+}
+
 /// Whether a content type is gRPC's, and not gRPC-Web's (Envoy `Grpc::Common::isGrpcContentType`).
 pub(super) fn is_grpc(content_type: &[u8]) -> bool {
     content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
@@ -460,6 +471,23 @@ impl fmt::Write for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_who_was_forwarded_last_where_that_is_believed() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 5));
+        let of = |edge: bool, lines: &[&str]| {
+            let mut headers = Headers::new();
+            lines.iter().for_each(|line| headers.push(b"x-forwarded-for", line.as_bytes()));
+            client_of(edge, peer, &headers).to_string()
+        };
+        assert_eq!(of(false, &["1.2.3.4, 8.8.8.8"]), "8.8.8.8:0");
+        assert_eq!(of(false, &["1.2.3.4", "::1"]), "[::1]:0");
+        for (edge, lines) in
+            [(true, &["1.2.3.4"][..]), (false, &[]), (false, &["1.2.3.4, x"]), (false, &["1.2.3.4:80"])]
+        {
+            assert_eq!(of(edge, lines), "127.0.0.1:5", "{lines:?}");
+        }
+    }
 
     #[test]
     fn grpc_is_told_from_grpc_web() {

@@ -98,7 +98,7 @@ impl Exchange<'_> {
             }
             text
         };
-        let (local, client) = (text(Some(self.conn.local)), text(Some(self.conn.client)));
+        let (local, client) = (text(Some(self.conn.local)), text(Some(self.client)));
         let upstream = text(self.endpoint.as_ref().map(|endpoint| endpoint.address));
         let upstream_local = text(self.upstream_local);
         let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
