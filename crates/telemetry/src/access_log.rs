@@ -303,7 +303,12 @@ fn batches<'r>(receiver: &'r Receiver<Batch>, ending: &'r AtomicBool) -> impl It
 }
 
 fn open(path: &PathBuf) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Opening a pipe that nobody reads would wait for a reader, and the start with it: so it is an error (ENXIO, open(2)).
+    let file = OpenOptions::new().create(true).append(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    // SAFETY: `file` is open, and F_SETFL takes an int; all flags that it can clear are to be clear but O_APPEND.
+    let result = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_SETFL, libc::O_APPEND) };
+    if result == 0 { Ok(file) } else { Err(io::Error::last_os_error()) }
 }
 
 fn write_all(
@@ -541,6 +546,15 @@ mod tests {
         let mut text = Vec::new();
         registry.expose(Instant::now(), &mut text).unwrap();
         assert!(String::from_utf8(text).unwrap().contains("{result=\"failed\"} 5"));
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_an_error_and_no_wait() {
+        let path = std::env::temp_dir().join(format!("celerity-access-log-{}.pipe", std::process::id()));
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let result = AccessLogWriter::start(Target::File(path.clone()));
+        std::fs::remove_file(&path).unwrap();
+        assert!(result.err().unwrap().to_string().contains(".pipe"));
     }
 
     #[test]

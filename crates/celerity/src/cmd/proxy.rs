@@ -19,7 +19,8 @@ use crate::sidecar::{Listen, Plan};
 
 /// Run the data plane as the sidecar of a service of your own, from files
 ///
-/// A change on disk is taken up within a second, whole or not at all. SIGTERM drains: no request is lost.
+/// A change on disk is taken up within a second, whole or not at all. SIGTERM drains: no request is lost. A second one, a second
+/// later or more, ends at once.
 /// SIGUSR1 opens the access log's file anew, for log rotation.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -141,6 +142,8 @@ fn locality(text: &str) -> Result<String, String> {
 
 /// After a signal, requests under way get this long; Kubernetes kills after 30 s.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Signals within this time of the first are taken for the same one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 /// Between two looks at whether somebody asked for a drain at the admin port.
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
 
@@ -197,11 +200,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 Ok(true) => log.info("drained"),
                 _ => log.warn("ended with requests under way: they took longer than the drain"),
             },
-            _ = terminate.recv() => std::process::exit(1),
-            _ = interrupt.recv() => std::process::exit(1),
+            () = again(&mut terminate) => std::process::exit(1),
+            () = again(&mut interrupt) => std::process::exit(1),
         }
         Ok::<_, anyhow::Error>(ExitCode::SUCCESS)
     })
+}
+
+/// Waits for a second signal that means it: a supervisor that signals the whole process group, and forwards the signal as well, sends
+/// two at once.
+async fn again(signals: &mut tokio::signal::unix::Signal) {
+    let begun = tokio::time::Instant::now();
+    while signals.recv().await.is_some() && begun.elapsed() < SAME_SIGNAL {}
 }
 
 /// Whole or not at all: a change that is wrong anywhere leaves what runs as it is.

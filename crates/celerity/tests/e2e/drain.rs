@@ -234,3 +234,18 @@ fn an_open_http2_connection_follows_a_changed_idle_timeout() {
     assert!(goaway && since.elapsed() < PATIENCE, "it is told to go, and soon");
     assert!(since.elapsed() > Duration::from_millis(900), "not before its time");
 }
+
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one() {
+    let upstream = Upstream::start("one");
+    let mut sidecar = Sidecar::start(&service("user-service", &[(&upstream, "version: v1")]));
+    let outbound = sidecar.outbound;
+    let asked =
+        std::thread::spawn(move || celerity_testkit::client::get(outbound, "user-service", "/delay/500").status);
+    eventually("the request is under way", || upstream.requests() == 1);
+    sidecar.process.signal("TERM");
+    std::thread::sleep(Duration::from_millis(50));
+    sidecar.process.signal("TERM");
+    assert_eq!(asked.join().expect("an answer"), 200);
+    assert!(sidecar.process.wait(PATIENCE).success());
+}
