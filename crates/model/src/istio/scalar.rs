@@ -102,14 +102,15 @@ pub fn prometheus_duration(text: &str) -> Result<Duration, &'static str> {
     Ok(Duration::from_millis(total_ms))
 }
 
-/// Reads a CPU quantity of Kubernetes (`100m`, `0.5`, `2`) as thousandths of a core.
+/// Reads a CPU quantity of Kubernetes (`100m`, `0.5`, `2`) as thousandths of a core; what is finer is rounded up, as there.
 ///
 /// # Errors
 /// When the text is not one; the message says what would be right.
 pub fn cpu_millicores(text: &str) -> Result<u64, &'static str> {
     const SYNTAX: &str = "write CPU as cores or thousandths of a core, such as 2, 0.5 or 500m";
-    let millicores = match text.strip_suffix('m') {
-        Some(number) if !number.contains('.') => decimal_times(number, 1),
+    let finer = [("m", 1), ("u", 1_000), ("n", 1_000_000)];
+    let millicores = match finer.into_iter().find_map(|(unit, parts)| Some((text.strip_suffix(unit)?, parts))) {
+        Some((number, parts)) if !number.contains('.') => decimal_times(number, 1).map(|n| n.div_ceil(parts)),
         Some(_) => None,
         None => decimal_times(text, 1_000),
     };
@@ -130,11 +131,19 @@ pub fn memory_bytes(text: &str) -> Result<u64, &'static str> {
         "M" => 1_000_000,
         "G" => 1_000_000_000,
         "T" => 1_000_000_000_000,
+        "P" => 1_000_000_000_000_000,
         "Ki" => 1 << 10,
         "Mi" => 1 << 20,
         "Gi" => 1 << 30,
         "Ti" => 1 << 40,
-        _ => return Err(SYNTAX),
+        "Pi" => 1 << 50,
+        // A power of ten (Kubernetes, apimachinery `resource.Quantity`: decimalExponent).
+        power => {
+            let digits = power.strip_prefix(['e', 'E']).ok_or(SYNTAX)?;
+            let power = digits.strip_prefix('+').unwrap_or(digits);
+            let known = power.bytes().all(|byte| byte.is_ascii_digit()).then(|| power.parse().ok()).flatten();
+            10u128.checked_pow(known.filter(|power| *power <= 18).ok_or(SYNTAX)?).ok_or(SYNTAX)?
+        }
     };
     decimal_times(number, unit).and_then(|n| u64::try_from(n).ok()).ok_or(SYNTAX)
 }
@@ -179,6 +188,13 @@ mod tests {
         assert_eq!(memory_bytes("128Mi"), Ok(128 << 20));
         assert_eq!(memory_bytes("1.5Gi"), Ok(3 << 29));
         assert_eq!(memory_bytes("500M"), Ok(500_000_000));
+        assert_eq!(memory_bytes("129e6"), Ok(129_000_000));
+        assert_eq!(memory_bytes("1.5E+3"), Ok(1_500));
+        assert_eq!(memory_bytes("1Pi"), Ok(1 << 50));
+        assert_eq!((cpu_millicores("100u"), cpu_millicores("1500000n")), (Ok(1), Ok(2)));
+        for text in ["1e", "1e-3", "1e99", "e6", "1ee6"] {
+            assert!(memory_bytes(text).is_err(), "{text}");
+        }
         for text in ["", "x", "1Xi", "-1", "m"] {
             assert!(cpu_millicores(text).is_err() && memory_bytes(text).is_err(), "{text}");
         }

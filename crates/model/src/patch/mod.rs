@@ -12,6 +12,8 @@
 //!   port in `routeConfiguration` then selects virtual hosts.
 //! - `match.proxy.proxyVersion` is met by [`ISTIO_VERSION`], whatever the version of this program.
 //! - A MERGE of a cluster's `transport_socket` leaves the other fields of its value in force; Istio drops them.
+//! - A route's `timeout` acts beside the `max_stream_duration` that Istio's inbound routes have; Envoy passes over it then
+//!   (`FilterUtility::finalTimeout`).
 //! - Values of the wrapper types replace each other in a MERGE, so that `false` can beat `true`.
 //!
 //! As in Istio, INSERT_BEFORE without a named filter inserts at the front, and INSERT_AFTER at the end; an HTTP filter that would
