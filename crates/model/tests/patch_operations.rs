@@ -402,6 +402,24 @@ fn inbound_routes_are_patched_where_they_stand() {
         }
         assert!(resources.routes[0].request_headers_to_add.is_empty());
     }
+    // A route that is to be another one.
+    let of_port = ", routeConfiguration: {portNumber: 8080}";
+    let other = "name: other, match: {prefix: /}, route: {cluster: 'inbound|9090||'}";
+    let exchanged = made(&[
+        &patch("HTTP_ROUTE", of_port, "SIDECAR_INBOUND", "REMOVE", ""),
+        &patch("HTTP_ROUTE", of_port, "SIDECAR_INBOUND", "ADD", other),
+        &patch(
+            "HTTP_ROUTE",
+            of_port,
+            "SIDECAR_INBOUND",
+            "ADD",
+            "name: last, match: {prefix: /}, direct_response: {status: 204}",
+        ),
+    ]);
+    for config in inbound_routes(&exchanged) {
+        let routes = config["virtual_hosts"][0]["routes"].as_array().expect("routes").clone();
+        assert_eq!(routes.iter().map(|route| route["name"].clone()).collect::<Vec<_>>(), ["other", "last"]);
+    }
     let added = made(&[&patch("VIRTUAL_HOST", "", "SIDECAR_INBOUND", "ADD", "name: more, domains: [more]")]);
     assert_eq!(inbound_routes(&added)[0]["virtual_hosts"][1]["name"], "more");
 }

@@ -3,9 +3,7 @@
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{address::Address, socket_address::PortSpecifier};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter::ConfigType};
-use envoy_types::pb::envoy::config::route::v3::{
-    Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
-};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost, route::Action};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::google::protobuf::value::Kind;
@@ -15,6 +13,7 @@ use super::spec::{
     ApplyTo, ClusterMatch, Context, HttpRouteMatch, ListenerMatch, Outcome, PLACES_MAX, RouteAction, RouteMatch,
     VhostMatch,
 };
+use crate::translate::{INBOUND_PORT, OWN_METADATA};
 
 /// What a patch hit, and, while it hit nothing, the deepest place where it failed to.
 #[derive(Debug, Default)]
@@ -217,10 +216,7 @@ pub(crate) fn vhost_matches(host: &VirtualHost, condition: Option<&VhostMatch>, 
     let inbound = host.name.starts_with("inbound|");
     let port_right = |port: u32| match inbound {
         // By the application's port, as Istio's inbound route configurations are named.
-        true => {
-            let mut ports = host.routes.iter().filter_map(cluster_port).peekable();
-            ports.peek().is_some() && ports.all(|is| is == port)
-        }
+        true => inbound_port(host) == Some(port),
         false => host.name.rsplit(':').next() == Some(port.to_string().as_str()),
     };
     // Where several services share a port, `inbound|http|80|HOST` are the parts of Istio's `inbound|http|80`.
@@ -232,11 +228,12 @@ pub(crate) fn vhost_matches(host: &VirtualHost, condition: Option<&VhostMatch>, 
         })
 }
 
-/// The port of the inbound cluster (`inbound|8080||`) that a route goes to.
-fn cluster_port(route: &Route) -> Option<u32> {
-    let Some(Action::Route(action)) = &route.action else { return None };
-    let Some(ClusterSpecifier::Cluster(name)) = &action.cluster_specifier else { return None };
-    name.strip_prefix("inbound|")?.split('|').next()?.parse().ok()
+/// The port of the application that an inbound virtual host is for.
+fn inbound_port(host: &VirtualHost) -> Option<u32> {
+    match host.metadata.as_ref()?.filter_metadata.get(OWN_METADATA)?.fields.get(INBOUND_PORT)?.kind.as_ref()? {
+        Kind::StringValue(port) => port.parse().ok(),
+        _ => None,
+    }
 }
 
 pub(crate) fn http_route_matches(route: &Route, condition: Option<&HttpRouteMatch>) -> bool {

@@ -17,7 +17,7 @@ use super::matching::every_path;
 use super::policy::MergedRule;
 use super::registry::{Index, Port, Protocol, Service, Workload};
 use super::wire::{duration, list, metadata, nested, object, socket, text};
-use super::{INBOUND, authentication, domains};
+use super::{INBOUND, INBOUND_PORT, OWN_METADATA, authentication, domains};
 use crate::istio::{ConnectionPool, MtlsMode, TrafficPolicy};
 
 /// A port of a service that this workload is an endpoint of.
@@ -150,6 +150,9 @@ fn route_configuration(
         1 => targets.first().copied().map(cluster_name).unwrap_or_default(),
         _ => INBOUND.to_owned(),
     };
+    let port = |one: &Served<'_, '_>| {
+        takes(one).then(|| metadata(OWN_METADATA, object([(INBOUND_PORT, text(one.target.to_string()))])))
+    };
     let routes = |one: &Served<'_, '_>| if takes(one) { vec![route(one.target)] } else { Vec::new() };
     let mut seen = HashSet::new();
     let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
@@ -167,6 +170,7 @@ fn route_configuration(
                     name: format!("inbound|http|{}|{}", one.port.number, one.service.host),
                     domains,
                     routes: routes(one),
+                    metadata: port(one),
                     ..VirtualHost::default()
                 });
             }
@@ -177,6 +181,7 @@ fn route_configuration(
             name: format!("inbound|http|{}", first.port.number),
             domains: vec!["*".to_owned()],
             routes: routes(first),
+            metadata: port(first),
             ..VirtualHost::default()
         });
     }

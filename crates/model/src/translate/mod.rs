@@ -118,6 +118,9 @@ pub const ROUTER_FILTER: &str = "envoy.filters.http.router";
 /// mutual TLS of the mesh is wanted and the node has no certificate.
 pub const OWN_METADATA: &str = "celerity";
 pub const LACKS_IDENTITY: &str = "lacks_identity";
+/// This key stands in inbound virtual hosts, with the port of the application that their requests go to: patches go by it, whatever
+/// they have made of the routes. Those whose port takes no such connections have no routes, and not this either.
+pub const INBOUND_PORT: &str = "port";
 
 /// Name of the cluster for hosts that no service has: it goes where a redirected connection was meant to go.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
