@@ -102,19 +102,12 @@ pub fn prometheus_duration(text: &str) -> Result<Duration, &'static str> {
     Ok(Duration::from_millis(total_ms))
 }
 
-/// Reads a CPU quantity of Kubernetes (`100m`, `0.5`, `2`) as thousandths of a core; what is finer is rounded up, as there.
+/// Reads a CPU quantity of Kubernetes (`100m`, `0.5`, `2`) as thousandths of a core.
 ///
 /// # Errors
 /// When the text is not one; the message says what would be right.
 pub fn cpu_millicores(text: &str) -> Result<u64, &'static str> {
-    const SYNTAX: &str = "write CPU as cores or thousandths of a core, such as 2, 0.5 or 500m";
-    let finer = [("m", 1), ("u", 1_000), ("n", 1_000_000)];
-    let millicores = match finer.into_iter().find_map(|(unit, parts)| Some((text.strip_suffix(unit)?, parts))) {
-        Some((number, parts)) if !number.contains('.') => decimal_times(number, 1).map(|n| n.div_ceil(parts)),
-        Some(_) => None,
-        None => decimal_times(text, 1_000),
-    };
-    millicores.and_then(|n| u64::try_from(n).ok()).ok_or(SYNTAX)
+    quantity(text, 1_000).ok_or("write CPU as cores or thousandths of a core, such as 2, 0.5 or 500m")
 }
 
 /// Reads a memory quantity of Kubernetes (`128Mi`, `1Gi`, `500M`, `1048576`) as bytes.
@@ -122,30 +115,51 @@ pub fn cpu_millicores(text: &str) -> Result<u64, &'static str> {
 /// # Errors
 /// When the text is not one; the message says what would be right.
 pub fn memory_bytes(text: &str) -> Result<u64, &'static str> {
-    const SYNTAX: &str = "write memory as bytes with or without a unit, such as 128Mi, 1Gi or 500M";
+    quantity(text, 1).ok_or("write memory as bytes with or without a unit, such as 128Mi, 1Gi or 500M")
+}
+
+/// A quantity of Kubernetes (apimachinery, `resource.Quantity`) in `parts` of its unit; what is finer is rounded up, as there.
+fn quantity(text: &str, parts: u128) -> Option<u64> {
+    /// As in `1e18`: an exa.
+    const POWER_MAX: i32 = 18;
     let unit_start = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_start);
-    let unit: u128 = match unit {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "P" => 1_000_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        "Pi" => 1 << 50,
-        // A power of ten (Kubernetes, apimachinery `resource.Quantity`: decimalExponent).
-        power => {
-            let digits = power.strip_prefix(['e', 'E']).ok_or(SYNTAX)?;
-            let power = digits.strip_prefix('+').unwrap_or(digits);
-            let known = power.bytes().all(|byte| byte.is_ascii_digit()).then(|| power.parse().ok()).flatten();
-            10u128.checked_pow(known.filter(|power| *power <= 18).ok_or(SYNTAX)?).ok_or(SYNTAX)?
-        }
+    let binary = |power: u32| Some((1u128 << (10 * power), 1));
+    let decimal = |power: i32| {
+        let factor = 10u128.checked_pow(power.unsigned_abs())?;
+        Some(if power < 0 { (1, factor) } else { (factor, 1) })
     };
-    decimal_times(number, unit).and_then(|n| u64::try_from(n).ok()).ok_or(SYNTAX)
+    let (times, by) = match unit {
+        "n" => decimal(-9),
+        "u" => decimal(-6),
+        "m" => decimal(-3),
+        "" => decimal(0),
+        "k" => decimal(3),
+        "M" => decimal(6),
+        "G" => decimal(9),
+        "T" => decimal(12),
+        "P" => decimal(15),
+        "E" => decimal(18),
+        "Ki" => binary(1),
+        "Mi" => binary(2),
+        "Gi" => binary(3),
+        "Ti" => binary(4),
+        "Pi" => binary(5),
+        "Ei" => binary(6),
+        power => {
+            let power = power.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?;
+            (-POWER_MAX..=POWER_MAX).contains(&power).then(|| decimal(power)).flatten()
+        }
+    }?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    // More digits than this are below any part that is read here.
+    let fraction = fraction.get(..9.min(fraction.len()))?;
+    if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
+        return None;
+    }
+    let digits: u128 = [whole, fraction].concat().parse().ok()?;
+    let by = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?.checked_mul(by)?;
+    u64::try_from(digits.checked_mul(times)?.checked_mul(parts)?.div_ceil(by)).ok()
 }
 
 #[cfg(test)]
@@ -182,20 +196,35 @@ mod tests {
 
     #[test]
     fn quantities() {
-        assert_eq!(cpu_millicores("500m"), Ok(500));
-        assert_eq!(cpu_millicores("0.25"), Ok(250));
-        assert_eq!(cpu_millicores("2"), Ok(2_000));
-        assert_eq!(memory_bytes("128Mi"), Ok(128 << 20));
-        assert_eq!(memory_bytes("1.5Gi"), Ok(3 << 29));
-        assert_eq!(memory_bytes("500M"), Ok(500_000_000));
-        assert_eq!(memory_bytes("129e6"), Ok(129_000_000));
-        assert_eq!(memory_bytes("1.5E+3"), Ok(1_500));
-        assert_eq!(memory_bytes("1Pi"), Ok(1 << 50));
-        assert_eq!((cpu_millicores("100u"), cpu_millicores("1500000n")), (Ok(1), Ok(2)));
-        for text in ["1e", "1e-3", "1e99", "e6", "1ee6"] {
-            assert!(memory_bytes(text).is_err(), "{text}");
+        for (text, millicores) in [
+            ("500m", 500),
+            ("0.25", 250),
+            ("2", 2_000),
+            ("0.2505", 251),
+            ("0.0001", 1),
+            ("100u", 1),
+            ("1500000n", 2),
+            ("1e1", 10_000),
+            (".5", 500),
+        ] {
+            assert_eq!(cpu_millicores(text), Ok(millicores), "{text}");
         }
-        for text in ["", "x", "1Xi", "-1", "m"] {
+        for (text, bytes) in [
+            ("128Mi", 128 << 20),
+            ("1.5Gi", 3 << 29),
+            ("500M", 500_000_000),
+            ("129e6", 129_000_000),
+            ("129M", 129_000_000),
+            ("128974848000m", 128_974_848),
+            ("1.5E+3", 1_500),
+            ("1500e-3", 2),
+            ("1Pi", 1 << 50),
+            ("1E", 1_000_000_000_000_000_000),
+            ("1Ei", 1 << 60),
+        ] {
+            assert_eq!(memory_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "x", "1Xi", "-1", "m", "1e", "1e99", "e6", "1ee6", "1.2.3", ".", "99999999999999999999999Ei"] {
             assert!(cpu_millicores(text).is_err() && memory_bytes(text).is_err(), "{text}");
         }
     }
