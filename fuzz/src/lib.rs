@@ -16,6 +16,7 @@ pub const TARGETS: &[Target] = &[
     ("trace_context", trace_context),
     ("hop_report", hop_report),
     ("istio_yaml", istio_yaml),
+    ("prometheus_rule", prometheus_rule),
     ("load_h2", load_h2),
     ("load_targets", load_targets),
     ("load_message", load_message),
@@ -72,6 +73,22 @@ pub fn istio_yaml(data: &[u8]) {
     if let Ok(resources) = celerity_model::translate::translate(&config, &celerity_model::translate::Node::default()) {
         let _ = celerity_model::translate::to_json(&resources);
     }
+}
+
+/// An alert: its expression on the first line, the template of its annotation below. Whatever stands there, there are findings
+/// or none.
+pub fn prometheus_rule(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (expression, template) = text.split_once('\n').unwrap_or((text, ""));
+    // JSON is YAML, and takes every character.
+    let rule = serde_json::json!({
+        "apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "fuzz"},
+        "spec": {"groups": [{"name": "g", "rules": [{
+            "alert": "a", "expr": expression, "annotations": {"summary": template},
+        }]}]},
+    });
+    let (config, errors) = celerity_model::istio::read_partial(&[("fuzz.yaml".into(), &rule.to_string())]);
+    let _ = celerity_model::analyze::analyze(&config, &errors);
 }
 
 /// What a server sends to the measuring engine's HTTP/2.
