@@ -321,9 +321,14 @@ fn write_all(
 ) {
     let mut failed_at: Option<Instant> = None;
     for mut batch in batches {
-        if let (true, Target::File(path)) = (reopen.swap(false, Relaxed), target) {
+        if let (true, Target::File(path)) = (reopen.load(Relaxed), target) {
+            // What cannot be opened is tried again with the next lines; until then they go where they went.
             match open(path) {
-                Ok(file) => sink = Box::new(file),
+                Ok(file) => {
+                    reopen.store(false, Relaxed);
+                    set_error(counts, None);
+                    sink = Box::new(file);
+                }
                 Err(error) => set_error(counts, Some(&error)),
             }
         }

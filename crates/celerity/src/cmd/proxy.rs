@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use celerity_telemetry::access_log::Target;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::watch::Watcher;
@@ -183,25 +183,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // A closed terminal and a rotated log end no sidecar: SIGHUP is heard and passed over, SIGUSR1 opens the log anew, as in
         // Envoy.
         let (_hangup, mut rotated) = (one(SignalKind::hangup())?, one(SignalKind::user_defined1())?);
-        loop {
+        // None where the admin port was asked.
+        let first_signal = loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break Some(Instant::now()),
+                _ = interrupt.recv() => break Some(Instant::now()),
                 _ = rotated.recv() => follower.sidecar.reopen_access_log(),
                 Some(()) = changes.recv() => take_up(&mut follower, log),
-                () = tokio::time::sleep(DRAIN_LOOK) => if follower.sidecar.is_draining() { break },
+                () = tokio::time::sleep(DRAIN_LOOK) => if follower.sidecar.is_draining() { break None },
             }
-        }
+        };
         drop(watcher);
-        log.info(format_args!("draining for at most {} s; a second signal ends at once", DRAIN_MAX.as_secs()));
+        log.info(format_args!(
+            "draining for at most {} s; a second signal, a second later or more, ends at once",
+            DRAIN_MAX.as_secs()
+        ));
         let drained = tokio::task::spawn_blocking(move || follower.sidecar.drain(DRAIN_MAX));
         tokio::select! {
             drained = drained => match drained {
                 Ok(true) => log.info("drained"),
                 _ => log.warn("ended with requests under way: they took longer than the drain"),
             },
-            () = again(&mut terminate) => std::process::exit(1),
-            () = again(&mut interrupt) => std::process::exit(1),
+            () = second_signal(first_signal, &mut terminate, &mut interrupt) => std::process::exit(1),
         }
         Ok::<_, anyhow::Error>(ExitCode::SUCCESS)
     })
@@ -209,9 +212,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Waits for a second signal that means it: a supervisor that signals the whole process group, and forwards the signal as well, sends
 /// two at once.
-async fn again(signals: &mut tokio::signal::unix::Signal) {
-    let begun = tokio::time::Instant::now();
-    while signals.recv().await.is_some() && begun.elapsed() < SAME_SIGNAL {}
+async fn second_signal(mut first: Option<Instant>, terminate: &mut Signal, interrupt: &mut Signal) {
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        match first {
+            Some(at) if at.elapsed() >= SAME_SIGNAL => return,
+            Some(_) => {}
+            None => first = Some(Instant::now()),
+        }
+    }
 }
 
 /// Whole or not at all: a change that is wrong anywhere leaves what runs as it is.
