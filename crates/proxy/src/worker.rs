@@ -504,9 +504,8 @@ impl Worker {
         self.shard.counter(family, &[(name, value)]).inc();
     }
 
-    /// A request that was none. Rare enough to look its counter up.
+    /// A request that was none. Its counter is kept: who floods must not make all workers wait for the registry.
     pub fn bad_request(&self, reason: &'static str) {
-        // Whoever floods pays for no look-up in the registry that all workers share.
         let mut known = self.protocol_errors.borrow_mut();
         let labels = [("side", "downstream"), ("reason", reason)];
         known.entry(reason).or_insert_with(|| self.shard.counter(&names::PROXY_PROTOCOL_ERRORS, &labels)).inc();

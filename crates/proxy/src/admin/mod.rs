@@ -108,8 +108,13 @@ pub fn run(control: &Arc<Control>, admin: Admin) {
 /// Between two looks at how much memory the process holds: reading one line of /proc costs some microseconds.
 const MEMORY_LOOK: Duration = Duration::from_millis(250);
 
+/// Between two times that an overloaded process gives its free memory back: it takes the allocator's locks, and what is given has to
+/// be got again.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+
 /// Refuses new requests while the process is near its memory limit: the kernel would end it, with every request in it.
 async fn guard_memory(control: Arc<Control>) {
+    let mut given_back = Instant::now();
     loop {
         tokio::time::sleep(MEMORY_LOOK).await;
         let was = control.shared.overloaded.load(Ordering::Relaxed);
@@ -118,9 +123,10 @@ async fn guard_memory(control: Arc<Control>) {
             (known, known.is_some_and(|(limit, resident)| sizing::is_overloaded(resident, limit, was)))
         };
         let (mut known, mut is) = look();
-        if is {
+        if is && (!was || given_back.elapsed() >= GIVE_BACK_EVERY) {
             // What a spike has left behind is free and still ours: without this the guard would never end.
             (control.give_back)();
+            given_back = Instant::now();
             (known, is) = look();
         }
         if is != was {

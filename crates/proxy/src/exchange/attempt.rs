@@ -115,6 +115,8 @@ impl<'a> Exchange<'a> {
         }
         let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
         let (mut retries, mut replays, mut moves) = (0, 0, 0);
+        // It was one stream too many for a server that had not said how many it takes.
+        let mut overshot = false;
         let (mut met_priorities, mut tried_priorities) = (0_u64, 0_u64);
         // Held while a retry is under way, given back when it is over.
         let mut held: Option<RetryPermit> = None;
@@ -188,7 +190,11 @@ impl<'a> Exchange<'a> {
                         self.upload.rewind();
                         continue;
                     }
-                    if self.is_free_replay(&end, policy, replays) && replays < REPLAYS_MAX && self.upload.can_repeat() {
+                    if self.is_free_replay(&end, policy, replays, overshot)
+                        && replays < REPLAYS_MAX
+                        && self.upload.can_repeat()
+                    {
+                        overshot |= matches!(end, End::Attempt(AttemptError::Refused { .. }));
                         replays += 1;
                         self.upload.rewind();
                         continue;
@@ -547,12 +553,12 @@ impl<'a> Exchange<'a> {
     /// A request that certainly was not processed is sent again without counting as a retry. So is one without effects
     /// on a connection that had carried others: the peer closed it while it was idle (RFC 9112, section 9.3.1). But it may have
     /// been processed, and a client's route without retries (`attempts: 0`) wants none then.
-    fn is_free_replay(&self, end: &End, policy: Option<&RetryPolicy>, replays: u32) -> bool {
+    fn is_free_replay(&self, end: &End, policy: Option<&RetryPolicy>, replays: u32, overshot: bool) -> bool {
         match end {
             End::Attempt(AttemptError::Unprocessed(_)) => true,
             // More streams than it takes, which could not be known: as good as never sent. But one that takes none at first would
             // be asked again and again.
-            End::Attempt(AttemptError::Refused { limit_known: false }) => replays == 0,
+            End::Attempt(AttemptError::Refused { limit_known: false }) => !overshot,
             // Whether a body can be sent again is for the caller to see.
             End::Attempt(AttemptError::Idle(_)) => {
                 // And once only (RFC 9110, section 9.2.2: a failed automatic retry is not retried); what the route's retries

@@ -32,7 +32,7 @@ pub(super) fn outcome_of(end: &End) -> Option<Outcome> {
     match end {
         End::Acquire(error) => outcome_of_acquire(error),
         End::Status => None,
-        End::Attempt(AttemptError::Unprocessed(_)) => None,
+        End::Attempt(AttemptError::Unprocessed(_) | AttemptError::Refused { limit_known: false }) => None,
         End::Attempt(_) => Some(Outcome::Reset),
         End::PerTry | End::PerTryIdle => Some(Outcome::Timeout),
     }

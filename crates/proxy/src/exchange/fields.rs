@@ -111,12 +111,9 @@ pub(super) fn without_port(authority: &[u8]) -> &[u8] {
     authority.get(..colon.unwrap_or(authority.len())).unwrap_or_default()
 }
 
-/// Whose request it is: without `use_remote_address` the last address of `x-forwarded-for`, where there is one, as in Envoy; it has
-/// no port. Hashes, formats and the access log go by it.
-pub(super) fn client_of(use_remote_address: bool, peer: SocketAddr, headers: &Headers) -> SocketAddr {
-    if use_remote_address {
-        return peer;
-    }
+/// Whose request it is, where the manager believes what is forwarded (without `use_remote_address`): the last address of
+/// `x-forwarded-for`, if there is one, as in Envoy; it has no port. Hashes, formats and the access log go by it.
+pub fn forwarded_for(peer: SocketAddr, headers: &Headers) -> SocketAddr {
     let last = |value: &[u8]| std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim().parse().ok();
     let forwarded = headers.all_id(HeaderId::XForwardedFor).last().and_then(last);
     forwarded.map_or(peer, |address| SocketAddr::new(address, 0))
@@ -473,19 +470,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_who_was_forwarded_last_where_that_is_believed() {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 5));
-        let of = |edge: bool, lines: &[&str]| {
+    fn a_client_is_who_was_forwarded_last() {
+        let of = |lines: &[&str]| {
             let mut headers = Headers::new();
             lines.iter().for_each(|line| headers.push(b"x-forwarded-for", line.as_bytes()));
-            client_of(edge, peer, &headers).to_string()
+            forwarded_for(SocketAddr::from(([127, 0, 0, 1], 5)), &headers).to_string()
         };
-        assert_eq!(of(false, &["1.2.3.4, 8.8.8.8"]), "8.8.8.8:0");
-        assert_eq!(of(false, &["1.2.3.4", "::1"]), "[::1]:0");
-        for (edge, lines) in
-            [(true, &["1.2.3.4"][..]), (false, &[]), (false, &["1.2.3.4, x"]), (false, &["1.2.3.4:80"])]
-        {
-            assert_eq!(of(edge, lines), "127.0.0.1:5", "{lines:?}");
+        assert_eq!(of(&["1.2.3.4, 8.8.8.8"]), "8.8.8.8:0");
+        assert_eq!(of(&["1.2.3.4", "::1"]), "[::1]:0");
+        for lines in [&[][..], &["1.2.3.4, x"], &["1.2.3.4:80"]] {
+            assert_eq!(of(lines), "127.0.0.1:5", "{lines:?}");
         }
     }
 

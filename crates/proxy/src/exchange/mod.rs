@@ -24,7 +24,7 @@ mod tunnel;
 mod upload;
 
 pub use context::{Begun, Exchange, Failure};
-pub use fields::{FormatContext, View};
+pub use fields::{FormatContext, View, forwarded_for};
 pub(crate) use kept::Account;
 
 use caching::Consulted;

@@ -84,8 +84,9 @@ impl Client {
         self.core.borrow().peer.known
     }
 
-    /// Has `tell` hear, once, how many streams the server allows. It is called while the connection reads and must not touch it.
-    pub fn on_settings(&self, tell: impl FnOnce(u32) + 'static) {
+    /// Has `tell` hear how many streams the server allows, whenever it says something new. It is called while the connection reads
+    /// and must not touch it.
+    pub fn on_settings(&self, tell: impl Fn(u32) + 'static) {
         self.core.borrow_mut().on_settings = Some(Box::new(tell));
     }
 

@@ -53,7 +53,7 @@ pub struct Connection<Io> {
     /// For what the peer owes: its SETTINGS at first, the answer to our PING at the end. None while it owes nothing.
     owed: Option<Pin<Box<Sleep>>>,
     /// For the rest of a header block that has begun.
-    block_due: Option<Pin<Box<Sleep>>>,
+    block_due: Option<(u32, Pin<Box<Sleep>>)>,
     shutting_down: bool,
     peer_closed: bool,
     /// What the transport had sent before the first of the streams that were started since there was none.
@@ -225,6 +225,7 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
         // A peer that closed an idle connection took nothing of what came after, as far as its kernel has acknowledged none of it.
         // A reset says less: it may overtake the acknowledgement of a request that was read.
         if self.peer_closed
+            && self.cut.is_none()
             && core.role == Role::Client
             && self.io.acked().is_some_and(|acked| acked <= self.sent_before)
         {
@@ -327,12 +328,14 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
     /// Ends the wait for a header block that does not end: nothing else may be sent meanwhile, and no stream is there yet whose
     /// time would run.
     fn poll_block(&mut self, core: &mut Core, cx: &mut Context<'_>) {
-        if core.block_of.is_none() {
+        let Some((stream, _)) = core.block_of else {
             self.block_due = None;
             return;
+        };
+        if self.block_due.as_ref().is_none_or(|(of, _)| *of != stream) {
+            self.block_due = Some((stream, Box::pin(sleep_until(Instant::now() + core.settings.owed_within))));
         }
-        let limit = Instant::now() + core.settings.owed_within;
-        let due = self.block_due.get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        let Some((_, due)) = &mut self.block_due else { return };
         if due.as_mut().poll(cx).is_ready() {
             let why = "a header block did not end in time";
             core.close_with(Code::ENHANCE_YOUR_CALM, Error::new(Kind::Violation(Code::ENHANCE_YOUR_CALM, why)));

@@ -120,8 +120,8 @@ pub(crate) struct Core {
     pub(crate) acceptor: Option<Waker>,
     /// Is told what was refused here, and so never arrives.
     pub(crate) on_refused: Option<Box<TellRefused>>,
-    /// Is told how many streams the server allows, when it says so first.
-    pub(crate) on_settings: Option<Box<dyn FnOnce(u32)>>,
+    /// Is told how many streams the server allows, whenever it says something new.
+    pub(crate) on_settings: Option<Box<dyn Fn(u32)>>,
     /// Whether new streams have a taker: `Incoming` on a server, any `Client` on a client.
     pub(crate) handles: usize,
     pub(crate) ready_waiters: Vec<Waker>,
@@ -400,6 +400,7 @@ impl Core {
             return;
         }
         self.closed = Some(error);
+        self.unsay_requests();
         while let Some(arrival) = self.arrivals.pop_front() {
             if let Some(stream) = self.streams.get_mut(arrival.slot) {
                 stream.held = false;
@@ -435,9 +436,9 @@ impl Core {
             if let Kind::Violation(_, why) = error.kind() {
                 self.tell_refused(&Refused { head: None, status: None, why });
             }
-            self.unsay_requests();
-            frame::put_goaway(&mut self.out, self.last_peer_id, code);
+            // In this order: closing takes back what was not written.
             self.close(error);
+            frame::put_goaway(&mut self.out, self.last_peer_id, code);
         }
     }
 

@@ -275,9 +275,16 @@ impl Core {
                 return Err(Violation::Stream(id, Code::PROTOCOL_ERROR, why));
             }
             Verdict::TooLarge => {
-                let why = "the request's header section is too large";
-                self.tell_refused(&Refused { head: Some(&head), status: Some(TOO_LARGE), why });
+                // Compressed such a head is small, and cheap to repeat.
+                let calm = self.young_resets.add(self.now_ms);
+                if calm {
+                    let why = "the request's header section is too large";
+                    self.tell_refused(&Refused { head: Some(&head), status: Some(TOO_LARGE), why });
+                }
                 self.spare_requests.keep(head);
+                if !calm {
+                    return Err(Violation::calm("too many header sections that are too large"));
+                }
                 return self.refuse_large(id, end_stream);
             }
         };
@@ -313,10 +320,6 @@ impl Core {
 
     /// Answers it without troubling anybody.
     fn refuse_large(&mut self, id: u32, end_stream: bool) -> Result<(), Violation> {
-        // Compressed such a head is small, and cheap to repeat.
-        if !self.young_resets.add(self.now_ms) {
-            return Err(Violation::calm("too many header sections that are too large"));
-        }
         let before = self.out.len();
         self.put_headers(id, true, |encoder, out| fields::put_response(encoder, &ResponseHead::new(TOO_LARGE), out));
         if !end_stream {
@@ -412,15 +415,16 @@ impl Core {
             self.peer.max_concurrent_streams = u32::MAX;
         }
         self.settings_seen = true;
-        let before = self.peer.initial_window;
+        let (before, allowed_before) = (self.peer.initial_window, self.peer.max_concurrent_streams);
         for (id, value) in frame::settings(entries) {
             self.peer.apply(id, value, self.role == Role::Client)?;
             if id == HEADER_TABLE_SIZE {
                 self.encoder.set_peer_limit(value as usize);
             }
         }
+        let is_news = !self.peer.known || self.peer.max_concurrent_streams != allowed_before;
         self.peer.known = true;
-        if let Some(tell) = self.on_settings.take() {
+        if let Some(tell) = self.on_settings.as_ref().filter(|_| is_news) {
             tell(self.peer.max_concurrent_streams);
         }
         let change = i64::from(self.peer.initial_window) - i64::from(before);

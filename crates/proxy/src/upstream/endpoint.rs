@@ -401,6 +401,7 @@ impl EndpointPool {
                 }
                 let pool = Rc::downgrade(self);
                 client.on_settings(move |most| {
+                    let pool = pool.clone();
                     // The connection is being read: it must not be asked for streams now.
                     tokio::task::spawn_local(async move {
                         if let Some(pool) = pool.upgrade() {
@@ -526,6 +527,8 @@ impl EndpointPool {
     /// Has connections leave while there are more than the limit allows, which may have been lowered: idle ones now, and of the
     /// others those of HTTP/2 with their last stream. HTTP/1.1's leave when they are given back.
     pub fn trim(&self) {
+        // What has ended by itself makes no room by leaving.
+        self.h2.borrow_mut().retain(|conn| conn.in_use() > 0 || conn.is_open());
         while let Some(shed) = self.shared.try_shed() {
             let popped = self.idle.borrow_mut().pop();
             if popped.is_some() {
@@ -588,7 +591,11 @@ impl EndpointPool {
             let waited = now.saturating_duration_since(idle.since);
             plan.idle_timeout.is_none_or(|most| waited < most) && self.is_usable(idle)
         });
-        self.h2.borrow_mut().retain(|conn| !conn.sweep(now));
+        let hungry = self.has_waiters();
+        self.h2.borrow_mut().retain(|conn| !conn.sweep(now, hungry));
+        if !hungry {
+            self.trim();
+        }
     }
 
     /// The endpoint has left the configuration, or is not to be used: idle connections close now, busy ones when

@@ -135,6 +135,11 @@ impl H2Conn {
         *self.leaving.0.borrow_mut() = Some((Instant::now(), shed));
     }
 
+    /// Its connection is there, though it may take no streams.
+    pub(super) fn is_open(&self) -> bool {
+        self.client.is_open()
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.0.borrow().is_some()
     }
@@ -171,17 +176,17 @@ impl H2Conn {
         !self.client.is_open()
     }
 
-    /// Once in a while. `true`: it has ended.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
+    /// Once in a while. `true`: it has ended. `hungry`: requests wait for a stream.
+    pub(super) fn sweep(&self, now: Instant, hungry: bool) -> bool {
         self.tell_bytes();
         if self.in_use() > 0 {
             let outlasted = matches!(*self.turn.borrow(), Turn::Yields(since, _) if now.saturating_duration_since(since) >= YIELD_MAX);
             if outlasted {
                 *self.turn.borrow_mut() = Turn::Kept;
             }
-            // As with turns: streams that outlast it must not keep everybody waiting. It leaves when it is idle.
+            // As with turns: streams that outlast it must not keep everybody waiting. Where nobody waits, others serve.
             let mut leaving = self.leaving.0.borrow_mut();
-            if leaving.as_ref().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= YIELD_MAX) {
+            if hungry && leaving.as_ref().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= YIELD_MAX) {
                 *leaving = None;
             }
             return false;

@@ -118,9 +118,9 @@ pub struct ClusterShared {
     pub retries: Gate,
     pub events: RareEvents,
     pub health: ClusterHealth,
-    /// Workers with requests that wait because the connection limit is reached.
     /// Connections beyond a limit that was lowered, on their way out.
     leaving: AtomicU32,
+    /// Workers with requests that wait because the connection limit is reached.
     starving: AtomicU32,
     /// Connections that take no new streams so that those workers get their units.
     yielding: AtomicU32,
@@ -224,13 +224,14 @@ impl ClusterShared {
     /// Makes a connection leave if there are more than the limit allows: it may have been lowered. Never more of them than are too
     /// many, whichever workers race.
     pub fn try_shed(self: &Arc<Self>) -> Option<Shed> {
-        let surplus = self.connections.used().saturating_sub(self.connections.limit());
-        if surplus == 0 {
+        let surplus = || self.connections.used().saturating_sub(self.connections.limit());
+        if surplus() == 0 {
             return None;
         }
-        let more = |leaving| (leaving < surplus).then_some(leaving + 1);
-        let took = self.leaving.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok();
-        took.then(|| Shed(self.clone()))
+        let shed = Shed(self.clone());
+        let leaving = self.leaving.fetch_add(1, Ordering::AcqRel) + 1;
+        // Looked at after it was counted: others may have left meanwhile.
+        (leaving <= surplus()).then_some(shed)
     }
 
     /// Leave for one busy connection to end its turn. No more yield than workers starve: each costs a handshake.
