@@ -343,7 +343,7 @@ impl Proxy {
             applying: Mutex::new(listening),
         });
         control.tune(tuning);
-        let starts = receivers.into_iter().zip(sockets).enumerate().map(|(id, (commands, sockets))| {
+        let start = |(id, (commands, sockets)): (usize, (_, _))| {
             let others = senders.iter().enumerate().filter(|(other, _)| *other != id).map(|(_, sender)| sender.clone());
             worker::Start {
                 id,
@@ -356,8 +356,8 @@ impl Proxy {
                 log: log.as_ref().and_then(AccessLogWriter::worker),
                 ledger: settings.ledger,
             }
-        });
-        let starts: Vec<_> = starts.collect();
+        };
+        let starts = receivers.into_iter().zip(sockets).enumerate().map(start).collect();
         let mut handle = Handle { control, addresses, threads: Vec::new(), log };
         match handle.begin(starts, admin) {
             Ok(()) => Ok(handle),

@@ -269,9 +269,8 @@ pub struct Worker {
     /// Response heads with the memory of earlier ones: an exchange borrows one instead of growing its own.
     spare_heads: RefCell<Vec<ResponseHead>>,
     date: RefCell<(u64, [u8; 29])>,
-    counters: RefCell<HashMap<&'static str, Counter>>,
-    /// Requests that were none, by the reason.
-    protocol_errors: RefCell<HashMap<&'static str, Counter>>,
+    /// By family and the value of its varying label, which may be none.
+    counters: RefCell<HashMap<(&'static str, &'static str), Counter>>,
     /// By the listener's name.
     activities: RefCell<HashMap<Box<str>, Rc<Activity>>>,
     /// Series of requests that never had an endpoint, and of inbound ones, by who talks to whom.
@@ -316,7 +315,6 @@ pub fn run(start: Start, started: impl FnOnce(std::io::Result<()>)) {
             spare_heads: RefCell::default(),
             date: RefCell::new((0, [0; 29])),
             counters: RefCell::default(),
-            protocol_errors: RefCell::default(),
             activities: RefCell::default(),
             series: RefCell::default(),
         });
@@ -495,8 +493,7 @@ impl Worker {
 
     /// Adds one to a counter of this worker. For events of connections, not of requests.
     pub fn count(&self, family: &'static Family) {
-        let mut counters = self.counters.borrow_mut();
-        counters.entry(family.name).or_insert_with(|| self.shard.counter(family, &[])).inc();
+        self.count_kept(family, "", &[]);
     }
 
     /// As `count`, for a family with one label. Takes the registry's lock: for what is no request of every day.
@@ -506,9 +503,12 @@ impl Worker {
 
     /// A request that was none. Its counter is kept: who floods must not make all workers wait for the registry.
     pub fn bad_request(&self, reason: &'static str) {
-        let mut known = self.protocol_errors.borrow_mut();
-        let labels = [("side", "downstream"), ("reason", reason)];
-        known.entry(reason).or_insert_with(|| self.shard.counter(&names::PROXY_PROTOCOL_ERRORS, &labels)).inc();
+        self.count_kept(&names::PROXY_PROTOCOL_ERRORS, reason, &[("side", "downstream"), ("reason", reason)]);
+    }
+
+    fn count_kept(&self, family: &'static Family, value: &'static str, labels: &[(&str, &str)]) {
+        let mut counters = self.counters.borrow_mut();
+        counters.entry((family.name, value)).or_insert_with(|| self.shard.counter(family, labels)).inc();
     }
 
     /// The `date` of now (RFC 9110, section 5.6.7), formatted once a second.

@@ -2,7 +2,7 @@
 
 use super::activity::Activity;
 use crate::apply::Running;
-use crate::exchange::{details, forwarded_for};
+use crate::exchange::{client_of, details};
 use crate::http::{HeaderId, RequestHead};
 use crate::tls::{Peer, SpiffeId};
 use crate::worker::Worker;
@@ -159,9 +159,8 @@ impl Conn {
         if !self.worker.logs(refusal.status, flags) {
             return;
         }
-        let believes = !self.manager.borrow().1.use_remote_address;
         let client =
-            refusal.head.filter(|_| believes).map_or(self.client, |head| forwarded_for(self.client, &head.headers));
+            refusal.head.map_or(self.client, |head| client_of(self.client, &self.manager.borrow().1, &head.headers));
         let (local, client) = (self.local.to_string(), client.to_string());
         let since_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let header = |id| refusal.head.and_then(|head| head.headers.get_id(id)).unwrap_or_default();

@@ -224,10 +224,7 @@ impl<'a> Exchange<'a> {
             conn.hear_introduction(value);
             request.headers.remove_id(HeaderId::XCelerityPeer);
         }
-        let client = match manager.use_remote_address {
-            true => conn.client,
-            false => fields::forwarded_for(conn.client, &request.headers),
-        };
+        let client = fields::client_of(conn.client, manager, &request.headers);
         let mut patience = Patience::new(&worker.timers, begun.began, timeouts.stream_idle, timeouts.request);
         if begun.body == BodyLength::Empty {
             patience.request_is_in();

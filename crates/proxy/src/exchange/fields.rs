@@ -111,9 +111,14 @@ pub(super) fn without_port(authority: &[u8]) -> &[u8] {
     authority.get(..colon.unwrap_or(authority.len())).unwrap_or_default()
 }
 
-/// Whose request it is, where the manager believes what is forwarded (without `use_remote_address`): the last address of
-/// `x-forwarded-for`, if there is one, as in Envoy; it has no port. Hashes, formats and the access log go by it.
-pub fn forwarded_for(peer: SocketAddr, headers: &Headers) -> SocketAddr {
+/// Whose request it is: the peer's, or, where the manager believes what is forwarded (without `use_remote_address`), whose
+/// `x-forwarded-for` says, as in Envoy. Hashes, formats and the access log go by it.
+pub fn client_of(peer: SocketAddr, manager: &HttpManager, headers: &Headers) -> SocketAddr {
+    if manager.use_remote_address { peer } else { forwarded_for(peer, headers) }
+}
+
+/// The last address of `x-forwarded-for`, without a port; the peer's where there is none.
+fn forwarded_for(peer: SocketAddr, headers: &Headers) -> SocketAddr {
     let last = |value: &[u8]| std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim().parse().ok();
     let forwarded = headers.all_id(HeaderId::XForwardedFor).last().and_then(last);
     forwarded.map_or(peer, |address| SocketAddr::new(address, 0))

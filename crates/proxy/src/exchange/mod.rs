@@ -24,7 +24,7 @@ mod tunnel;
 mod upload;
 
 pub use context::{Begun, Exchange, Failure};
-pub use fields::{FormatContext, View, forwarded_for};
+pub use fields::{FormatContext, View, client_of};
 pub(crate) use kept::Account;
 
 use caching::Consulted;

@@ -224,14 +224,11 @@ impl<Io: AsyncRead + AsyncWrite + Arrives + Unpin> Connection<Io> {
         };
         // A peer that closed an idle connection took nothing of what came after, as far as its kernel has acknowledged none of it.
         // A reset says less: it may overtake the acknowledgement of a request that was read.
-        if self.peer_closed
+        let unseen = self.peer_closed
             && self.cut.is_none()
             && core.role == Role::Client
-            && self.io.acked().is_some_and(|acked| acked <= self.sent_before)
-        {
-            core.unseen_from = Some(core.busy_from);
-        }
-        core.close(error);
+            && self.io.acked().is_some_and(|acked| acked <= self.sent_before);
+        core.close_unseen(error, if unseen { core.busy_from } else { core.written });
         Err(error)
     }
 

@@ -93,8 +93,6 @@ pub(crate) struct Core {
     pub(crate) busy_from: u64,
     /// Whether there had been others before those, and what had been read by then.
     pub(crate) idle_before: Option<u64>,
-    /// From where on the peer has certainly seen nothing.
-    pub(crate) unseen_from: Option<u64>,
     /// Octets read, of the whole connection.
     pub(crate) received: u64,
     /// When what was read last had come.
@@ -181,7 +179,6 @@ impl Core {
             written: 0,
             busy_from: 0,
             idle_before: None,
-            unseen_from: None,
             received: 0,
             arrived: None,
             answers_queued: 0,
@@ -396,6 +393,11 @@ impl Core {
 
     /// Ends the connection at once: every stream fails.
     pub(crate) fn close(&mut self, error: Error) {
+        self.close_unseen(error, self.written);
+    }
+
+    /// The same, where the peer has certainly seen nothing from there on, of what was written.
+    pub(crate) fn close_unseen(&mut self, error: Error, unseen_from: u64) {
         if self.closed.is_some() {
             return;
         }
@@ -409,7 +411,7 @@ impl Core {
         // A dying connection is rare: collecting the slots costs one allocation.
         let slots: Vec<usize> = self.ids.values().copied().collect();
         let is_client = self.role == Role::Client;
-        let unseen_from = self.unseen_from.map_or(self.written, |from| from.min(self.written));
+        let unseen_from = unseen_from.min(self.written);
         // The connection was idle, and has said nothing since.
         let was_idle = is_client
             && matches!(error.kind(), Kind::Closed | Kind::Io(_))

@@ -20,6 +20,7 @@ use super::shared::{ClusterShared, ConnectionPermit, RareEvents};
 use crate::h1::ClientConn;
 use crate::h2;
 use crate::http::{HeaderId, Headers};
+use crate::net::tcp_info;
 use crate::tls::Peer;
 use crate::worker::ProxyShared;
 use celerity_model::snapshot::{Cluster, Endpoint};
@@ -123,7 +124,7 @@ impl Lease {
     /// request that could not be sent again. The driver of an HTTP/2 connection looks itself before it asks on one that was idle.
     pub fn has_ended(&self) -> bool {
         match self {
-            Self::H1(lease) => lease.conn.requests > 0 && !crate::net::tcp_info::is_silent(lease.conn.wire.io().tcp()),
+            Self::H1(lease) => lease.conn.requests > 0 && !tcp_info::is_silent(lease.conn.wire.io().tcp()),
             Self::H2(_) => false,
         }
     }

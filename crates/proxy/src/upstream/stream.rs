@@ -6,6 +6,7 @@ use crate::h1::client::ResponseError;
 use crate::h1::{BodyLength, body::BodyReadError, body::BodyWriteError};
 use crate::h2;
 use crate::http::{HeaderId, Headers, Method, RequestHead, ResponseHead};
+use crate::net::{Arrives as _, tcp_info};
 use celerity_telemetry::{ResponseFlags, Tick};
 use std::io;
 use std::rc::Rc;
@@ -82,7 +83,8 @@ enum Kind {
     H1 {
         lease: Option<Box<H1Lease>>,
         reused: bool,
-        acked_max: Option<u64>,
+        /// What the peer may have acknowledged without having seen anything of this request.
+        sent_before: u64,
         read_before: u64,
     },
     H2 {
@@ -128,19 +130,9 @@ impl UpstreamStream {
             Lease::H1(mut lease) => {
                 let reused = lease.conn.requests > 0;
                 let wire = &lease.conn.wire;
-                let read_before = wire.read_bytes;
-                // What the peer may have acknowledged without having seen anything of this request. TLS's own bytes are not
-                // counted here: the kernel is asked, where the answer can matter.
-                let acked_max = match wire.io().is_tls() {
-                    // The handshake's SYN counts as one acknowledged byte.
-                    false => Some(wire.written_bytes + 1),
-                    true if reused && !head.method.is_idempotent() => {
-                        crate::net::tcp_info::bytes_acked(wire.io().tcp())
-                    }
-                    true => None,
-                };
+                let (read_before, sent_before) = (wire.read_bytes, wire.io().sent());
                 lease.conn.start(head, length);
-                Kind::H1 { lease: Some(lease), reused, acked_max, read_before }
+                Kind::H1 { lease: Some(lease), reused, sent_before, read_before }
             }
             Lease::H2(lease) => {
                 let ended = length == BodyLength::Empty;
@@ -339,11 +331,11 @@ impl UpstreamStream {
             (Kind::H1 { lease: Some(lease), read_before, .. }, error) if lease.conn.wire.read_bytes != *read_before => {
                 error
             }
-            (Kind::H1 { lease: Some(lease), reused: true, acked_max, .. }, AttemptError::Reset(reason)) => {
-                let acked = crate::net::tcp_info::bytes_acked(lease.conn.wire.io().tcp());
-                match (acked, acked_max) {
-                    (Some(acked), Some(most)) if !was_reset && acked <= *most => AttemptError::Unprocessed(reason),
-                    _ => AttemptError::Idle(reason),
+            (Kind::H1 { lease: Some(lease), reused: true, sent_before, .. }, AttemptError::Reset(reason)) => {
+                let acked = lease.conn.wire.io().acked();
+                match !was_reset && acked.is_some_and(|acked| acked <= *sent_before) {
+                    true => AttemptError::Unprocessed(reason),
+                    false => AttemptError::Idle(reason),
                 }
             }
             (_, error) => error,
@@ -361,7 +353,7 @@ impl UpstreamStream {
             self.pool.round_trip.set((count.wrapping_add(1), last));
             return Some(last);
         }
-        let us = crate::net::tcp_info::round_trip_us(lease.conn.wire.io().tcp())?;
+        let us = tcp_info::round_trip_us(lease.conn.wire.io().tcp())?;
         // What is measured later is at best as good: the acknowledgement comes with the answer.
         let us = if known { us.min(last) } else { us };
         self.pool.round_trip.set((count.wrapping_add(1), us));
