@@ -192,8 +192,8 @@ impl Sidecar {
             Replaced::Cluster(cluster) => is_replaced(&cluster.service, hosts),
             Replaced::VirtualHost(name) => hosts.contains(&translate::host_key(translate::host_of_virtual_host(name))),
         };
-        // What is wrong is said by building everything: it knows of more than this change.
         let unmatched = config::unmatched(&resources.patches);
+        // What is wrong is said by building everything: it knows of more than this change.
         let Ok(snapshot) = self.handle.control().configured().update(&resources, replaced) else { return Ok(None) };
         let shown = Arc::new(Kept::changed(&before, hosts.clone(), resources));
         let tuning = tuning(config, &self.plan);

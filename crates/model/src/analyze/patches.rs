@@ -74,54 +74,51 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     findings.list.extend(patch_findings(&reports));
 }
 
-/// What the proxies that are tried make of the patches that they cannot run with.
+/// What the proxies that are tried make of one patch.
 #[derive(Default)]
-struct Refusals {
-    /// With the errors of the first that refused, and whether any that refused has a certificate and any has none.
-    refused: Vec<(Origin, Vec<BuildError>, [bool; 2])>,
-    /// Patches that acted and were taken, and whether by one without a certificate and by one with.
-    taken: Vec<(Origin, [bool; 2])>,
+struct Tried {
+    /// Of the first that refused it.
+    errors: Vec<BuildError>,
+    /// Whether one without a certificate refused it, and one with.
+    refused: [bool; 2],
+    /// Whether one without a certificate was changed by it and runs, and one with.
+    taken: [bool; 2],
 }
+
+#[derive(Default)]
+struct Refusals(BTreeMap<Origin, Tried>);
 
 impl Refusals {
     fn add(&mut self, node: &Node, refused: Vec<(Origin, Vec<BuildError>)>, reports: &[PatchReport]) {
-        let with = usize::from(node.certificates.is_some());
+        let by = |seen: &mut [bool; 2]| {
+            let [without, with] = seen;
+            *(if node.certificates.is_some() { with } else { without }) = true;
+        };
         let acted = reports.iter().filter(|report| matches!(report.outcome, Outcome::Matched { .. }));
         for origin in acted.map(|report| &report.origin).filter(|origin| !refused.iter().any(|(one, _)| one == *origin))
         {
-            let known = self.taken.iter().position(|(one, _)| one == origin);
-            let index = known.unwrap_or_else(|| {
-                self.taken.push((origin.clone(), [false; 2]));
-                self.taken.len() - 1
-            });
-            if let Some(seen) = self.taken.get_mut(index).and_then(|(_, seen)| seen.get_mut(with)) {
-                *seen = true;
-            }
+            by(&mut self.0.entry(origin.clone()).or_default().taken);
         }
         for (origin, errors) in refused {
-            let known = self.refused.iter().position(|(one, ..)| *one == origin);
-            let index = known.unwrap_or_else(|| {
-                self.refused.push((origin, errors, [false; 2]));
-                self.refused.len() - 1
-            });
-            if let Some(seen) = self.refused.get_mut(index).and_then(|(.., seen)| seen.get_mut(with)) {
-                *seen = true;
+            let tried = self.0.entry(origin).or_default();
+            if tried.refused == [false; 2] {
+                tried.errors = errors;
             }
+            by(&mut tried.refused);
         }
     }
 
-    fn findings(&self) -> Vec<Finding> {
-        let one = |(origin, errors, refused): &(Origin, Vec<BuildError>, [bool; 2])| {
-            let taken = self.taken.iter().find(|(taken, _)| taken == origin).map(|(_, taken)| taken);
-            let Some(taken) = taken else { return not_taken_finding(origin, errors) };
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        self.0.iter().filter(|(_, tried)| tried.refused != [false; 2]).map(|(origin, tried)| {
+            let all = not_taken_finding(origin, &tried.errors);
             // What some run with is not wrong for all.
-            let who = match (refused, taken) {
+            let who = match (tried.refused, tried.taken) {
+                (_, [false, false]) => return all,
                 ([true, false], [false, true]) => "a sidecar without a certificate refuses it",
                 ([false, true], [true, false]) => "a sidecar with a certificate refuses it",
                 _ => "some sidecars refuse it",
             };
             let code = &codes::PATCH_NOT_TAKEN_BY_ALL;
-            let all = not_taken_finding(origin, errors);
             Finding {
                 code: code.id,
                 severity: code.severity,
@@ -130,8 +127,7 @@ impl Refusals {
                 mend: code.mend.to_owned(),
                 ..all
             }
-        };
-        self.refused.iter().map(one).collect()
+        })
     }
 }
 

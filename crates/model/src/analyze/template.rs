@@ -2,7 +2,8 @@
 //! Prometheus (template/template.go of 2.42, and what later releases added). Like `promtool` it parses and runs nothing, so types
 //! and fields are not judged.
 
-use super::promql::unquote;
+use super::promql::{text_length, unquote};
+use crate::istio::did_you_mean;
 
 /// Parentheses and blocks within each other. Deeper ones are not judged.
 const DEPTH_MAX: usize = 64;
@@ -324,9 +325,8 @@ impl<'a> Parser<'a> {
                 Token::Word("true" | "false" | "nil") | Token::Dot | Token::Text | Token::Number(_) => chains = false,
                 Token::Word(name) => {
                     if !FUNCTIONS.contains(name) {
-                        let near = crate::istio::nearest(name, FUNCTIONS.into_iter());
-                        let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-                        return wrong(format!("there is no function {name}{near}"));
+                        let meant = did_you_mean(name, FUNCTIONS.into_iter());
+                        return wrong(format!("there is no function {name}{meant}"));
                     }
                 }
                 Token::Variable(name) => self.known(name)?,
@@ -427,7 +427,7 @@ fn lex<'a>(inside: &'a str, tokens: &mut Vec<Token<'a>>) -> Result<&'a str, Stop
         let after = rest.get(first.len_utf8()..).unwrap_or_default();
         let length = match first {
             '"' | '\'' | '`' => {
-                let length = quoted_length(rest, first)?;
+                let Some(length) = text_length(rest, first) else { return wrong("a text in quotes has no end") };
                 let text = rest.get(..length).unwrap_or_default();
                 let inside = unquote(text).map_err(|(_, reason)| Stop::Wrong(format!("{text}: {reason}")))?;
                 if first == '\'' && inside.chars().count() != 1 {
@@ -490,20 +490,6 @@ fn lex<'a>(inside: &'a str, tokens: &mut Vec<Token<'a>>) -> Result<&'a str, Stop
             return wrong(format!("{} has no meaning within a name", rest.chars().next().unwrap_or(' ')));
         }
     }
-}
-
-fn quoted_length(rest: &str, quote: char) -> Result<usize, Stop> {
-    let mut escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quote != '`' => escaped = true,
-            '\n' if quote != '`' => break,
-            c if c == quote => return Ok(at + 1),
-            _ => {}
-        }
-    }
-    wrong("a text in quotes has no end")
 }
 
 fn number_length(rest: &str) -> Result<usize, Stop> {

@@ -37,7 +37,7 @@ pub use peer_authentication::*;
 pub use policy::*;
 pub use prometheus_rule::*;
 pub use read::{read, read_found, read_partial, read_parts};
-pub(crate) use reader::nearest;
+pub(crate) use reader::did_you_mean;
 pub use reader::{ERRORS_MAX, ErrorKind, ReadError};
 pub use service_entry::*;
 pub use support::support_table;

@@ -287,6 +287,11 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     candidates.map(|c| (edits(word, c), c)).filter(|(n, _)| *n <= bound).min_by_key(|(n, _)| *n).map(|(_, c)| c)
 }
 
+/// The end of a sentence about a word that is not known.
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+    nearest(word, candidates).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+}
+
 /// Levenshtein's distance, letters compared without case.
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().flat_map(char::to_lowercase).collect();

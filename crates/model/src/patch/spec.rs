@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 /// Where a patch stands, for reports and errors.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     /// `namespace/name` of the EnvoyFilter.
     pub document: String,

@@ -294,11 +294,7 @@ fn redirect_action(redirect: &istio::Redirect, port: &Port) -> RedirectAction {
         host_redirect: redirect.authority.clone().unwrap_or_default(),
         port_redirect,
         response_code: code as i32,
-        scheme_rewrite_specifier: redirect
-            .scheme
-            .clone()
-            .filter(|scheme| !scheme.is_empty())
-            .map(SchemeRewriteSpecifier::SchemeRedirect),
+        scheme_rewrite_specifier: set(&redirect.scheme).map(SchemeRewriteSpecifier::SchemeRedirect),
         path_rewrite_specifier: path.or_else(|| set(&redirect.prefix_rewrite).map(PathRewriteSpecifier::PrefixRewrite)),
         ..RedirectAction::default()
     }

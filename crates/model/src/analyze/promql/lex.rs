@@ -64,7 +64,8 @@ fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == ':'
 }
 
-fn text_length(rest: &str, quote: char) -> Option<usize> {
+/// Bytes of a text in quotes, which are Go's; none where it does not end.
+pub(in crate::analyze) fn text_length(rest: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (at, c) in rest.char_indices().skip(1) {
         match c {

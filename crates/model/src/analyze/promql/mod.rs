@@ -10,7 +10,7 @@ mod parse;
 mod regex;
 mod selector;
 
-pub(super) use lex::unquote;
+pub(super) use lex::{text_length, unquote};
 
 /// Where an expression stops being PromQL.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use super::Stop;
 use super::functions::{OFTEN, Signature, Type, signature};
 use super::lex::{Kind, Token, is_plain_number, tokens, unquote};
-use crate::istio::{nearest, scalar};
+use crate::istio::{did_you_mean, scalar};
 
 /// Parentheses within parentheses; Prometheus' own rules end far below. Deeper ones are not judged.
 const DEPTH_MAX: usize = 64;
@@ -168,17 +168,22 @@ impl<'a> Parser<'a> {
         Ok(matching)
     }
 
+    /// The name of a label, as a word or in quotes.
+    pub(super) fn label(&mut self) -> Result<Token<'a>, Stop> {
+        let label = self.take_kind(Kind::Word).or_else(|| self.take_kind(Kind::Text));
+        let Some(label) = label else { return Err(self.wrong("the name of a label")) };
+        if label.kind == Kind::Word && label.text.contains(':') {
+            return Err(Stop::at(label.offset, format!("{} is no name of a label, which has no colon", label.text)));
+        }
+        Ok(label)
+    }
+
     /// `(a, "b")`
     fn names(&mut self) -> Result<Vec<&'a str>, Stop> {
         self.expect("(")?;
         let mut names = Vec::new();
         while !self.take(")") {
-            let name = self.take_kind(Kind::Word).or_else(|| self.take_kind(Kind::Text));
-            let Some(name) = name else { return Err(self.wrong("the name of a label")) };
-            if name.kind == Kind::Word && name.text.contains(':') {
-                return Err(Stop::at(name.offset, format!("{} is no name of a label, which has no colon", name.text)));
-            }
-            names.push(name.text);
+            names.push(self.label()?.text);
             if !self.take(",") && !self.next_is(")") {
                 return Err(self.wrong(", or )"));
             }
@@ -375,9 +380,8 @@ impl<'a> Parser<'a> {
 
     fn call(&mut self, name: &str, offset: usize) -> Result<Operand, Stop> {
         let Some(found) = signature(name) else {
-            let near = nearest(name, OFTEN.into_iter().chain(AGGREGATORS));
-            let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            return Err(Stop::at(offset, format!("there is no function {name}{near}")));
+            let meant = did_you_mean(name, OFTEN.into_iter().chain(AGGREGATORS));
+            return Err(Stop::at(offset, format!("there is no function {name}{meant}")));
         };
         let Signature { arguments: wanted, at_least, at_most, gives } = found;
         let arguments = self.arguments()?;

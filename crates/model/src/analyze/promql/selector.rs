@@ -22,15 +22,8 @@ impl Parser<'_> {
         let mut named = name.is_some();
         let mut selects = false;
         while !self.take("}") {
-            let label = self.take_kind(Kind::Text).or_else(|| self.take_kind(Kind::Word));
-            let Some(label) = label else { return Err(self.wrong("the name of a label")) };
+            let label = self.label()?;
             let is_quoted = label.kind == Kind::Text;
-            if !is_quoted && label.text.contains(':') {
-                return Err(Stop::at(
-                    label.offset,
-                    format!("{} is no name of a label, which has no colon", label.text),
-                ));
-            }
             let operator = self.peek().filter(|_| self.take_any(&["=", "!=", "=~", "!~"]));
             match operator {
                 Some(operator) => {

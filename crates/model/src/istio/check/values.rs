@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::policy::PortPolicy;
 use super::super::prometheus_rule::Expression;
-use super::super::reader::{Cx, ErrorKind, nearest};
+use super::super::reader::{Cx, ErrorKind, did_you_mean, nearest};
 
 /// Words that guides give for a field and that are written in another one.
 const WORDS_ELSEWHERE: [(&str, &str); 2] = [
@@ -24,8 +24,8 @@ pub(crate) fn word<T: Copy>(text: &str, words: &[(&'static str, T, Option<&'stat
         None => {
             let known: Vec<&str> = words.iter().filter(|w| w.2.is_none()).map(|w| w.0).collect();
             let elsewhere = WORDS_ELSEWHERE.iter().find(|(word, _)| *word == text).map(|(_, hint)| format!("; {hint}"));
-            let near = || nearest(text, known.iter().copied()).map(|near| format!("; did you mean {near}?"));
-            cx.bad(format!("{text} is not one of {}{}", known.join(", "), elsewhere.or_else(near).unwrap_or_default()));
+            let hint = elsewhere.unwrap_or_else(|| did_you_mean(text, known.iter().copied()));
+            cx.bad(format!("{text} is not one of {}{hint}", known.join(", ")));
             None
         }
     }

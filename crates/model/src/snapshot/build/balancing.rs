@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as EnvoyCluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    CommonLbConfig, LbConfig, LbPolicy, RingHashLbConfig, SlowStartConfig, common_lb_config::LocalityConfigSpecifier,
+    CommonLbConfig, LbConfig, LbPolicy, SlowStartConfig, common_lb_config::LocalityConfigSpecifier,
 };
 
 use super::super::cluster::{Algorithm, LoadBalancing, SlowStart};
@@ -22,25 +22,27 @@ pub(super) fn load_balancing(check: &mut Check, rest: &mut EnvoyCluster) -> Load
     let policy = LbPolicy::try_from(std::mem::take(&mut rest.lb_policy));
     let configuration = rest.lb_config.take();
     let stray = |check: &mut Check| check.error("lb_config", "belongs to another lb_policy");
-    let mut slow_start = None;
-    read.algorithm = match (policy, configuration) {
-        (Ok(LbPolicy::RoundRobin), configuration) => {
-            match configuration {
-                None => {}
-                Some(LbConfig::RoundRobinLbConfig(settings)) => slow_start = settings.slow_start_config,
-                Some(_) => stray(check),
-            }
-            Algorithm::RoundRobin
-        }
-        (Ok(LbPolicy::LeastRequest), configuration) => {
-            let settings = match configuration {
-                None => Default::default(),
-                Some(LbConfig::LeastRequestLbConfig(settings)) => settings,
+    // The settings of the policy itself; those of another one are refused.
+    macro_rules! own {
+        ($configuration:ident, $policy:ident) => {
+            match $configuration {
+                Some(LbConfig::$policy(settings)) => settings,
                 Some(_) => {
                     stray(check);
                     Default::default()
                 }
-            };
+                None => Default::default(),
+            }
+        };
+    }
+    let mut slow_start = None;
+    read.algorithm = match (policy, configuration) {
+        (Ok(LbPolicy::RoundRobin), configuration) => {
+            slow_start = own!(configuration, RoundRobinLbConfig).slow_start_config;
+            Algorithm::RoundRobin
+        }
+        (Ok(LbPolicy::LeastRequest), configuration) => {
+            let settings = own!(configuration, LeastRequestLbConfig);
             slow_start = settings.slow_start_config;
             let choices = u32_or(settings.choice_count, 2);
             if choices < 2 {
@@ -56,14 +58,7 @@ pub(super) fn load_balancing(check: &mut Check, rest: &mut EnvoyCluster) -> Load
             Algorithm::Random
         }
         (Ok(LbPolicy::RingHash), configuration) => {
-            let settings = match configuration {
-                None => RingHashLbConfig::default(),
-                Some(LbConfig::RingHashLbConfig(settings)) => settings,
-                Some(_) => {
-                    stray(check);
-                    RingHashLbConfig::default()
-                }
-            };
+            let settings = own!(configuration, RingHashLbConfig);
             if settings.hash_function != 0 {
                 check.error("ring_hash_lb_config.hash_function", "only XX_HASH is supported");
             }
@@ -80,14 +75,7 @@ pub(super) fn load_balancing(check: &mut Check, rest: &mut EnvoyCluster) -> Load
             Algorithm::RingHash { ring_size_min: least, ring_size_max: most, use_hostname }
         }
         (Ok(LbPolicy::Maglev), configuration) => {
-            let size = match configuration {
-                None => 65_537,
-                Some(LbConfig::MaglevLbConfig(settings)) => settings.table_size.map_or(65_537, |size| size.value),
-                Some(_) => {
-                    stray(check);
-                    65_537
-                }
-            };
+            let size = own!(configuration, MaglevLbConfig).table_size.map_or(65_537, |size| size.value);
             if !(2..=5_000_011).contains(&size) || !is_prime(size) {
                 check.error("maglev_lb_config.table_size", format!("{size} is not a prime of at most 5000011"));
             }

@@ -13,6 +13,17 @@ pub(super) fn outlier_detection(check: &mut Check, mut source: EnvoyOutlier) -> 
         check.error("interval", "must be more than 0s");
     }
     let base = duration(check, "base_ejection_time", source.base_ejection_time.take(), unset.base_ejection_time);
+    // The fields have Envoy's names, so that none can be taken for another.
+    macro_rules! percent {
+        ($field:ident) => {
+            check.percent_u32(stringify!($field), source.$field.take(), unset.$field)
+        };
+    }
+    macro_rules! count {
+        ($field:ident) => {
+            u32_or(source.$field.take(), unset.$field)
+        };
+    }
     let detection = OutlierDetection {
         interval,
         base_ejection_time: base,
@@ -29,76 +40,25 @@ pub(super) fn outlier_detection(check: &mut Check, mut source: EnvoyOutlier) -> 
             source.max_ejection_time_jitter.take(),
             unset.max_ejection_time_jitter,
         ),
-        max_ejection_percent: check.percent_u32(
-            "max_ejection_percent",
-            source.max_ejection_percent.take(),
-            unset.max_ejection_percent,
-        ),
+        max_ejection_percent: percent!(max_ejection_percent),
         always_eject_one_endpoint: source.always_eject_one_host.take().is_some_and(|value| value.value),
-        consecutive_5xx: u32_or(source.consecutive_5xx.take(), unset.consecutive_5xx),
-        enforcing_consecutive_5xx: check.percent_u32(
-            "enforcing_consecutive_5xx",
-            source.enforcing_consecutive_5xx.take(),
-            unset.enforcing_consecutive_5xx,
-        ),
-        consecutive_gateway_failure: u32_or(
-            source.consecutive_gateway_failure.take(),
-            unset.consecutive_gateway_failure,
-        ),
-        enforcing_consecutive_gateway_failure: check.percent_u32(
-            "enforcing_consecutive_gateway_failure",
-            source.enforcing_consecutive_gateway_failure.take(),
-            unset.enforcing_consecutive_gateway_failure,
-        ),
+        consecutive_5xx: count!(consecutive_5xx),
+        enforcing_consecutive_5xx: percent!(enforcing_consecutive_5xx),
+        consecutive_gateway_failure: count!(consecutive_gateway_failure),
+        enforcing_consecutive_gateway_failure: percent!(enforcing_consecutive_gateway_failure),
         split_external_local_origin_errors: std::mem::take(&mut source.split_external_local_origin_errors),
-        consecutive_local_origin_failure: u32_or(
-            source.consecutive_local_origin_failure.take(),
-            unset.consecutive_local_origin_failure,
-        ),
-        enforcing_consecutive_local_origin_failure: check.percent_u32(
-            "enforcing_consecutive_local_origin_failure",
-            source.enforcing_consecutive_local_origin_failure.take(),
-            unset.enforcing_consecutive_local_origin_failure,
-        ),
-        enforcing_success_rate: check.percent_u32(
-            "enforcing_success_rate",
-            source.enforcing_success_rate.take(),
-            unset.enforcing_success_rate,
-        ),
-        enforcing_local_origin_success_rate: check.percent_u32(
-            "enforcing_local_origin_success_rate",
-            source.enforcing_local_origin_success_rate.take(),
-            unset.enforcing_local_origin_success_rate,
-        ),
-        success_rate_minimum_hosts: u32_or(source.success_rate_minimum_hosts.take(), unset.success_rate_minimum_hosts),
-        success_rate_request_volume: u32_or(
-            source.success_rate_request_volume.take(),
-            unset.success_rate_request_volume,
-        ),
-        success_rate_stdev_factor: u32_or(source.success_rate_stdev_factor.take(), unset.success_rate_stdev_factor),
-        enforcing_failure_percentage: check.percent_u32(
-            "enforcing_failure_percentage",
-            source.enforcing_failure_percentage.take(),
-            unset.enforcing_failure_percentage,
-        ),
-        enforcing_failure_percentage_local_origin: check.percent_u32(
-            "enforcing_failure_percentage_local_origin",
-            source.enforcing_failure_percentage_local_origin.take(),
-            unset.enforcing_failure_percentage_local_origin,
-        ),
-        failure_percentage_threshold: check.percent_u32(
-            "failure_percentage_threshold",
-            source.failure_percentage_threshold.take(),
-            unset.failure_percentage_threshold,
-        ),
-        failure_percentage_minimum_hosts: u32_or(
-            source.failure_percentage_minimum_hosts.take(),
-            unset.failure_percentage_minimum_hosts,
-        ),
-        failure_percentage_request_volume: u32_or(
-            source.failure_percentage_request_volume.take(),
-            unset.failure_percentage_request_volume,
-        ),
+        consecutive_local_origin_failure: count!(consecutive_local_origin_failure),
+        enforcing_consecutive_local_origin_failure: percent!(enforcing_consecutive_local_origin_failure),
+        enforcing_success_rate: percent!(enforcing_success_rate),
+        enforcing_local_origin_success_rate: percent!(enforcing_local_origin_success_rate),
+        success_rate_minimum_hosts: count!(success_rate_minimum_hosts),
+        success_rate_request_volume: count!(success_rate_request_volume),
+        success_rate_stdev_factor: count!(success_rate_stdev_factor),
+        enforcing_failure_percentage: percent!(enforcing_failure_percentage),
+        enforcing_failure_percentage_local_origin: percent!(enforcing_failure_percentage_local_origin),
+        failure_percentage_threshold: percent!(failure_percentage_threshold),
+        failure_percentage_minimum_hosts: count!(failure_percentage_minimum_hosts),
+        failure_percentage_request_volume: count!(failure_percentage_request_volume),
         error_statuses: Box::default(),
     };
     check.leftover(&source);
