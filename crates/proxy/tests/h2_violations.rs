@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use celerity_proxy::h2::hpack::Encoder;
-use celerity_proxy::h2::{ClientSettings, Code, Kind, ServerSettings, accept, connect};
+use celerity_proxy::h2::{ClientSettings, Code, Error, Incoming, Kind, ServerSettings, accept, connect};
 use celerity_proxy::http::{RequestHead, ResponseHead};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -346,14 +346,19 @@ fn malformed_requests_are_reset() {
     }
 }
 
+/// A server that does not wait long for what its peer owes; what it takes; and that peer's end.
+fn impatient() -> (JoinHandle<Result<(), Error>>, Incoming, DuplexStream) {
+    let mut settings = ServerSettings::default();
+    settings.common.owed_within = Duration::from_millis(200);
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (connection, incoming) = accept(near, settings);
+    (tokio::task::spawn_local(connection.run()), incoming, far)
+}
+
 #[test]
 fn a_header_block_that_does_not_end_is_not_waited_for() {
     local(async {
-        let mut settings = ServerSettings::default();
-        settings.common.owed_within = Duration::from_millis(200);
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let (connection, _incoming) = accept(near, settings);
-        let run = tokio::task::spawn_local(connection.run());
+        let (run, _incoming, mut far) = impatient();
         far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         far.write_all(&[frame(SETTINGS, 0, 0, b""), frame(HEADERS, 0, 1, &[0x82])].concat()).await.unwrap();
         assert_eq!(answer(&mut far).await, Answer::GoAway(Code::ENHANCE_YOUR_CALM));
@@ -366,19 +371,13 @@ fn a_header_block_that_does_not_end_is_not_waited_for() {
 #[test]
 fn a_peer_that_says_nothing_is_not_waited_for() {
     local(async {
-        let mut settings = ServerSettings::default();
-        settings.common.owed_within = Duration::from_millis(200);
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let (connection, _incoming) = accept(near, settings);
-        let run = tokio::task::spawn_local(connection.run());
+        let (run, _incoming, mut far) = impatient();
         assert_eq!(answer(&mut far).await, Answer::GoAway(Code::SETTINGS_TIMEOUT));
         drop(far);
         assert_eq!(run.await.unwrap().unwrap_err().code(), Some(Code::SETTINGS_TIMEOUT));
 
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let (connection, mut incoming) = accept(near, settings);
+        let (run, mut incoming, mut far) = impatient();
         let control = incoming.control();
-        let run = tokio::task::spawn_local(connection.run());
         far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         far.write_all(&[frame(SETTINGS, 0, 0, b""), request(1, END, &[])].concat()).await.unwrap();
         let (_, stream, _) = incoming.next().await.unwrap();
